@@ -1,0 +1,1 @@
+"""Text and conversations -> packed token batches with loss weights. Nothing here imports torch."""

@@ -1,0 +1,1 @@
+"""The hot operations, each file with its reference beside its fast forms."""

@@ -1,0 +1,50 @@
+"""Full attention with grouped queries, per-head q/k norms and rotary positions; gated in hybrid models.
+
+Shapes: B batch, T new tokens, S cache slots, D model, H query heads, H_kv key/value heads, K head_dim.
+"""
+
+from torch import Tensor, nn
+
+from codemill.config import ModelConfig
+from codemill.kernels.attention import attend
+from codemill.models.cache import KVCache
+from codemill.models.context import ForwardContext
+from codemill.models.layers import RMSNorm
+from codemill.models.rope import apply_rotary
+
+
+class Attention(nn.Module):
+    """Qwen3 attention. In Qwen3-Next `q_proj` yields [q | gate] per head and sigmoid(gate) scales the output."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.gated = config.is_hybrid
+        query_dim = config.num_attention_heads * config.head_dim
+        kv_dim = config.num_key_value_heads * config.head_dim
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.hidden_size, query_dim * (2 if self.gated else 1), bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_dim, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_dim, bias=bias)
+        self.o_proj = nn.Linear(query_dim, config.hidden_size, bias=bias)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, zero_centered=config.is_hybrid)
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, zero_centered=config.is_hybrid)
+
+    def forward(self, x: Tensor, context: ForwardContext, state: KVCache | None) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; writes the new keys and values to `state`."""
+        shape = (*x.shape[:2], -1, self.head_dim)
+        query, gate = self.q_proj(x), None
+        if self.gated:
+            query, gate = query.view(*shape[:3], 2 * self.head_dim).chunk(2, dim=-1)
+        cos, sin = context.cos.to(x.dtype), context.sin.to(x.dtype)
+        query = apply_rotary(self.q_norm(query.view(shape)).transpose(1, 2), cos, sin)  # [B, H, T, K]
+        key = apply_rotary(self.k_norm(self.k_proj(x).view(shape)).transpose(1, 2), cos, sin)  # [B, H_kv, T, K]
+        value = self.v_proj(x).view(shape).transpose(1, 2)
+        if state is not None:
+            state.write(key, value, context.starts, context.lengths)
+            if not context.is_fresh:
+                key, value = state.key[:, :, : context.num_slots], state.value[:, :, : context.num_slots]
+        out = attend(query, key, value, context.attention_mask).transpose(1, 2)  # [B, T, H, K]
+        if gate is not None:
+            out = out * gate.sigmoid()
+        return self.o_proj(out.reshape(*x.shape[:2], -1))

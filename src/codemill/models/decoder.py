@@ -1,0 +1,114 @@
+"""One decoder for every family: each layer is a token mixer (attention or Gated DeltaNet) and a feed-forward (MLP or
+experts). Submodules carry the names of the Hugging Face checkpoints. Shapes: B batch, T tokens, D model.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codemill.config import ModelConfig
+from codemill.models.attention import Attention
+from codemill.models.cache import Cache, LayerState
+from codemill.models.context import ForwardContext
+from codemill.models.gated_deltanet import GatedDeltaNet
+from codemill.models.layers import Mlp, RMSNorm
+from codemill.models.moe import SparseMoe
+
+
+class DecoderLayer(nn.Module):
+    """x + mixer(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.layer_type = config.layer_types[index]
+        if self.layer_type == "full_attention":
+            self.self_attn = Attention(config)
+        else:
+            self.linear_attn = GatedDeltaNet(config)
+        self.mlp: nn.Module
+        if config.moe is not None and config.is_moe_layer(index):
+            self.mlp = SparseMoe(config.hidden_size, config.moe)
+        else:
+            self.mlp = Mlp(config.hidden_size, config.intermediate_size)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.is_hybrid)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.is_hybrid)
+
+    def forward(self, x: Tensor, context: ForwardContext, state: LayerState | None) -> Tensor:
+        mixer = self.self_attn if self.layer_type == "full_attention" else self.linear_attn
+        x = x + mixer(self.input_layernorm(x), context, state)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """Embedding, decoder layers and the final norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.is_hybrid)
+
+
+class CausalLM(nn.Module):
+    """A causal language model: the decoder and its head (the embedding itself where the weights are tied)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.embed_tokens.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed_tokens.weight.device
+
+    @property
+    def output_embedding(self) -> Tensor:
+        """The head's weight [vocab, D]."""
+        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        cache: Cache | None = None,
+        lengths: Sequence[int] | None = None,
+        position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Token ids [B, T] -> logits [B, T, vocab]; see `hidden_states` for the arguments."""
+        return self.logits(self.hidden_states(input_ids, cache, lengths, position_ids, document_ids))
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        cache: Cache | None = None,
+        lengths: Sequence[int] | None = None,
+        position_ids: Tensor | None = None,
+        document_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Token ids [B, T] -> final hidden states [B, T, D].
+
+        With a `cache` the tokens continue its rows, and are added to it. Rows shorter than T are padded on the right
+        and say so in `lengths`; what is returned for padding is meaningless. `position_ids` and `document_ids` [B, T]
+        describe packed rows, in which documents do not see each other.
+        """
+        context = ForwardContext.build(self.config, input_ids, cache, lengths, position_ids, document_ids)
+        if cache is not None and context.num_slots > cache.capacity:
+            raise ValueError(f"{context.num_slots} tokens do not fit a cache of {cache.capacity}")
+        x = self.model.embed_tokens(input_ids)
+        for index, layer in enumerate(self.model.layers):
+            x = layer(x, context, None if cache is None else cache.layers[index])
+        if cache is not None:
+            cache.lengths = [start + new for start, new in zip(context.starts, context.lengths, strict=True)]
+        return self.model.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] -> logits [..., vocab]."""
+        return F.linear(hidden, self.output_embedding)

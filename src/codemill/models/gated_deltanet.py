@@ -1,0 +1,96 @@
+"""Gated DeltaNet, the linear-attention mixer of Qwen3-Next and Qwen3-Coder-Next.
+
+Shapes: B batch, T tokens, D model, G key heads, H value heads (R = H / G per key head), K key dim, V value dim,
+C conv channels, W conv width.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codemill.config import ModelConfig
+from codemill.kernels.causal_conv import causal_conv, next_window
+from codemill.kernels.gated_delta import gated_delta_chunked, gated_delta_recurrent
+from codemill.models.cache import LinearState
+from codemill.models.context import ForwardContext
+from codemill.models.layers import GatedRMSNorm
+
+
+class DepthwiseConv(nn.Module):
+    """Holds the convolution's weight under its name on disk, [C, 1, W]."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, width))
+
+
+class GatedDeltaNet(nn.Module):
+    """Projections, causal conv, the gated delta rule, and a gated norm. The recurrence runs in fp32."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        linear = config.linear_attention
+        assert linear is not None
+        self.linear = linear
+        self.in_proj_qkvz = nn.Linear(config.hidden_size, 2 * (linear.key_dim + linear.value_dim), bias=False)
+        self.in_proj_ba = nn.Linear(config.hidden_size, 2 * linear.num_value_heads, bias=False)
+        self.conv1d = DepthwiseConv(linear.conv_channels, linear.conv_kernel_dim)
+        self.A_log = nn.Parameter(torch.empty(linear.num_value_heads))
+        self.dt_bias = nn.Parameter(torch.ones(linear.num_value_heads))
+        self.norm = GatedRMSNorm(linear.value_head_dim, config.rms_norm_eps)
+        self.out_proj = nn.Linear(linear.value_dim, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, context: ForwardContext, state: LinearState | None) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; updates `state` in place."""
+        mixed, z = self._project(x)  # [B, T, C], [B, T, H, V]
+        g, beta = self._gates(x)  # [B, T, H] each
+        if context.has_padding:
+            g, beta = g * context.real[..., None], beta * context.real[..., None]
+        window, recurrent = self._initial(x) if state is None else (state.conv, state.recurrent)
+        conv = F.silu(causal_conv(mixed, self.conv1d.weight.squeeze(1), window, context.document_ids))
+        heads = (*self._split_heads(conv), g.transpose(1, 2), beta.transpose(1, 2))
+        if context.num_tokens == 1:
+            out, recurrent = gated_delta_recurrent(*heads, recurrent)
+        else:
+            out, recurrent = gated_delta_chunked(*heads, recurrent, context.document_ids)
+        if state is not None:
+            state.conv.copy_(next_window(mixed, window, context.lengths))
+            state.recurrent.copy_(recurrent)
+        out = self.norm(out.transpose(1, 2).to(x.dtype), z)  # [B, T, H, V]
+        return self.out_proj(out.flatten(2))
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The projection's rows are grouped by key head as [q | k | v of R heads | z of R heads]."""
+        linear = self.linear
+        value_size = linear.value_dim // linear.num_key_heads  # R * V
+        grouped = self.in_proj_qkvz(x).unflatten(-1, (linear.num_key_heads, -1))
+        *qkv, z = grouped.split((linear.key_head_dim, linear.key_head_dim, value_size, value_size), dim=-1)
+        mixed = torch.cat([part.flatten(2) for part in qkv], dim=-1)
+        return mixed, z.reshape(*x.shape[:2], linear.num_value_heads, linear.value_head_dim)
+
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Log decay g = -exp(A_log) softplus(a + dt_bias) and write strength beta = sigmoid(b), fp32 [B, T, H]."""
+        b, a = self.in_proj_ba(x).unflatten(-1, (self.linear.num_key_heads, -1)).chunk(2, dim=-1)
+        decay = -self.A_log.float().exp() * F.softplus(a.flatten(2).float() + self.dt_bias)
+        return decay, b.flatten(2).sigmoid().float()
+
+    def _split_heads(self, conv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """conv [B, T, C] -> query and key [B, H, T, K] (unit length, query scaled), value [B, H, T, V], all fp32."""
+        linear = self.linear
+        query, key, value = conv.float().split((linear.key_dim, linear.key_dim, linear.value_dim), dim=-1)
+        repeats = linear.num_value_heads // linear.num_key_heads
+        query, key = (self._unit(x.unflatten(-1, (-1, linear.key_head_dim)), repeats) for x in (query, key))
+        value = value.unflatten(-1, (-1, linear.value_head_dim)).transpose(1, 2)
+        return query * linear.key_head_dim**-0.5, key, value
+
+    @staticmethod
+    def _unit(x: Tensor, repeats: int) -> Tensor:
+        """Unit-length vectors [B, T, G, K], repeated to the value heads -> [B, H, T, K]."""
+        x = x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + 1e-6)
+        return x.repeat_interleave(repeats, dim=2).transpose(1, 2)
+
+    def _initial(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        linear, batch_size = self.linear, x.shape[0]
+        window = x.new_zeros(batch_size, linear.conv_kernel_dim - 1, linear.conv_channels)
+        shape = (batch_size, linear.num_value_heads, linear.key_head_dim, linear.value_head_dim)
+        return window, x.new_zeros(shape, dtype=torch.float32)

@@ -1,0 +1,41 @@
+"""Sparse mixture of experts, with the shared expert of hybrid models. Shapes: E experts, F ffn, D model."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from codemill.config import MoeConfig
+from codemill.kernels.experts import grouped_experts, route
+from codemill.models.layers import Mlp
+
+
+class Experts(nn.Module):
+    """All experts of a layer, stacked: gate and up [E, 2F, D], down [E, D, F]. On disk they are one tensor each."""
+
+    def __init__(self, hidden_size: int, moe: MoeConfig) -> None:
+        super().__init__()
+        size = moe.moe_intermediate_size
+        self.gate_up_proj = nn.Parameter(torch.empty(moe.num_experts, 2 * size, hidden_size))
+        self.down_proj = nn.Parameter(torch.empty(moe.num_experts, hidden_size, size))
+
+
+class SparseMoe(nn.Module):
+    """Softmax router over all experts, top-k of them per token, weights renormalised if the config says so."""
+
+    def __init__(self, hidden_size: int, moe: MoeConfig) -> None:
+        super().__init__()
+        self.moe = moe
+        self.gate = nn.Linear(hidden_size, moe.num_experts, bias=False)
+        self.experts = Experts(hidden_size, moe)
+        if moe.shared_expert_intermediate_size:
+            self.shared_expert = Mlp(hidden_size, moe.shared_expert_intermediate_size)
+            self.shared_expert_gate = nn.Linear(hidden_size, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, T, D] -> [B, T, D]."""
+        flat = x.flatten(0, 1)
+        weights, experts = route(self.gate(flat), self.moe.num_experts_per_tok, self.moe.norm_topk_prob)
+        out = grouped_experts(flat, weights, experts, self.experts.gate_up_proj, self.experts.down_proj)
+        if self.moe.shared_expert_intermediate_size:
+            out = out + F.sigmoid(self.shared_expert_gate(flat)) * self.shared_expert(flat)
+        return out.view(x.shape)

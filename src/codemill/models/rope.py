@@ -1,0 +1,54 @@
+"""Rotary position embedding, half-split layout (Su et al. 2021, arXiv:2104.09864), and YaRN."""
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from codemill.config import ModelConfig, RopeConfig, YarnConfig
+
+
+def rotary_tables(config: ModelConfig, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, fp32 [B, 1, T, R] for positions [B, T]; R is the rotated part of head_dim."""
+    frequencies, scale = inverse_frequencies(config.rope, config.head_dim)
+    angles = position_ids[:, None, :, None].float() * frequencies.to(position_ids.device)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos() * scale, angles.sin() * scale
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the first R dims of x [B, H, T, K] by tables [B, 1, T, R]."""
+    rotated = cos.shape[-1]
+    head, rest = x[..., :rotated], x[..., rotated:]
+    first, second = head.chunk(2, dim=-1)
+    head = head * cos + torch.cat((-second, first), dim=-1) * sin
+    return head if rest.shape[-1] == 0 else torch.cat((head, rest), dim=-1)
+
+
+@lru_cache(maxsize=32)
+def inverse_frequencies(rope: RopeConfig, head_dim: int) -> tuple[Tensor, float]:
+    """Frequencies fp32 [R / 2] and the factor that scales cosines and sines (1 without YaRN)."""
+    rotated = int(head_dim * rope.partial_rotary_factor)
+    with torch.device("cpu"):
+        frequencies = 1.0 / rope.theta ** (torch.arange(0, rotated, 2, dtype=torch.float32) / rotated)
+        if rope.yarn is None:
+            return frequencies, 1.0
+        keep = _extrapolated_share(rope, rope.yarn, rotated)
+    frequencies = frequencies * keep + frequencies / rope.yarn.factor * (1 - keep)
+    return frequencies, rope.yarn.attention_factor or max(1.0, 0.1 * math.log(rope.yarn.factor) + 1.0)
+
+
+def _extrapolated_share(rope: RopeConfig, yarn: YarnConfig, rotated: int) -> Tensor:
+    """1 for dims that turn often enough in the original context to be left alone, 0 for those interpolated."""
+
+    def dim_that_turns(rotations: float) -> float:
+        span = yarn.original_max_position_embeddings / (rotations * 2 * math.pi)
+        return rotated * math.log(span) / (2 * math.log(rope.theta))
+
+    low, high = dim_that_turns(yarn.beta_fast), dim_that_turns(yarn.beta_slow)
+    if yarn.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rotated - 1)
+    ramp = (torch.arange(rotated // 2, dtype=torch.float32) - low) / max(high - low, 0.001)
+    return 1 - ramp.clamp(0, 1)

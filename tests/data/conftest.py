@@ -1,0 +1,41 @@
+"""A small tokenizer and a few modules and tasks for the tests of this folder."""
+
+from dataclasses import dataclass
+
+import pytest
+from tokenizers import Tokenizer
+
+from codemill.data.bpe import train_tokenizer
+from codemill.data.corpus import Module, stdlib_modules
+
+
+@dataclass(frozen=True)
+class FakeTask:
+    """The fields of a synthetic task that the mixture reads."""
+
+    prompt: str
+    solution: str
+    instruction: str
+
+
+@pytest.fixture(scope="session")
+def modules() -> list[Module]:
+    wanted = {"heapq", "bisect", "textwrap", "queue", "csv", "json.decoder", "json.encoder", "shlex"}
+    return [module for module in stdlib_modules() if module.name in wanted]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(modules: list[Module]) -> Tokenizer:
+    return train_tokenizer((module.text for module in modules), 600)
+
+
+@pytest.fixture(scope="session")
+def tasks() -> list[FakeTask]:
+    return [
+        FakeTask(
+            prompt=f'def add_{n}(values: list[int]) -> list[int]:\n    """Add {n} to every value."""\n',
+            solution=f"    result = []\n    for value in values:\n        result.append(value + {n})\n    return result\n",
+            instruction=f"Write a function add_{n} that adds {n} to every value of a list.",
+        )
+        for n in range(200)
+    ]

@@ -1,0 +1,149 @@
+"""Our networks compute what `transformers` computes, however the tokens are fed."""
+
+import pytest
+import torch
+import transformers
+from models.reference import make_ours, make_reference
+
+from codemill.models import Cache, CausalLM
+
+TOLERANCE = 1e-4  # maximum difference of logits, fp32
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+
+# (family, changes to the shape, tokens); lengths sit around the DeltaNet chunk of 64.
+DENSE = [
+    ({}, 33),
+    ({"num_key_value_heads": 4}, 20),
+    ({"num_key_value_heads": 1}, 64),
+    ({"num_attention_heads": 6, "num_key_value_heads": 3}, 65),
+    ({"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32}, 17),
+    ({"head_dim": 8}, 31),
+    ({"tie_word_embeddings": True}, 40),
+    ({"num_hidden_layers": 5, "intermediate_size": 20}, 50),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e7}}, 90),
+    ({"rope_parameters": YARN}, 150),
+    ({"rope_parameters": {**YARN, "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.3}}, 70),
+    ({"attention_bias": True}, 30),
+    ({"hidden_size": 40, "num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 12}, 1),
+    ({"rms_norm_eps": 1e-3, "vocab_size": 301}, 128),
+]
+MOE = [
+    ({}, 33),
+    ({"num_experts_per_tok": 1}, 30),
+    ({"num_experts_per_tok": 8}, 20),
+    ({"num_experts": 16, "num_experts_per_tok": 10}, 64),
+    ({"num_experts": 5, "num_experts_per_tok": 3}, 65),
+    ({"norm_topk_prob": False}, 40),
+    ({"decoder_sparse_step": 2, "num_hidden_layers": 4}, 25),
+    ({"mlp_only_layers": [0], "num_hidden_layers": 3}, 25),
+    ({"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 24}, 63),
+    ({"moe_intermediate_size": 7, "tie_word_embeddings": True}, 50),
+    ({"rope_parameters": YARN}, 130),
+    ({"num_experts": 32, "num_experts_per_tok": 4, "hidden_size": 48}, 1),
+]
+HYBRID = [
+    ({}, 33),
+    ({}, 64),
+    ({}, 65),
+    ({"linear_num_key_heads": 4}, 63),
+    ({"linear_num_key_heads": 1, "linear_num_value_heads": 3}, 128),
+    ({"linear_key_head_dim": 8, "linear_value_head_dim": 8}, 129),
+    ({"linear_conv_kernel_dim": 2}, 127),
+    ({"num_experts_per_tok": 1, "num_hidden_layers": 5}, 1),
+    ({"num_experts": 16, "num_experts_per_tok": 10}, 2),
+    ({"layer_types": ["full_attention", "linear_attention"] * 2}, 70),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "partial_rotary_factor": 0.5}}, 192),
+    ({"rope_parameters": {**YARN, "partial_rotary_factor": 0.5}}, 100),
+    ({"tie_word_embeddings": True, "num_key_value_heads": 1, "head_dim": 32}, 3),
+    ({"mlp_only_layers": [1], "norm_topk_prob": False}, 200),
+]
+CASES = [
+    pytest.param(family, changes, tokens, id=f"{family}-{index}")
+    for family, table in (("qwen3", DENSE), ("qwen3_moe", MOE), ("qwen3_next", HYBRID))
+    for index, (changes, tokens) in enumerate(table)
+]
+
+
+@pytest.fixture
+def pair(family: str, changes: dict[str, object]) -> tuple[transformers.PreTrainedModel, CausalLM]:
+    reference = make_reference(family, **changes)
+    return reference, make_ours(reference)
+
+
+def reference_logits(reference: transformers.PreTrainedModel, input_ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return reference(input_ids).logits
+
+
+def random_ids(model: CausalLM, batch_size: int, tokens: int, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(model.config.vocab_size, (batch_size, tokens), generator=generator)
+
+
+def feed(model: CausalLM, input_ids: torch.Tensor, pieces: list[int]) -> torch.Tensor:
+    """Logits of all tokens, computed piece by piece over one cache."""
+    cache = Cache.allocate(model.config, input_ids.shape[0], input_ids.shape[1])
+    return torch.cat([model(piece, cache) for piece in input_ids.split(pieces, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize(("family", "changes", "tokens"), CASES)
+def test_equals_transformers_however_tokens_are_fed(pair, tokens):
+    reference, ours = pair
+    input_ids = random_ids(ours, 2, tokens)
+    expected = reference_logits(reference, input_ids)
+    assert expected.abs().max() > 0.5, "logits this small would hide mistakes"
+    splits = {
+        "whole": [tokens],
+        "token by token": [1] * tokens,
+        "in two": [tokens // 3, tokens - tokens // 3],
+        "uneven": [min(5, tokens), max(0, min(66, tokens - 5)), max(0, tokens - 71)],
+    }
+    torch.testing.assert_close(ours(input_ids), expected, atol=TOLERANCE, rtol=0)
+    for name, pieces in splits.items():
+        logits = feed(ours, input_ids, [piece for piece in pieces if piece])
+        assert (logits - expected).abs().max() < TOLERANCE, name
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe", "qwen3_next"])
+def test_rows_of_unequal_length_equal_rows_alone(family):
+    reference = make_reference(family)
+    ours = make_ours(reference)
+    lengths, more = [70, 3, 64, 1], [2, 66, 1, 5]
+    rows = [random_ids(ours, 1, sum(pair), seed) for seed, pair in enumerate(zip(lengths, more, strict=True))]
+    cache = Cache.allocate(ours.config, 4, 140)
+    first = ours(_pad([row[:, :n] for row, n in zip(rows, lengths, strict=True)]), cache, lengths)
+    second = ours(_pad([row[:, n:] for row, n in zip(rows, lengths, strict=True)]), cache, more)
+    third = ours(torch.full((4, 1), 7), cache)
+    for index, row in enumerate(rows):
+        expected = reference_logits(reference, torch.cat((row, torch.tensor([[7]])), dim=1))[0]
+        logits = torch.cat((first[index, : lengths[index]], second[index, : more[index]], third[index]))
+        torch.testing.assert_close(logits, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe", "qwen3_next"])
+def test_packed_documents_equal_documents_alone(family):
+    ours = make_ours(make_reference(family))
+    lengths = [30, 1, 70, 64, 2]
+    documents = [random_ids(ours, 1, length, seed) for seed, length in enumerate(lengths)]
+    document_ids = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))[None]
+    position_ids = torch.cat([torch.arange(length) for length in lengths])[None]
+    packed = ours(torch.cat(documents, dim=1), position_ids=position_ids, document_ids=document_ids)
+    alone = torch.cat([ours(document) for document in documents], dim=1)
+    torch.testing.assert_close(packed, alone, atol=1e-5, rtol=0)
+    changed = [(document + 1) % ours.config.vocab_size if i == 2 else document for i, document in enumerate(documents)]
+    again = ours(torch.cat(changed, dim=1), position_ids=position_ids, document_ids=document_ids)
+    other = document_ids[0] != 2
+    assert torch.equal(again[:, other], packed[:, other]), "a document saw another one"
+
+
+def test_gradients_flow_through_packed_documents():
+    for family in ("qwen3", "qwen3_moe", "qwen3_next"):
+        ours = make_ours(make_reference(family)).requires_grad_(True)
+        document_ids = torch.tensor([[0] * 40 + [1] * 41])
+        ours(random_ids(ours, 1, 81), document_ids=document_ids).logsumexp(-1).sum().backward()
+        for name, parameter in ours.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+def _pad(rows: list[torch.Tensor]) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence([row[0] for row in rows], batch_first=True)
