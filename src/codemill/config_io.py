@@ -1,6 +1,7 @@
 """`config.json` in and out: the mapping between Hugging Face's keys and our dataclasses."""
 
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from typing import Any
 
 from codemill.config import (
@@ -13,6 +14,7 @@ from codemill.config import (
     RopeConfig,
     YarnConfig,
 )
+from codemill.config_checks import check_kinds, check_sizes, is_size
 from codemill.errors import CodemillError
 
 # Keys that describe training, the library or generation and do not change the network's output.
@@ -55,12 +57,14 @@ _KNOWN = {*_IGNORED, *_SIZES, *_SCALARS, *_MOE, *_LINEAR, *_ROPE, *_FIXED, *_OTH
 def parse_model_config(raw: Mapping[str, Any], source: str) -> ModelConfig:
     """See `ModelConfig.from_dict`."""
     model_type = raw.get("model_type")
-    if model_type not in ARCHITECTURES:
-        raise CodemillError(f"{source}: unknown architecture {model_type!r}; Codemill runs {', '.join(ARCHITECTURES)}")
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise CodemillError(f"{source}: unknown architecture, model_type = {model_type!r}; Codemill runs {known}")
+    check_kinds(raw, source)
     _check_keys(raw, source)
     try:
         config = ModelConfig(
-            model_type=model_type,
+            model_type=raw["model_type"],
             rope=_parse_rope(raw, source),
             moe=_parse_moe(raw, source) if model_type != "qwen3" else None,
             linear_attention=_parse_linear(raw) if model_type == "qwen3_next" else None,
@@ -69,11 +73,11 @@ def parse_model_config(raw: Mapping[str, Any], source: str) -> ModelConfig:
             dtype=raw.get("dtype") or raw.get("torch_dtype"),
             eos_token_id=_as_tuple(raw.get("eos_token_id")),
             **_parse_sizes(raw),
-            **{key: raw[key] for key in _SCALARS if key in raw},
+            **{key: raw[key] for key in _SCALARS if raw.get(key) is not None},
         )
     except KeyError as missing:
         raise CodemillError(f"{source}: the key {missing} is missing") from None
-    _check_sizes(config, source)
+    check_sizes(config, source)
     return config
 
 
@@ -85,101 +89,93 @@ def _check_keys(raw: Mapping[str, Any], source: str) -> None:
             raise CodemillError(f"{source}: {key} = {value!r} is not supported (only {_FIXED[key]!r})")
 
 
+def _require(raw: Mapping[str, Any], key: str) -> Any:
+    value = raw.get(key)
+    if value is None:
+        raise KeyError(key)
+    return value
+
+
 def _parse_sizes(raw: Mapping[str, Any]) -> dict[str, Any]:
+    heads = _require(raw, "num_attention_heads")
     derived = {
-        "num_key_value_heads": raw["num_attention_heads"],
-        "head_dim": raw["hidden_size"] // raw["num_attention_heads"],
+        "num_key_value_heads": heads,
+        "head_dim": _require(raw, "hidden_size") // heads,
         "max_position_embeddings": 32768,
     }
-    sizes = {key: raw.get(key) or derived.get(key) for key in _SIZES}
-    for key, value in sizes.items():
-        if value is None:
-            raise KeyError(key)
-    return sizes
+    given = {key: raw[key] for key in _SIZES if raw.get(key) is not None}
+    return {key: _require(derived | given, key) for key in _SIZES}
 
 
 def _parse_rope(raw: Mapping[str, Any], source: str) -> RopeConfig:
     # transformers 5 gathers in `rope_parameters` what earlier versions spread over three keys.
-    scaling = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
-    theta = scaling.pop("rope_theta", raw.get("rope_theta", 10000.0))
-    default_factor = 0.25 if raw["model_type"] == "qwen3_next" else 1.0
-    partial = scaling.pop("partial_rotary_factor", raw.get("partial_rotary_factor", default_factor))
-    kind = scaling.pop("rope_type", None) or scaling.pop("type", None) or "default"
-    scaling.pop("type", None)
-    if kind == "default":
-        return RopeConfig(float(theta), float(partial))
-    if kind != "yarn":
-        raise CodemillError(f"{source}: rope type {kind!r} is not supported (only 'default' and 'yarn')")
-    scaling.setdefault("original_max_position_embeddings", raw.get("max_position_embeddings"))
-    try:
-        yarn = YarnConfig(**scaling)
-    except TypeError as error:
-        raise CodemillError(f"{source}: bad YaRN settings in rope_scaling ({error})") from None
-    return RopeConfig(float(theta), float(partial), yarn)
+    default_partial = 0.25 if raw["model_type"] == "qwen3_next" else 1.0
+    spread = {key: raw.get(key) for key in ("rope_theta", "partial_rotary_factor")}
+    merged = {**spread, **(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+    given = {key: value for key, value in merged.items() if value is not None}
+    old_kind = given.pop("type", "default")
+    kind = given.pop("rope_type", old_kind)
+    if kind not in ("default", "yarn"):
+        raise CodemillError(f"{source}: rope_type = {kind!r} is not supported (only 'default' and 'yarn')")
+    check_kinds(given, source)
+    theta, partial = given.pop("rope_theta", 10000.0), given.pop("partial_rotary_factor", default_partial)
+    if raw.get("max_position_embeddings") is not None:
+        given.setdefault("original_max_position_embeddings", raw["max_position_embeddings"])
+    for key in given:
+        if key not in {field.name for field in fields(YarnConfig)}:
+            raise CodemillError(f"{source}: unknown key {key!r} among the rope parameters")
+    return RopeConfig(float(theta), float(partial), _parse_yarn(given) if kind == "yarn" else None)
+
+
+def _parse_yarn(settings: Mapping[str, Any]) -> YarnConfig:
+    for field in fields(YarnConfig):
+        if field.default is MISSING:
+            _require(settings, field.name)
+    return YarnConfig(**settings)
 
 
 def _parse_moe(raw: Mapping[str, Any], source: str) -> MoeConfig:
     values = {key: raw[key] for key in _MOE if raw.get(key) is not None}
     values.setdefault("num_experts", raw.get("num_local_experts"))
-    if values["num_experts"] is None:
-        raise KeyError("num_experts")
+    for key in ("num_experts", "num_experts_per_tok", "moe_intermediate_size"):
+        _require(values, key)
     values["mlp_only_layers"] = tuple(values.get("mlp_only_layers", ()))
     if raw["model_type"] == "qwen3_moe" and values.get("shared_expert_intermediate_size"):
         raise CodemillError(f"{source}: qwen3_moe has no shared expert, but shared_expert_intermediate_size is set")
-    try:
-        return MoeConfig(**values)
-    except TypeError as error:
-        raise CodemillError(f"{source}: incomplete mixture-of-experts settings ({error})") from None
+    return MoeConfig(**values)
 
 
 def _parse_linear(raw: Mapping[str, Any]) -> LinearAttentionConfig:
-    return LinearAttentionConfig(**{name: raw[key] for key, name in _LINEAR.items()})
+    return LinearAttentionConfig(**{name: _require(raw, key) for key, name in _LINEAR.items()})
 
 
 def _parse_layer_types(raw: Mapping[str, Any]) -> tuple[LayerType, ...]:
     if raw.get("layer_types"):
         return tuple(raw["layer_types"])
-    interval = raw.get("full_attention_interval", 4) if raw["model_type"] == "qwen3_next" else 1
+    interval = (raw.get("full_attention_interval") or 4) if raw["model_type"] == "qwen3_next" else 1
     return tuple(
         "full_attention" if (layer + 1) % interval == 0 else "linear_attention"
-        for layer in range(raw["num_hidden_layers"])
+        for layer in range(_require(raw, "num_hidden_layers"))
     )
 
 
 def _parse_quantization(raw: Mapping[str, Any] | None, source: str) -> Fp8Config | None:
     if raw is None:
         return None
-    method, fmt = raw.get("quant_method"), raw.get("fmt", "e4m3")
-    if method != "fp8" or fmt != "e4m3" or not raw.get("weight_block_size"):
-        raise CodemillError(f"{source}: quantisation {method!r} is not supported (only block-wise fp8 e4m3)")
-    rows, columns = raw["weight_block_size"]
-    return Fp8Config((rows, columns), tuple(raw.get("modules_to_not_convert") or ()))
+    check_kinds(raw, source)
+    method, fmt, block = raw.get("quant_method"), raw.get("fmt") or "e4m3", raw.get("weight_block_size")
+    if method != "fp8" or fmt != "e4m3" or not block:
+        raise CodemillError(
+            f"{source}: quantization_config with quant_method {method!r}, fmt {fmt!r} and weight_block_size {block!r} "
+            "is not supported (only fp8 e4m3 in blocks): take the unquantised checkpoint"
+        )
+    if not (isinstance(block, list) and len(block) == 2 and all(map(is_size, block))):
+        raise CodemillError(f"{source}: weight_block_size = {block!r} must be two positive integers")
+    return Fp8Config((block[0], block[1]), tuple(raw.get("modules_to_not_convert") or ()))
 
 
 def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _check_sizes(config: ModelConfig, source: str) -> None:
-    problems = {
-        "sizes must be positive integers": any(
-            not isinstance(getattr(config, key), int) or getattr(config, key) <= 0 for key in _SIZES
-        ),
-        "num_attention_heads is not a multiple of num_key_value_heads": (
-            config.num_attention_heads % config.num_key_value_heads != 0
-        ),
-        "layer_types does not name one known type for each layer": (
-            len(config.layer_types) != config.num_hidden_layers
-            or any(kind not in ("full_attention", "linear_attention") for kind in config.layer_types)
-            or (config.linear_attention is None and "linear_attention" in config.layer_types)
-        ),
-        "num_experts_per_tok is larger than num_experts": (
-            config.moe is not None and config.moe.num_experts_per_tok > config.moe.num_experts
-        ),
-    }
-    for problem, found in problems.items():
-        if found:
-            raise CodemillError(f"{source}: {problem}")
 
 
 def dump_model_config(config: ModelConfig) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def tasks() -> list[FakeTask]:
     return [
         FakeTask(
             prompt=f'def add_{n}(values: list[int]) -> list[int]:\n    """Add {n} to every value."""\n',
-            solution=f"    result = []\n    for value in values:\n        result.append(value + {n})\n    return result\n",
+            solution=f"    result = []\n    for v in values:\n        result.append(v + {n})\n    return result\n",
             instruction=f"Write a function add_{n} that adds {n} to every value of a list.",
         )
         for n in range(200)

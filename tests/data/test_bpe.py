@@ -70,5 +70,5 @@ def test_transformers_loads_it_to_equal_ids(
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CodemillError, match="cannot write the tokenizer to .*file"):
+    with pytest.raises(CodemillError, match=r"cannot write the tokenizer to .*file"):
         save_tokenizer(tokenizer, tmp_path / "file")

@@ -22,7 +22,7 @@ def test_chunks_begin_at_definitions(tokenizer: Tokenizer) -> None:
     method = "    def m(self):\n        return self.value + self.other\n\n"
     text = "import os\n\n" + ("class C:\n" + method * 2 + "@cached\ndef f():\n    return os.x\n\n") * 20
     chunks = chunk_modules(tokenizer, [Module("m", "m.py", text)], 250)
-    assert len(chunks) > 5
+    assert len(chunks) > 3
     assert all(chunk.text.startswith(("class C", "@cached")) for chunk in chunks[1:])
     large = chunk_modules(tokenizer, [Module("m", "m.py", "class C:\n" + method * 60)], 250)
     assert all(chunk.text.startswith("    def m") for chunk in large[1:])

@@ -68,6 +68,7 @@ def test_truncated_files_are_refused(tmp_path: Path, rows: PackedRows, keep: int
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
 @given(place=st.integers(0, 255), value=st.integers(0, 255))
 def test_a_damaged_header_never_escapes_as_another_error(

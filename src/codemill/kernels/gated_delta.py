@@ -30,30 +30,20 @@ def gated_delta_recurrent(
 
 
 def gated_delta_chunked(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    g: Tensor,
-    beta: Tensor,
-    state: Tensor,
-    document_ids: Tensor | None = None,
+    query: Tensor, key: Tensor, value: Tensor, g: Tensor, beta: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The same result with matrix products: a triangular system inside each chunk, then a scan over chunks.
-
-    With `document_ids` [B, T] each document starts from a zero state (`state` must then be zero) and sees only itself.
-    """
+    """The same result with matrix products: a triangular system inside each chunk, then a scan over chunks."""
     num_tokens = query.shape[2]
-    documents = torch.zeros_like(g[:, :1]) if document_ids is None else document_ids[:, None]  # [B, 1, T]
-    query, key, value, g, beta = (_split_chunks(x, 0.0) for x in (query, key, value, g, beta))
-    documents = _split_chunks(documents, None)  # [B, 1, N, c]
+    query, key, value, g, beta = (_split_chunks(x) for x in (query, key, value, g, beta))
 
-    decay = g.cumsum(dim=-1)  # log decay since the chunk began, this token's included
-    visible = (documents[..., :, None] == documents[..., None, :]).tril()  # [B, 1, N, c, c]
-    pairwise = (decay[..., :, None] - decay[..., None, :]).masked_fill(~visible, float("-inf")).exp()
+    # Log decay since the chunk began, this token's included. Differences of these sums go through exp: in fp32 their
+    # rounding would be the largest error of all.
+    decay = g.double().cumsum(dim=-1)
+    future = torch.ones(CHUNK_SIZE, CHUNK_SIZE, dtype=torch.bool, device=g.device).triu(1)
+    pairwise = (decay[..., :, None] - decay[..., None, :]).masked_fill(future, float("-inf")).exp().float()
     # What a token keeps of the state before the chunk, and what the state after the chunk keeps of a token.
-    before = torch.cat((documents[:, :, :1, :1], documents[:, :, :-1, -1:]), dim=2)  # [B, 1, N, 1]
-    from_start = decay.exp() * (documents == before)
-    to_end = (decay[..., -1:] - decay).exp() * (documents == documents[..., -1:])
+    from_start = decay.exp().float()
+    to_end = (decay[..., -1:] - decay).exp().float()
 
     # Token i writes w_i = beta_i (v_i - what the state already predicts); w solves a unit-triangular system.
     system = (beta[..., None] * key) @ key.transpose(-1, -2) * pairwise
@@ -71,11 +61,8 @@ def gated_delta_chunked(
     return torch.cat(outputs, dim=2)[:, :, :num_tokens], state
 
 
-def _split_chunks(x: Tensor, fill: float | None) -> Tensor:
-    """[B, H, T, ...] -> [B, H, N, c, ...]; the last chunk is filled up with `fill`, or with the last token if None."""
+def _split_chunks(x: Tensor) -> Tensor:
+    """[B, H, T, ...] -> [B, H, N, c, ...]; the last chunk is filled up with zeros."""
     missing = -x.shape[2] % CHUNK_SIZE
-    if fill is None:
-        x = torch.cat((x, x[:, :, -1:].expand(-1, -1, missing)), dim=2)
-    else:
-        x = F.pad(x, (0, 0) * (x.dim() - 3) + (0, missing), value=fill)
+    x = F.pad(x, (0, 0) * (x.dim() - 3) + (0, missing))
     return x.unflatten(2, (-1, CHUNK_SIZE))

@@ -3,5 +3,8 @@
 from codemill.models.cache import Cache
 from codemill.models.context import ForwardContext
 from codemill.models.decoder import CausalLM
+from codemill.models.initialize import initialize
+from codemill.models.loader import load_model
+from codemill.models.save import save_pretrained
 
-__all__ = ["Cache", "CausalLM", "ForwardContext"]
+__all__ = ["Cache", "CausalLM", "ForwardContext", "initialize", "load_model", "save_pretrained"]

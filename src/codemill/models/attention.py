@@ -37,14 +37,16 @@ class Attention(nn.Module):
         if self.gated:
             query, gate = query.view(*shape[:3], 2 * self.head_dim).chunk(2, dim=-1)
         cos, sin = context.cos.to(x.dtype), context.sin.to(x.dtype)
-        query = apply_rotary(self.q_norm(query.view(shape)).transpose(1, 2), cos, sin)  # [B, H, T, K]
-        key = apply_rotary(self.k_norm(self.k_proj(x).view(shape)).transpose(1, 2), cos, sin)  # [B, H_kv, T, K]
-        value = self.v_proj(x).view(shape).transpose(1, 2)
+        query = apply_rotary(self.q_norm(query.view(shape)), cos, sin)  # [B, T, H, K]
+        key = apply_rotary(self.k_norm(self.k_proj(x).view(shape)), cos, sin)  # [B, T, H_kv, K]
+        value = self.v_proj(x).view(shape)
         if state is not None:
             state.write(key, value, context.starts, context.lengths)
-            if not context.is_fresh:
-                key, value = state.key[:, :, : context.num_slots], state.value[:, :, : context.num_slots]
-        out = attend(query, key, value, context.attention_mask).transpose(1, 2)  # [B, T, H, K]
+        if state is None or context.is_fresh:
+            out = context.for_each_document(attend, query, key, value)
+        else:
+            key, value = state.key[:, : context.num_slots], state.value[:, : context.num_slots]
+            out = attend(query, key, value, context.cache_mask)
         if gate is not None:
             out = out * gate.sigmoid()
         return self.o_proj(out.reshape(*x.shape[:2], -1))

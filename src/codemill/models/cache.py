@@ -15,21 +15,21 @@ from codemill.config import ModelConfig
 
 @dataclass
 class KVCache:
-    """Keys and values of one full-attention layer, [B, H_kv, S, K] with S slots."""
+    """Keys and values of one full-attention layer, [B, S, H_kv, K] with S slots."""
 
     key: Tensor
     value: Tensor
 
     def write(self, key: Tensor, value: Tensor, starts: Sequence[int], lengths: Sequence[int]) -> None:
-        """Store the first `lengths[b]` of the new keys and values [B, H_kv, T, K] from slot `starts[b]` on."""
+        """Store the first `lengths[b]` of the new keys and values [B, T, H_kv, K] from slot `starts[b]` on."""
         if len({*starts}) == 1 and len({*lengths}) == 1:
             slots = slice(starts[0], starts[0] + lengths[0])
-            self.key[:, :, slots] = key[:, :, : lengths[0]]
-            self.value[:, :, slots] = value[:, :, : lengths[0]]
+            self.key[:, slots] = key[:, : lengths[0]]
+            self.value[:, slots] = value[:, : lengths[0]]
             return
         for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-            self.key[row, :, start : start + length] = key[row, :, :length]
-            self.value[row, :, start : start + length] = value[row, :, :length]
+            self.key[row, start : start + length] = key[row, :length]
+            self.value[row, start : start + length] = value[row, :length]
 
 
 @dataclass
@@ -69,7 +69,7 @@ def _allocate_layer(
     config: ModelConfig, kind: str, batch_size: int, capacity: int, dtype: torch.dtype, device: torch.device | str
 ) -> LayerState:
     if kind == "full_attention":
-        shape = (batch_size, config.num_key_value_heads, capacity, config.head_dim)
+        shape = (batch_size, capacity, config.num_key_value_heads, config.head_dim)
         # Zeros, not empty: a masked slot still takes part as 0 * value, and stray NaN would survive that.
         return KVCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
     linear = config.linear_attention

@@ -102,6 +102,8 @@ class CausalLM(nn.Module):
         context = ForwardContext.build(self.config, input_ids, cache, lengths, position_ids, document_ids)
         if cache is not None and context.num_slots > cache.capacity:
             raise ValueError(f"{context.num_slots} tokens do not fit a cache of {cache.capacity}")
+        if cache is not None and context.documents:
+            raise ValueError("packed documents have no cache: it holds one sequence a row")
         x = self.model.embed_tokens(input_ids)
         for index, layer in enumerate(self.model.layers):
             x = layer(x, context, None if cache is None else cache.layers[index])

@@ -46,18 +46,28 @@ class GatedDeltaNet(nn.Module):
         g, beta = self._gates(x)  # [B, T, H] each
         if context.has_padding:
             g, beta = g * context.real[..., None], beta * context.real[..., None]
-        window, recurrent = self._initial(x) if state is None else (state.conv, state.recurrent)
-        conv = F.silu(causal_conv(mixed, self.conv1d.weight.squeeze(1), window, context.document_ids))
-        heads = (*self._split_heads(conv), g.transpose(1, 2), beta.transpose(1, 2))
-        if context.num_tokens == 1:
-            out, recurrent = gated_delta_recurrent(*heads, recurrent)
+        if state is None:
+            out = context.for_each_document(self._recur_from_zero, mixed, g, beta)  # [B, T, H, V]
         else:
-            out, recurrent = gated_delta_chunked(*heads, recurrent, context.document_ids)
-        if state is not None:
-            state.conv.copy_(next_window(mixed, window, context.lengths))
+            out, recurrent = self._recur(mixed, g, beta, state.conv, state.recurrent)
+            state.conv.copy_(next_window(mixed, state.conv, context.lengths))
             state.recurrent.copy_(recurrent)
-        out = self.norm(out.transpose(1, 2).to(x.dtype), z)  # [B, T, H, V]
-        return self.out_proj(out.flatten(2))
+        return self.out_proj(self.norm(out.to(x.dtype), z).flatten(2))
+
+    def _recur(
+        self, mixed: Tensor, g: Tensor, beta: Tensor, window: Tensor, recurrent: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Convolution and recurrence over mixed [B, T, C] -> outputs fp32 [B, T, H, V] and the new state."""
+        conv = F.silu(causal_conv(mixed, self.conv1d.weight.squeeze(1), window))
+        rule = gated_delta_recurrent if mixed.shape[1] == 1 else gated_delta_chunked
+        out, recurrent = rule(*self._split_heads(conv), g.transpose(1, 2), beta.transpose(1, 2), recurrent)
+        return out.transpose(1, 2), recurrent
+
+    def _recur_from_zero(self, mixed: Tensor, g: Tensor, beta: Tensor) -> Tensor:
+        linear, batch_size = self.linear, mixed.shape[0]
+        window = mixed.new_zeros(batch_size, linear.conv_kernel_dim - 1, linear.conv_channels)
+        shape = (batch_size, linear.num_value_heads, linear.key_head_dim, linear.value_head_dim)
+        return self._recur(mixed, g, beta, window, mixed.new_zeros(shape, dtype=torch.float32))[0]
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The projection's rows are grouped by key head as [q | k | v of R heads | z of R heads]."""
@@ -88,9 +98,3 @@ class GatedDeltaNet(nn.Module):
         """Unit-length vectors [B, T, G, K], repeated to the value heads -> [B, H, T, K]."""
         x = x * torch.rsqrt(x.square().sum(dim=-1, keepdim=True) + 1e-6)
         return x.repeat_interleave(repeats, dim=2).transpose(1, 2)
-
-    def _initial(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        linear, batch_size = self.linear, x.shape[0]
-        window = x.new_zeros(batch_size, linear.conv_kernel_dim - 1, linear.conv_channels)
-        shape = (batch_size, linear.num_value_heads, linear.key_head_dim, linear.value_head_dim)
-        return window, x.new_zeros(shape, dtype=torch.float32)

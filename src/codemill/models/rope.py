@@ -10,15 +10,15 @@ from codemill.config import ModelConfig, RopeConfig, YarnConfig
 
 
 def rotary_tables(config: ModelConfig, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, fp32 [B, 1, T, R] for positions [B, T]; R is the rotated part of head_dim."""
+    """Cosines and sines, fp32 [B, T, 1, R] for positions [B, T]; R is the rotated part of head_dim."""
     frequencies, scale = inverse_frequencies(config.rope, config.head_dim)
-    angles = position_ids[:, None, :, None].float() * frequencies.to(position_ids.device)
+    angles = position_ids[:, :, None, None].float() * frequencies.to(position_ids.device)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos() * scale, angles.sin() * scale
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the first R dims of x [B, H, T, K] by tables [B, 1, T, R]."""
+    """Rotate the first R dims of x [B, T, H, K] by tables [B, T, 1, R]."""
     rotated = cos.shape[-1]
     head, rest = x[..., :rotated], x[..., rotated:]
     first, second = head.chunk(2, dim=-1)

@@ -1,5 +1,7 @@
 """Operations on lists of integers and lists of words."""
 
+# ruff: noqa: E501 -- a row of the table is a line
+
 from codemill.data.synthesis.operation import (
     BOOL,
     FLOAT,
@@ -20,9 +22,7 @@ _MAP_LOOP = "result = []\nfor n in {x}:\n    result.append(EXPRESSION)"
 
 def _keep(name: str, condition: str, adjective: str, *phrases: str) -> Operation:
     code = f"[n for n in {{x}} if {condition}]"
-    return step(
-        name, _STEP, code, *phrases, noun=adjective, loop=_FILTER_LOOP.replace("CONDITION", condition)
-    )
+    return step(name, _STEP, code, *phrases, noun=adjective, loop=_FILTER_LOOP.replace("CONDITION", condition))
 
 
 def _map(name: str, expression: str, noun: str, *phrases: str) -> Operation:

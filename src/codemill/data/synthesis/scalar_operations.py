@@ -1,5 +1,7 @@
 """Operations on strings, single integers and dictionaries."""
 
+# ruff: noqa: E501 -- a row of the table is a line
+
 from codemill.data.synthesis.operation import BOOL, INT, INTS, SCORES, TEXT, WORDS, Operation, step, value
 
 _TEXT, _TEXT_INT, _TEXT_BOOL = (TEXT, TEXT), (TEXT, INT), (TEXT, BOOL)
@@ -69,7 +71,7 @@ INTEGER_OPERATIONS: tuple[Operation, ...] = (
     value("factorial", _INT, (), "the factorial of the number", "the factorial", loop="result = 1\nfor i in range(2, {x} + 1):\n    result *= i", small=True),
     value("fibonacci", _INT, (), "the Fibonacci number at that index", "the Fibonacci number of that index", loop="result, following = 0, 1\nfor _ in range({x}):\n    result, following = following, result + following", small=True),
     value("sum_to", _INT, "sum(range(1, {x} + 1))", "the sum of the numbers from 1 to the number", "the sum of all integers up to the number", small=True),
-    value("is_prime", _INT_BOOL, "{x} > 1 and all({x} % d != 0 for d in range(2, {x}))", "whether the number is prime", "True if the number is prime", small=True),
+    value("is_prime", _INT_BOOL, "{x} > 1 and all({x} % d != 0 for d in range(2, int({x} ** 0.5) + 1))", "whether the number is prime", "True if the number is prime"),
     value("divisors", _INT_LIST, "[d for d in range(1, {x} + 1) if {x} % d == 0]", "the divisors of the number", "all divisors of the number as a list", small=True),
     value("range_list", _INT_LIST, "list(range(1, {x} + 1))", "the numbers from 1 to the number", "the list of integers from 1 up to the number", small=True),
     value("countdown", _INT_LIST, "list(range({x}, 0, -1))", "the numbers from the number down to 1", "the list counting down to 1", small=True),

@@ -1,0 +1,90 @@
+"""Loads a model: a spec in, a network with its weights out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from codemill.config import ModelConfig
+from codemill.models.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, MappedFiles
+from codemill.models.decoder import CausalLM
+from codemill.models.initialize import initialize
+from codemill.models.placement import check_memory, dtype_name, resolve_device, resolve_dtype
+from codemill.models.progress import progress
+from codemill.spec import ModelSource, resolve
+
+CONFIG_FILES = ("config.json", "generation_config.json")
+WEIGHT_FILES = (SINGLE_FILE, INDEX_FILE, "model-*-of-*.safetensors")
+
+
+def load_model(
+    spec: str | Path | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    trainable: bool = False,
+    seed: int = 0,
+) -> CausalLM:
+    """The model that `spec` names, in eval mode; its parameters require gradients only if `trainable`.
+
+    spec: None (the embedded model), a directory, a hub id or random:PRESET, whose weights `seed` determines. dtype:
+    None or "auto" for the checkpoint's own. Weights that are already of that dtype are used on the CPU as they lie on
+    disk, mapped privately and without a copy; training such a model does not write to the file.
+
+    Raises UsageError for a spec, dtype or device that is none, and CodemillError for everything that is wrong with the
+    checkpoint, or if the weights do not fit in memory; both before memory is allocated.
+    """
+    target = resolve_device(device)
+    source = resolve(spec)
+    config = _read_config(source)
+    wanted = resolve_dtype(dtype, config)
+    check_memory(source.name, config, wanted, target)
+    model = build(config, wanted)
+    if source.kind == "random":
+        model.to_empty(device=target)
+        initialize(model, seed)
+    else:
+        checkpoint = Checkpoint.open(source.fetch((*CONFIG_FILES, *WEIGHT_FILES)), config.fp8)
+        checkpoint.check(model, config)
+        _load_weights(model, checkpoint, target)
+    return model.requires_grad_(trainable)
+
+
+def build(config: ModelConfig, dtype: torch.dtype) -> CausalLM:
+    """The network on the meta device, in eval mode: shapes and dtypes, but no memory for weights."""
+    in_memory = replace(config, dtype=dtype_name(dtype), fp8=None)
+    with torch.device("meta"):
+        return CausalLM(in_memory).to(dtype).eval().requires_grad_(False)
+
+
+def _read_config(source: ModelSource) -> ModelConfig:
+    # Before the weights, which may take an hour to arrive for a model that cannot be loaded.
+    return source.preset.config if source.preset is not None else ModelConfig.load(source.fetch(CONFIG_FILES))
+
+
+def _load_weights(model: CausalLM, checkpoint: Checkpoint, device: torch.device) -> None:
+    """Replace the meta parameters one by one, so that no more than one tensor exists twice at any time."""
+    parameters = dict(model.named_parameters())
+    mapped = MappedFiles()
+    with progress("loading weights", sum(parameter.nbytes for parameter in parameters.values())) as advance:
+        for name, parameter in parameters.items():
+            _set_parameter(model, name, _read_parameter(name, parameter, checkpoint, mapped, device))
+            advance(parameter.nbytes)
+
+
+def _read_parameter(
+    name: str, meta: Tensor, checkpoint: Checkpoint, mapped: MappedFiles, device: torch.device
+) -> Tensor:
+    stored = checkpoint.tensors.get(name)
+    if stored is not None and stored.dtype == meta.dtype and device.type == "cpu":
+        return mapped.view(stored)
+    parameter = torch.empty_like(meta, device=device)
+    for part, view in checkpoint.views(name, parameter):
+        checkpoint.copy(part, view)
+    return parameter
+
+
+def _set_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
+    module, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(module), leaf, nn.Parameter(tensor, requires_grad=False))

@@ -1,0 +1,73 @@
+"""Where weights go and in which precision: dtype and device as users write them, and whether there is room."""
+
+import torch
+
+from codemill.config import ModelConfig
+from codemill.errors import CodemillError, UsageError
+from codemill.footprint import available_memory, count_parameters
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+_GIB = 2**30
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name `config.json` uses, such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def resolve_dtype(dtype: str | torch.dtype | None, config: ModelConfig) -> torch.dtype:
+    """The dtype to compute in; None and "auto" mean the checkpoint's own, or bfloat16 if it does not say.
+
+    Raises UsageError listing the choices.
+    """
+    if dtype is None or dtype == "auto":
+        return DTYPES.get(config.dtype or "", torch.bfloat16)
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+        return dtype
+    if isinstance(dtype, str) and dtype.lower() in DTYPES:
+        return DTYPES[dtype.lower()]
+    raise UsageError(f"dtype {dtype!s} is not supported: choose auto, {', '.join(DTYPES)}")
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """A device that exists; "auto" is a GPU where there is one. Raises UsageError."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise UsageError(f"device {device!r} is unknown: choose auto, cpu, cuda or cuda:N") from None
+    if found.type == "cuda":
+        _check_gpu(found)
+    elif found.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device mps is not available: it needs a Mac with Apple silicon; use cpu")
+    elif found.type not in ("cpu", "mps"):
+        raise UsageError(f"device {device!s} is not supported: choose auto, cpu, cuda or cuda:N")
+    return found
+
+
+def _check_gpu(device: torch.device) -> None:
+    if not torch.cuda.is_available():
+        raise UsageError(f"device {device} is not available: this torch sees no GPU; use cpu, or install a CUDA build")
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise UsageError(f"device {device} does not exist: there are {torch.cuda.device_count()} GPUs, from cuda:0 on")
+
+
+def check_memory(name: str, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+    """Raises CodemillError if the weights of model `name` do not fit the memory that is free now."""
+    needed = count_parameters(config) * dtype.itemsize
+    available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    if needed <= available:
+        return
+    smaller = f"dtype bf16 takes {needed / 2 / _GIB:.1f} GiB" if dtype.itemsize > 2 else "choose a smaller model"
+    raise CodemillError(
+        f"{name}: not enough memory: its weights take {needed / _GIB:.1f} GiB as {dtype_name(dtype)}, "
+        f"and {available / _GIB:.1f} GiB are available on {device}; {smaller}"
+    )

@@ -1,0 +1,118 @@
+"""Reads safetensors files by memory mapping.
+
+The format (https://huggingface.co/docs/safetensors): the header's length as 8 bytes, little endian; the header, a JSON
+object {name: {dtype, shape, data_offsets}}; the tensors' bytes. We read it ourselves so that an error can name the
+tensor it is about, and so that each tensor can be mapped alone and its pages given back once it is copied.
+"""
+
+import json
+import mmap
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from codemill.errors import CodemillError
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+}
+MAX_HEADER_BYTES = 100_000_000
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor on disk; its bytes are those from `begin` to `end` of the file."""
+
+    path: Path
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    def read(self) -> Tensor:
+        """The tensor, on a mapping of its own that goes when the tensor goes."""
+        return self._shaped(map_bytes(self.path, self.begin, self.end))
+
+    def view(self, mapped_file: Tensor) -> Tensor:
+        """The tensor as part of a mapping of the whole file (uint8 [size])."""
+        return self._shaped(mapped_file[self.begin : self.end])
+
+    def _shaped(self, raw: Tensor) -> Tensor:
+        if raw.data_ptr() % self.dtype.itemsize:
+            raw = raw.clone()  # the format does not promise alignment
+        return raw.view(self.dtype).view(self.shape)
+
+
+def map_bytes(path: Path, begin: int = 0, end: int | None = None) -> Tensor:
+    """Bytes of a file, uint8 [end - begin], mapped privately: the file never sees what is written to the tensor."""
+    start = begin - begin % mmap.ALLOCATIONGRANULARITY
+    length = 0 if end is None else end - start  # 0 maps all there is
+    try:
+        with path.open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY, offset=start)
+    except (OSError, ValueError) as error:
+        raise CodemillError(f"{path}: cannot be read ({error}): was the file replaced or cut meanwhile?") from error
+    return torch.frombuffer(mapping, dtype=torch.uint8)[begin - start :]
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a file by name. Raises CodemillError naming the file, and the tensor where one is at fault."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+            if _LFS_POINTER.startswith(prefix) and prefix:
+                raise CodemillError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` there")
+            if length > min(size - 8, MAX_HEADER_BYTES):
+                raise CodemillError(f"{path} is truncated or no safetensors file ({size} bytes): fetch it again")
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise CodemillError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise CodemillError(f"{path}: the header is corrupt ({error}): fetch the file again") from None
+    return _parse_header(path, header, data_start=8 + length, size=size)
+
+
+def _parse_header(path: Path, header: Any, data_start: int, size: int) -> dict[str, StoredTensor]:
+    if not isinstance(header, dict):
+        raise CodemillError(f"{path}: the header is corrupt (no JSON object): fetch the file again")
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    tensors = {name: _parse_entry(path, name, entry, data_start) for name, entry in entries.items()}
+    for tensor in tensors.values():
+        if tensor.end > size:
+            raise CodemillError(
+                f"{path} is truncated: tensor {tensor.name} ends at byte {tensor.end}, "
+                f"the file at {size}: fetch it again"
+            )
+    if sum(tensor.end - tensor.begin for tensor in tensors.values()) != size - data_start:
+        raise CodemillError(f"{path} is corrupt: its tensors do not add up to its {size} bytes: fetch it again")
+    return tensors
+
+
+def _parse_entry(path: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise CodemillError(f"{path}: the header entry of tensor {name} is corrupt: fetch the file again") from None
+    if dtype not in DTYPES:
+        supported = ", ".join(DTYPES)
+        raise CodemillError(f"{path}: tensor {name} has dtype {dtype}, which is not supported (only {supported})")
+    if end - begin != prod(shape) * DTYPES[dtype].itemsize:
+        raise CodemillError(
+            f"{path} is corrupt: tensor {name} is {dtype} {list(shape)}, but has {end - begin} bytes: fetch it again"
+        )
+    return StoredTensor(path, name, DTYPES[dtype], shape, data_start + begin, data_start + end)

@@ -1,0 +1,118 @@
+"""Saves a model as a Hugging Face directory that any library loads."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from codemill.errors import CodemillError
+from codemill.models.checkpoint import INDEX_FILE, SINGLE_FILE
+from codemill.models.decoder import CausalLM
+from codemill.models.names import disk_views
+from codemill.models.placement import dtype_name
+from codemill.models.progress import progress
+
+MAX_SHARD_BYTES = 5_000_000_000
+COMPANION_FILES = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "LICENSE",
+)
+
+
+@dataclass
+class _Shard:
+    """Tensors that go into one file, as views of the parameters."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    num_bytes: int = 0
+
+
+def save_pretrained(
+    model: CausalLM,
+    directory: str | Path,
+    tokenizer_files_from: str | Path | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write `config.json` and safetensors (shards and an index above `max_shard_bytes`) to `directory`.
+
+    `tokenizer_files_from` is a model directory whose tokenizer, chat template and generation defaults to take along.
+    A model that is there already is replaced; other files stay. Everything is written aside first, and `config.json`
+    arrives last: an interrupted save leaves the old model, the new one, or a directory that loads as none. The model
+    may be one that was loaded from `directory`. Raises CodemillError if the directory cannot be written.
+    """
+    target = Path(directory)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as staging:
+            _write(model, Path(staging), max_shard_bytes)
+            if tokenizer_files_from is not None:
+                _copy_companions(Path(tokenizer_files_from), Path(staging))
+            _publish(Path(staging), target)
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise CodemillError(f"{target}: the model cannot be saved ({reason}): check permissions and space") from error
+
+
+def _write(model: CausalLM, staging: Path, max_shard_bytes: int) -> None:
+    config = staging / "config.json"
+    _write_json(config, replace(model.config, dtype=dtype_name(model.dtype)).to_dict())
+    shards = _split(model, max_shard_bytes)
+    total = sum(shard.num_bytes for shard in shards)
+    weight_map: dict[str, str] = {}
+    with progress("saving weights", total) as advance:
+        for number, shard in enumerate(shards, start=1):
+            file = SINGLE_FILE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+            save_file(shard.tensors, staging / file, metadata={"format": "pt"})
+            shutil.copymode(config, staging / file)  # the library keeps files to their owner; the umask decides
+            weight_map |= dict.fromkeys(shard.tensors, file)
+            advance(shard.num_bytes)
+    if len(shards) > 1:
+        _write_json(staging / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _split(model: CausalLM, max_shard_bytes: int) -> list[_Shard]:
+    """Fill shards in the order of the network; a tensor larger than the limit gets a shard of its own."""
+    shards = [_Shard()]
+    for name, tensor in _disk_tensors(model):
+        if shards[-1].tensors and shards[-1].num_bytes + tensor.nbytes > max_shard_bytes:
+            shards.append(_Shard())
+        shards[-1].tensors[name] = tensor
+        shards[-1].num_bytes += tensor.nbytes
+    return shards
+
+
+def _disk_tensors(model: CausalLM) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in model.named_parameters():
+        yield from disk_views(name, parameter.detach())
+
+
+def _copy_companions(source: Path, staging: Path) -> None:
+    for name in COMPANION_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, staging / name)
+
+
+def _publish(staging: Path, target: Path) -> None:
+    """Move the files into place. Without its config.json a directory loads as nothing, old weights or new."""
+    (target / "config.json").unlink(missing_ok=True)
+    for stale in (*target.glob("model*.safetensors"), target / INDEX_FILE):
+        stale.unlink(missing_ok=True)
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
+        path.replace(target / path.name)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,138 @@
+"""Pre-training a small code model from nothing: tokenizer, packed data, and the loop over them."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from codemill.data.bpe import save_tokenizer, train_tokenizer
+from codemill.data.corpus import Module, split_modules, stdlib_modules
+from codemill.data.mixture import Mixture, build_documents
+from codemill.data.packing import Document, PackedRows, pack
+from codemill.data.synthesis import generate_tasks
+from codemill.data.token_file import load_rows, save_rows
+from codemill.models import CausalLM
+from codemill.models.initialize import initialize
+from codemill.train.config import DataSection, PretrainConfig
+from codemill.train.loop import StepReport, Trainer
+
+_TOKENIZER_TASKS = 20_000
+_VALIDATION_TASKS = 400
+
+
+@dataclass(frozen=True)
+class PretrainData:
+    """What a run reads, and the tokenizer that made it."""
+
+    tokenizer: Tokenizer
+    train: PackedRows
+    validation: dict[str, PackedRows]
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A run in `config.output`: data/ (made once), checkpoints/, log.jsonl and, at the end, model/."""
+
+    config: PretrainConfig
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.config.output)
+
+    def prepare(self) -> PretrainData:
+        """Make the tokenizer and the packed rows, or load them where the same settings made them before."""
+        directory = self.directory / "data"
+        fingerprint = directory / "fingerprint"
+        expected = _fingerprint(self.config.data, self.config.loop.seed)
+        if not fingerprint.exists() or fingerprint.read_text() != expected:
+            _write_data(self.config.data, self.config.loop.seed, directory)
+            fingerprint.write_text(expected)
+        rows = {name: load_rows(directory / f"{name}.npy") for name in ("train", "modules", "tasks")}
+        tokenizer = Tokenizer.from_file(str(directory / "tokenizer" / "tokenizer.json"))
+        return PretrainData(tokenizer, rows.pop("train"), rows)
+
+    def build_model(self, tokenizer: Tokenizer) -> CausalLM:
+        """A freshly initialised model in fp32, the same for the same seed."""
+        shape = self.config.model.build(tokenizer.get_vocab_size())
+        shape = replace(
+            shape,
+            dtype="float32",
+            eos_token_id=tokenizer.token_to_id("<|im_end|>"),
+            pad_token_id=tokenizer.token_to_id("<|endoftext|>"),
+        )
+        model = CausalLM(shape)
+        initialize(model, self.config.loop.seed)
+        return model
+
+    def trainer(self, data: PretrainData, model: CausalLM) -> Trainer:
+        return Trainer(model, data.train, data.validation, self.config.loop, self.config.optimizer, self.directory)
+
+    def run(self) -> Iterator[StepReport]:
+        """Prepare, train (or resume), and write the model as a Hugging Face directory in bf16."""
+        data = self.prepare()
+        model = self.build_model(data.tokenizer)
+        yield from self.trainer(data, model).run()
+        save_model(model, data.tokenizer, self.directory / "model")
+
+
+def save_model(model: CausalLM, tokenizer: Tokenizer, directory: Path) -> None:
+    """Write weights in bf16, tokenizer and generation defaults where `transformers` and we find them."""
+    from codemill.models.save import save_pretrained
+
+    bf16 = CausalLM(replace(model.config, dtype="bfloat16")).to(torch.bfloat16)
+    bf16.load_state_dict(model.state_dict())
+    save_pretrained(bf16, directory)
+    save_tokenizer(tokenizer, directory, model_max_length=model.config.max_position_embeddings)
+    stops = [tokenizer.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>")]
+    generation = {"do_sample": False, "eos_token_id": stops, "pad_token_id": stops[1]}
+    (directory / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+
+
+def held_out_modules(data: DataSection) -> list[Module]:
+    """The library modules that no training row contains."""
+    return split_modules(stdlib_modules(), data.held_out_fraction)[1]
+
+
+def _fingerprint(data: DataSection, seed: int) -> str:
+    names = [module.name for module in stdlib_modules()]
+    return hashlib.sha256(json.dumps([asdict(data), seed, names]).encode()).hexdigest()
+
+
+def _write_data(data: DataSection, seed: int, directory: Path) -> None:
+    modules, held_out = split_modules(stdlib_modules(), data.held_out_fraction)
+    tokenizer = _train_tokenizer(data, modules, seed)
+    save_tokenizer(tokenizer, directory / "tokenizer", model_max_length=data.context)
+    mixture = Mixture(capacity=data.context)
+    held_out_tasks = itertools.islice(generate_tasks(seed, held_out=True), _VALIDATION_TASKS)
+    plain = replace(mixture, module_fim=0.0, task_fim=0.0, task_chat=0.0, prompt_weight=0.0)
+    documents = {
+        "train": _training_documents(data, tokenizer, modules, seed, mixture),
+        "modules": build_documents(tokenizer, held_out, [], seed, plain),
+        "tasks": build_documents(tokenizer, [], held_out_tasks, seed, plain),
+    }
+    pad_id = tokenizer.token_to_id("<|endoftext|>")
+    for name, members in documents.items():
+        save_rows(pack(members, data.context, pad_id), directory / f"{name}.npy")
+
+
+def _train_tokenizer(data: DataSection, modules: list[Module], seed: int) -> Tokenizer:
+    tasks = itertools.islice(generate_tasks(seed), _TOKENIZER_TASKS)
+    texts = itertools.chain(
+        (module.text for module in modules),
+        (text for task in tasks for text in (task.prompt + task.solution, task.instruction)),
+    )
+    return train_tokenizer(texts, data.vocab_size)
+
+
+def _training_documents(
+    data: DataSection, tokenizer: Tokenizer, modules: list[Module], seed: int, mixture: Mixture
+) -> list[Document]:
+    documents = build_documents(tokenizer, [], itertools.islice(generate_tasks(seed), data.tasks), seed, mixture)
+    for number in range(data.library_passes):  # another seed cuts other holes
+        documents += build_documents(tokenizer, modules, [], seed + number, mixture)
+    return documents
