@@ -128,11 +128,8 @@ def torch_faults(root: Path) -> list[str]:
         module: [found.target for found in read_imports(module, path) if found.at_start]
         for module, path in known.items()
     }
-    faults = []
-    for module in known:
-        if part_of(module) in LIGHT and (chain := chain_to_torch(module, at_start, known)):
-            faults.append(" -> ".join(chain))
-    return faults
+    chains = [chain_to_torch(module, at_start, known) for module in known if part_of(module) in LIGHT]
+    return [" -> ".join(chain) for chain in chains if chain]
 
 
 def chain_to_torch(start: str, at_start: dict[str, list[str]], known: dict[str, Path]) -> list[str]:
@@ -174,10 +171,10 @@ def write(root: Path, files: dict[str, str]) -> Path:
 MODELS = {"models/__init__.py": "", "models/decoder.py": "import torch\n"}
 GOOD = {
     **MODELS,
-    "cli.py": "from codemill import __version__\ndef main():\n    import torch\n    from codemill.models import decoder\n",
+    "cli.py": "from codemill import __version__\ndef f():\n    import torch\n    from codemill.models import decoder\n",
     "commands/__init__.py": "",
     "commands/models.py": "from codemill.commands import models\nfrom codemill.cli import main\n",
-    "chat/__init__.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\nfrom ..errors import E\n",
+    "chat/__init__.py": "from ..errors import E\nif typing.TYPE_CHECKING:\n    import torch\n",
     "engine/llm.py": "from codemill.models.decoder import CausalLM\nfrom codemill.chat import Tokenizer\n",
     "config.py": "def load():\n    from codemill.errors import E\n",
 }

@@ -46,6 +46,8 @@ def resolve(spec: str | Path | None = None) -> ModelSource:
     if spec is None:
         return _embedded()
     name = str(spec)
+    if not name.strip():
+        raise UsageError(f"the model spec is empty: {FORMS}")
     if name.startswith(RANDOM_PREFIX):
         return ModelSource("random", name, preset=find_preset(name.removeprefix(RANDOM_PREFIX)))
     path = Path(spec).expanduser()
@@ -55,7 +57,7 @@ def resolve(spec: str | Path | None = None) -> ModelSource:
         raise UsageError(_why_not_a_file(path))
     if isinstance(spec, str) and _HUB_ID.fullmatch(name) and path.suffix != ".gguf":
         return ModelSource("hub", name)
-    raise UsageError(f"{name or repr(name)}: no such directory; {_hint(name)}")
+    raise UsageError(f"{name}: no such directory; {_hint(name)}")
 
 
 def _embedded() -> ModelSource:

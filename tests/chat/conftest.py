@@ -1,10 +1,13 @@
 """A tokenizer small enough to train in a moment, with Qwen's control tokens, and the real one where it lies at hand."""
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from chat.chat_checks import train_backend
 
+from chat.chat_checks import train_backend
 from codemill.chat import Tokenizer
 
 
@@ -28,3 +31,16 @@ def qwen_folder(shared_data: Path) -> Path:
 @pytest.fixture(scope="session")
 def qwen(qwen_folder: Path) -> Tokenizer:
     return Tokenizer.load(qwen_folder)
+
+
+@pytest.fixture
+def work_budget() -> Callable[[float], AbstractContextManager[None]]:
+    """Fails a block that takes longer than generously given seconds: what is quadratic takes minutes."""
+
+    @contextmanager
+    def budget(seconds: float) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        assert time.process_time() - start < seconds
+
+    return budget

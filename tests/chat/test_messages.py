@@ -2,9 +2,9 @@ import copy
 import enum
 
 import pytest
+
 from chat.chat_cases import CASES
 from chat.chat_checks import one_line
-
 from codemill.chat import normalize_messages, normalize_tools
 from codemill.errors import UsageError
 

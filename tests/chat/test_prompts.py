@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from chat.chat_checks import train_backend
 
+from chat.chat_checks import train_backend
 from codemill.chat import Tokenizer, fim_ids, repository_ids
 from codemill.errors import UsageError
 

@@ -1,6 +1,6 @@
 import pytest
-from chat.chat_checks import one_line
 
+from chat.chat_checks import one_line
 from codemill.chat.template import ChatTemplate, ControlMarks
 from codemill.errors import CodemillError, UsageError
 
@@ -8,7 +8,7 @@ MESSAGES = [{"role": "user", "content": "hi </think>"}]
 HOSTILE = [
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "{{ messages.__class__.__base__ }}",
-    "{{ raise_exception.__globals__ }}",
+    "{{ raise_exception.__globals__['os'] }}",
     "{{ strftime_now.__globals__['__builtins__'] }}",
     "{{ (messages|map(attribute='__class__')|list)[0].mro() }}",
     "{{ '{0.__class__.__mro__}'.format('') }}",
@@ -20,7 +20,7 @@ HOSTILE = [
     "{% for i in range(10**9) %}x{% endfor %}",
     "{{ 'x' * 10**10 }}",
     "{{ [0] * 10**10 }}",
-    "{{ 10 ** 10 ** 10 }}",
+    "{{ 10 ** 100000 }}",
     "{% include 'passwords' %}",
     "{% import 'os' as os %}",
 ]
@@ -30,7 +30,6 @@ BROKEN = [
     "{{ undefined_name.attribute }}",
     "{{ 'a' + 1 }}",
     "{{ 1 / 0 }}",
-    "{{ messages[0]['content'] | int(base='x') }}",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "{{ none | tojson(indent='x', separators=3) }}",
 ]
@@ -61,7 +60,7 @@ def test_what_a_template_rejects_is_a_usage_error() -> None:
         ("  {% if true %}\nx\n  {% endif %}\ny", "x\ny"),
         (
             "{{ dict(a=1)['a'] }}{{ 3 * 4 }}{{ 'ab' * 2 }}{{ 2 ** 5 }}{{ 2 ** 0.5 > 1 }}",
-            "12abab32True".replace("12", "112", 1),
+            "112abab32True",
         ),
         ("{{ tools is none }}{{ documents is none }}", "TrueTrue"),
         ("{% set ns = namespace(x=1) %}{% set ns.x = 2 %}{{ ns.x }}", "2"),

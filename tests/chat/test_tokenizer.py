@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from chat.chat_checks import one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chat.chat_checks import one_line
 from codemill.chat import Tokenizer
 from codemill.chat.tokenizer import replace_surrogates
 from codemill.errors import CodemillError, UsageError
@@ -111,13 +111,15 @@ def test_lone_surrogates_become_replacement_characters(small: Tokenizer, text: s
 
 
 def test_token_bytes_of_every_byte(small: Tokenizer) -> None:
-    text = "".join(map(chr, range(0x180, 0x800))) + bytes(range(128)).decode()
+    text = unicodedata.normalize(
+        "NFC", "".join(map(chr, [*range(128), *range(0x180, 0x800), *range(0x1F600, 0x1F640)]))
+    )
     assert b"".join(small.token_bytes(i) for i in small.encode(text)) == text.encode()
 
 
-def test_encoding_is_as_fast_as_the_library_and_loads_once(qwen: Tokenizer, qwen_folder: Path, monkeypatch) -> None:
+def test_encoding_is_as_fast_as_the_library(qwen: Tokenizer, qwen_folder: Path) -> None:
     sources = sorted(Path(json.__file__).parents[1].glob("*.py"))
-    text = "".join(path.read_text("utf-8", "replace") for path in sources)[:1_000_000]
+    text = "".join(path.read_text("utf-8", "replace") for path in sources)[:400_000]
     library = tokenizers.Tokenizer.from_file(str(qwen_folder / "tokenizer.json"))
     library.encode(text), qwen.encode(text)
     theirs, ours = elapsed(lambda: library.encode(text)), elapsed(lambda: qwen.encode(text))

@@ -89,9 +89,9 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
 
 
 def _arguments(arguments: Any, where: str) -> dict[str, Any]:
-    if isinstance(arguments, str) and arguments.strip():
+    if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
+            arguments = json.loads(arguments) if arguments.strip() else {}
         except ValueError as error:
             raise UsageError(f"{where}: the arguments are not valid JSON: {error}") from error
     arguments = arguments or {}

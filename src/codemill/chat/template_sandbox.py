@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
@@ -45,7 +45,7 @@ class ChatSandbox(ImmutableSandboxedEnvironment):
 class GenerationTag(Extension):
     """`{% generation %}` marks the assistant's text for training masks; in a prompt it changes nothing."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 - jinja declares it as an instance variable
 
     def parse(self, parser: Parser) -> nodes.Node:
         lineno = next(parser.stream).lineno

@@ -101,11 +101,18 @@ def _templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     if isinstance(stored, str):
         stored = {"default": stored}
     elif isinstance(stored, list):
-        stored = {entry["name"]: entry["template"] for entry in stored}
+        stored = {entry.get("name"): entry.get("template") for entry in stored if isinstance(entry, dict)}
+    if not isinstance(stored, dict) or not all(isinstance(part, str) for pair in stored.items() for part in pair):
+        raise CodemillError(f"{folder / 'tokenizer_config.json'}: chat_template must be text or a list of named texts")
     path = folder / "chat_template.jinja"
-    if path.is_file():
-        stored = {**stored, "default": path.read_text("utf-8")}
-    return stored
+    return {**stored, "default": _read_template(path)} if path.is_file() else stored
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise CodemillError(f"{path}: not readable as UTF-8 text: {error}") from error
 
 
 def build_backend(files: TokenizerFiles) -> "tokenizers.Tokenizer":

@@ -61,7 +61,7 @@ class _ClosingTags:
         following = self._cursor.peek(self._cursor.pos)
         if following.kind is Tag.MORE:
             return False
-        is_cut_closer = following.kind is Tag.END and self._cursor.text.startswith("</", following.start)
+        is_cut_closer = following.kind is Tag.END and self._cursor.text[following.start :][:2] in ("<", "</")
         if following.kind in CLOSERS or is_cut_closer:
             self._cursor.take(following.end)
         elif following.kind is Tag.TEXT and self._cursor.text[following.start] in "}]":

@@ -93,7 +93,9 @@ class Cursor:
     def is_cut_tag(self, at: int) -> bool:
         """Whether the rest of the text is the beginning of a tag."""
         rest = self.text[at : at + len(Tag.CLOSE_PARAMETER.value)]
-        return len(rest) == len(self.text) - at and any(tag.value.startswith(rest) for tag in TAGS)
+        return len(rest) == len(self.text) - at and any(
+            tag.value.startswith(rest) and tag.value != rest for tag in TAGS
+        )
 
     def peek(self, at: int) -> Next:
         """What comes at `at`, after at most MAX_SPACE characters of white space."""

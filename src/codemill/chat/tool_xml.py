@@ -110,10 +110,9 @@ class XmlCall:
         """Whether the text ends within a tag of the call, which is then no part of the value."""
         if not self._cursor.final or not self._line.is_blank:
             return False
-        is_long = len(self._cursor.text) - at > 1
         if self._cursor.tag_at(at) is Tag.OPEN_PARAMETER:
             return self._cursor.header(at + len(Tag.OPEN_PARAMETER.value)) is Tag.END
-        return is_long and self._cursor.tag_at(at) is Tag.TEXT and self._cursor.is_cut_tag(at)
+        return self._cursor.tag_at(at) is Tag.TEXT and self._cursor.is_cut_tag(at)
 
     def _push(self, value: ValueStream, text: str) -> None:
         if text:

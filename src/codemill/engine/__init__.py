@@ -1,1 +1,1 @@
-"""How tokens are made: the `LLM`, sampling, stops, and the loop that runs the network. Names are exported by `codemill`."""
+"""How tokens are made: the `LLM`, sampling, stops, and the loop that runs the network. `codemill` exports the names."""

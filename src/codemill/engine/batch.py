@@ -1,6 +1,7 @@
 """The plain loop: a batch of sequences over one KV cache, a token each per step. Shapes: B rows, T tokens, D model."""
 
-from collections.abc import Iterable, Sequence as SequenceOf
+from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
 
 import torch
 from torch import Tensor
@@ -105,7 +106,7 @@ def plan_batches(model: CausalLM, sequences: SequenceOf[Sequence]) -> list[list[
     batches: list[list[Sequence]] = []
     for sequence in sorted(sequences, key=lambda s: len(s.prompt_token_ids), reverse=True):
         batch = batches[-1] if batches else []
-        longest = max((s.max_length for s in [*batch, sequence]))
+        longest = max(s.max_length for s in [*batch, sequence])
         if batch and len(batch) < MAX_ROWS and longest * (len(batch) + 1) <= max_tokens:
             batch.append(sequence)
         else:

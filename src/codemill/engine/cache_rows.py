@@ -10,9 +10,7 @@ from codemill.errors import CodemillError
 from codemill.models.cache import Cache, KVCache, LayerState, LinearState
 
 
-def allocate_rows(
-    config: ModelConfig, num_rows: int, capacity: int, dtype: torch.dtype, device: torch.device
-) -> Cache:
+def allocate_rows(config: ModelConfig, num_rows: int, capacity: int, dtype: torch.dtype, device: torch.device) -> Cache:
     """An empty cache. Raises CodemillError if there is not the memory for it."""
     try:
         return Cache.allocate(config, num_rows, capacity, dtype, device)
@@ -66,8 +64,9 @@ def _grow_layer(layer: LayerState, capacity: int) -> LayerState:
 
 
 def _longer(x: Tensor, capacity: int) -> Tensor:
-    longer = x.new_zeros(*x.shape[:2], capacity, x.shape[3])
-    longer[:, :, : x.shape[2]] = x
+    """Keys or values [B, S, H_kv, K] -> the same with `capacity` slots."""
+    longer = x.new_zeros(x.shape[0], capacity, *x.shape[2:])
+    longer[:, : x.shape[1]] = x
     return longer
 
 

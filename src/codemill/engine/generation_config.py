@@ -15,7 +15,7 @@ _SHAPING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 @dataclass(frozen=True)
 class Distribution:
-    """How the distribution of the next token is shaped, with nothing left open; temperature 0 is greedy, top_k 0 all."""
+    """How the distribution of the next token is shaped, nothing left open; temperature 0 is greedy, top_k 0 all."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -60,7 +60,7 @@ class GenerationConfig:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], source: str = "generation_config.json") -> "GenerationConfig":
         """Parse the mapping; keys about anything but sampling, length and end of text are other libraries' business."""
-        values = {name: raw.get(name) for name in _SHAPING}
+        values: dict[str, Any] = {name: raw.get(name) for name in _SHAPING}
         do_sample, max_new_tokens = raw.get("do_sample") or False, raw.get("max_new_tokens")
         if not isinstance(do_sample, bool):
             raise CodemillError(f"{source}: do_sample = {do_sample!r}: must be true or false")

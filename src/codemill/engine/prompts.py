@@ -65,4 +65,4 @@ def _is_id(value: Any) -> bool:
 def _kind(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)):
         return "a list of something else"
-    return f"a {type(value).__name__}"
+    return f"of type {type(value).__name__}"

@@ -81,7 +81,7 @@ class Sequence:
             requested = token.token_id in self.limits.stop_token_ids
             self._finish("stop", token.token_id if requested else None)
             return
-        self._add_text(self._detokenizer.feed(token.token_id))
+        self._add_text(self._scan(self._detokenizer.feed(token.token_id)))
         if self._scanner.found is not None:
             self._finish("stop", self._scanner.found)
         elif len(self.token_ids) >= self.limits.max_tokens:
@@ -101,18 +101,18 @@ class Sequence:
             top_logprobs=list(self.top_logprobs) if wanted else None,
         )
 
-    def _add_text(self, text: str) -> None:
+    def _scan(self, text: str) -> str:
         """Stop strings count only in the text of tokens after the first `min_tokens`."""
-        if len(self.token_ids) > self.params.min_tokens:
-            text = self._scanner.feed(text)
+        return self._scanner.feed(text) if len(self.token_ids) > self.params.min_tokens else text
+
+    def _add_text(self, text: str) -> None:
         if text:
             self.text_pieces.append(text)
 
     def _finish(self, reason: FinishReason, stop_reason: str | int | None = None) -> None:
         if self._scanner.found is None:
-            self._add_text(self._detokenizer.finish())
+            self._add_text(self._scan(self._detokenizer.finish()) + self._scanner.finish())
         if self._scanner.found is not None:
             reason, stop_reason = "stop", self._scanner.found
-        self.text_pieces.append(self._scanner.finish())
         self.finish_reason, self.stop_reason = reason, stop_reason
         self.finish_time = time.perf_counter()

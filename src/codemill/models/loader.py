@@ -1,10 +1,13 @@
 """Loads a model: a spec in, a network with its weights out."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from codemill.config import ModelConfig
 from codemill.models.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, MappedFiles
@@ -42,7 +45,7 @@ def load_model(
     check_memory(source.name, config, wanted, target)
     model = build(config, wanted)
     if source.kind == "random":
-        model.to_empty(device=target)
+        materialize(model, target)
         initialize(model, seed)
     else:
         checkpoint = Checkpoint.open(source.fetch((*CONFIG_FILES, *WEIGHT_FILES)), config.fp8)
@@ -54,8 +57,30 @@ def load_model(
 def build(config: ModelConfig, dtype: torch.dtype) -> CausalLM:
     """The network on the meta device, in eval mode: shapes and dtypes, but no memory for weights."""
     in_memory = replace(config, dtype=dtype_name(dtype), fp8=None)
-    with torch.device("meta"):
+    with torch.device("meta"), _SkipInit():
         return CausalLM(in_memory).to(dtype).eval().requires_grad_(False)
+
+
+def materialize(model: CausalLM, device: torch.device) -> None:
+    """Give a model from `build` memory on `device`, with arbitrary values in it."""
+    for name, parameter in list(model.named_parameters()):
+        _set_parameter(model, name, _empty(parameter, device))
+
+
+def _empty(meta: Tensor, device: torch.device) -> Tensor:
+    # Not empty_like, nor to_empty, which uses it: of a meta tensor it imports torch's compiler, for a second.
+    return torch.empty(meta.shape, dtype=meta.dtype, device=device)
+
+
+class _SkipInit(TorchFunctionMode):
+    """Leaves new weights alone: on the meta device filling them has no effect, but it too imports the compiler."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return None
+        return func(*args, **(kwargs or {}))
 
 
 def _read_config(source: ModelSource) -> ModelConfig:
@@ -79,7 +104,7 @@ def _read_parameter(
     stored = checkpoint.tensors.get(name)
     if stored is not None and stored.dtype == meta.dtype and device.type == "cpu":
         return mapped.view(stored)
-    parameter = torch.empty_like(meta, device=device)
+    parameter = _empty(meta, device)
     for part, view in checkpoint.views(name, parameter):
         checkpoint.copy(part, view)
     return parameter

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 
 from codemill.data.bpe import save_tokenizer, train_tokenizer
 from codemill.data.corpus import Module, split_modules, stdlib_modules
-from codemill.data.mixture import Mixture, build_documents
+from codemill.data.fim import END_OF_TEXT
+from codemill.data.mixture import IM_END, Mixture, build_documents
 from codemill.data.packing import Document, PackedRows, pack
 from codemill.data.synthesis import generate_tasks
 from codemill.data.token_file import load_rows, save_rows
@@ -44,6 +45,11 @@ class Pretraining:
     def directory(self) -> Path:
         return Path(self.config.output)
 
+    @property
+    def model_directory(self) -> Path:
+        """Where the trained model lies at the end."""
+        return self.directory / "model"
+
     def prepare(self) -> PretrainData:
         """Make the tokenizer and the packed rows, or load them where the same settings made them before."""
         directory = self.directory / "data"
@@ -62,8 +68,8 @@ class Pretraining:
         shape = replace(
             shape,
             dtype="float32",
-            eos_token_id=tokenizer.token_to_id("<|im_end|>"),
-            pad_token_id=tokenizer.token_to_id("<|endoftext|>"),
+            eos_token_id=tokenizer.token_to_id(IM_END),
+            pad_token_id=tokenizer.token_to_id(END_OF_TEXT),
         )
         model = CausalLM(shape)
         initialize(model, self.config.loop.seed)
@@ -77,7 +83,7 @@ class Pretraining:
         data = self.prepare()
         model = self.build_model(data.tokenizer)
         yield from self.trainer(data, model).run()
-        save_model(model, data.tokenizer, self.directory / "model")
+        save_model(model, data.tokenizer, self.model_directory)
 
 
 def save_model(model: CausalLM, tokenizer: Tokenizer, directory: Path) -> None:
@@ -88,7 +94,7 @@ def save_model(model: CausalLM, tokenizer: Tokenizer, directory: Path) -> None:
     bf16.load_state_dict(model.state_dict())
     save_pretrained(bf16, directory)
     save_tokenizer(tokenizer, directory, model_max_length=model.config.max_position_embeddings)
-    stops = [tokenizer.token_to_id(token) for token in ("<|im_end|>", "<|endoftext|>")]
+    stops = [tokenizer.token_to_id(token) for token in (IM_END, END_OF_TEXT)]
     generation = {"do_sample": False, "eos_token_id": stops, "pad_token_id": stops[1]}
     (directory / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
@@ -115,7 +121,8 @@ def _write_data(data: DataSection, seed: int, directory: Path) -> None:
         "modules": build_documents(tokenizer, held_out, [], seed, plain),
         "tasks": build_documents(tokenizer, [], held_out_tasks, seed, plain),
     }
-    pad_id = tokenizer.token_to_id("<|endoftext|>")
+    pad_id = tokenizer.token_to_id(END_OF_TEXT)
+    assert pad_id is not None
     for name, members in documents.items():
         save_rows(pack(members, data.context, pad_id), directory / f"{name}.npy")
 

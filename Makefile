@@ -1,0 +1,61 @@
+# Codemill's tasks. Each sets up .venv by itself, and installs again only when pyproject.toml or constraints.txt change.
+# Another Python: make run PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The constraints pin torch to a version that is known to work; without them pip may fetch gigabytes.
+PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
+# Where `make run` completes code: FILE:LINE.
+COMPLETE_AT := examples/shopping.py:5
+
+.PHONY: run test test-slow bench docs clean help
+
+help:
+	@echo 'make run        set up, then generate and complete code with the embedded model'
+	@echo 'make test       set up, then the whole check: format, lint, types, tests'
+	@echo 'make test-slow  the tests that take minutes'
+	@echo 'make bench      every script in benchmarks/'
+	@echo 'make docs       check the commands, links and code in the documentation'
+	@echo 'make clean      remove what the tools left behind, but not $(VENV)'
+
+run: $(VENV)/run.stamp
+	$(BIN)/codemill generate 'def is_even(n: int) -> bool:'
+	$(BIN)/codemill complete $(COMPLETE_AT)
+
+test: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+test-slow: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/dev.stamp
+	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+docs: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest tests/test_docs.py
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/run.stamp: pyproject.toml constraints.txt
+	$(make_venv)
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: pyproject.toml constraints.txt
+	$(make_venv)
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $(VENV)/run.stamp $@
+
+define make_venv
+	@command -v $(PYTHON) >/dev/null || { echo 'error: $(PYTHON) is not there; try make $(MAKECMDGOALS) PYTHON=python3.11' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Codemill needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version); try make $(MAKECMDGOALS) PYTHON=python3.11" >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV)
+endef

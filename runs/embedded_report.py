@@ -1,0 +1,215 @@
+"""Measures the embedded model and writes its report: figures, loss curve, model card.
+
+    python runs/embedded_report.py runs/out/embedded MODEL_DIRECTORY
+
+Everything is measured on text and tasks that no training row contains (see `codemill.data`): whole library modules,
+and tasks whose combination of operations was held out. Programs that the model writes are run in a process of their
+own with limits on CPU time and memory; that is no sandbox against hostile code.
+"""
+
+import argparse
+import gzip
+import itertools
+import json
+import lzma
+import math
+import random
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from codemill import LLM, SamplingParams
+from codemill.data.chunks import chunk_modules
+from codemill.data.corpus import Module, split_modules, stdlib_modules
+from codemill.data.fim import single_line_example
+from codemill.data.synthesis import SyntheticTask, generate_tasks
+from codemill.train.config import PretrainConfig, load_config
+from codemill.train.loop import TrainingLog
+
+ROOT = Path(__file__).resolve().parents[1]
+TASK_SEED = 987_654  # not the seed of training: even the tasks of seen combinations are new
+PRELUDE = """
+import resource
+resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+"""
+
+
+def bits_per_byte(llm: LLM, modules: Sequence[Module], stride: int = 512) -> float:
+    """Code length of the modules under the model: windows of the whole context, each token predicted once."""
+    bits = num_bytes = 0.0
+    for module in modules:
+        ids = llm.tokenizer.encode(module.text)
+        bits += math.log2(llm.model.config.vocab_size)  # nothing predicts the first token
+        for start in range(0, max(1, len(ids) - stride), stride):
+            window = torch.tensor([ids[start : start + llm.max_model_len]])
+            with torch.inference_mode():
+                logits = llm.model(window[:, :-1])[0].float()
+            losses = torch.nn.functional.cross_entropy(logits, window[0, 1:], reduction="none")
+            seen = 0 if start == 0 else llm.max_model_len - stride - 1
+            bits += float(losses[seen:].sum()) / math.log(2)
+        num_bytes += len(module.text.encode())
+    return bits / num_bytes
+
+
+class NGram:
+    """A token n-gram model with Witten-Bell interpolation (Witten and Bell 1991), the classical baseline."""
+
+    def __init__(self, order: int, vocab_size: int) -> None:
+        self.order, self.vocab_size = order, vocab_size
+        self.counts: list[dict[tuple[int, ...], Counter[int]]] = [defaultdict(Counter) for _ in range(order)]
+
+    def learn(self, ids: Sequence[int]) -> None:
+        for i, token in enumerate(ids):
+            for n in range(min(self.order, i + 1)):
+                self.counts[n][tuple(ids[i - n : i])][token] += 1
+
+    def probability(self, history: Sequence[int], token: int) -> float:
+        probability = 1 / self.vocab_size
+        for n in range(min(self.order, len(history) + 1)):
+            followers = self.counts[n].get(tuple(history[len(history) - n :]))
+            if followers:
+                total, kinds = followers.total(), len(followers)
+                probability = (followers[token] + kinds * probability) / (total + kinds)
+        return probability
+
+    def bits_per_byte(self, texts: Iterable[tuple[Sequence[int], int]]) -> float:
+        bits = num_bytes = 0.0
+        for ids, size in texts:
+            bits -= sum(math.log2(self.probability(ids[max(0, i - 8) : i], token)) for i, token in enumerate(ids))
+            num_bytes += size
+        return bits / num_bytes
+
+
+def compression(tokenizer: Tokenizer, train: Sequence[Module], held_out: Sequence[Module]) -> dict[str, float]:
+    """Bits per byte of the classical compressors and of n-grams trained on what the model was trained on."""
+    data = "\n".join(module.text for module in held_out).encode()
+    ngram = NGram(4, tokenizer.get_vocab_size())
+    for module in train:
+        ngram.learn(tokenizer.encode(module.text).ids)
+    pairs = [(tokenizer.encode(module.text).ids, len(module.text.encode())) for module in held_out]
+    return {
+        "gzip -9": 8 * len(gzip.compress(data, 9)) / len(data),
+        "xz -9e": 8 * len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)) / len(data),
+        "4-gram of the same tokens, trained on the same modules": ngram.bits_per_byte(pairs),
+    }
+
+
+def single_line_fim(llm: LLM, tokenizer: Tokenizer, modules: Sequence[Module], count: int) -> dict[str, Any]:
+    """Exact match of one missing line in held-out modules, white space at the ends aside."""
+    rng = random.Random(0)
+    chunks = [chunk.text for chunk in chunk_modules(tokenizer, modules, llm.max_model_len - 160)]
+    examples = [example for chunk in chunks * 20 if (example := single_line_example(chunk, rng))]
+    examples = rng.sample(examples, min(count, len(examples)))
+    prompts = [llm.tokenizer.encode_fim(example.prefix, example.suffix) for example in examples]
+    params = SamplingParams(temperature=0.0, max_tokens=64, stop_token_ids=llm.tokenizer.fim_stop_ids)
+    outputs = llm.generate(prompts, params)
+    hits = sum(o.outputs[0].text.strip() == e.middle.strip() for o, e in zip(outputs, examples, strict=True))
+    return {"n": len(examples), "exact_match": hits / len(examples)}
+
+
+def pass_at_1(llm: LLM, tasks: Sequence[SyntheticTask], style: str) -> dict[str, Any]:
+    """Greedy pass@1, in all and by the number of operations, completing the function or answering a chat."""
+    params = SamplingParams(temperature=0.0, max_tokens=200)
+    if style == "chat":
+        texts = [o.outputs[0].text for o in llm.chat([[_user(task)] for task in tasks], params)]
+        programs = [text.removeprefix("```python\n").partition("```")[0] for text in texts]
+    else:
+        outputs = llm.generate([task.prompt for task in tasks], params)
+        programs = [task.prompt + o.outputs[0].text for task, o in zip(tasks, outputs, strict=True)]
+    with ThreadPoolExecutor(2) as pool:
+        passed = list(pool.map(passes, tasks, programs))
+    by_operations: dict[int, list[bool]] = defaultdict(list)
+    for task, result in zip(tasks, passed, strict=True):
+        by_operations[len(task.operations)].append(result)
+    share = {str(n): sum(results) / len(results) for n, results in sorted(by_operations.items())}
+    return {"n": len(tasks), "pass@1": sum(passed) / len(passed), "by number of operations": share}
+
+
+def _user(task: SyntheticTask) -> dict[str, str]:
+    return {"role": "user", "content": task.instruction}
+
+
+def passes(task: SyntheticTask, program: str) -> bool:
+    source = "\n".join([PRELUDE, program, *task.tests])
+    try:
+        done = subprocess.run([sys.executable, "-I", "-S", "-c", source], capture_output=True, timeout=30)
+    except (subprocess.TimeoutExpired, ValueError):  # ValueError: a NUL byte in the program
+        return False
+    return done.returncode == 0
+
+
+def measure(llm: LLM, config: PretrainConfig, num_tasks: int, num_holes: int) -> dict[str, Any]:
+    train, held_out = split_modules(stdlib_modules(), config.data.held_out_fraction)
+    tokenizer = llm.tokenizer.backend
+    held_out_tasks, seen_tasks = (
+        list(itertools.islice(generate_tasks(TASK_SEED, held_out=flag), num_tasks)) for flag in (True, False)
+    )
+    return {
+        "bits per byte": {"embedded model": bits_per_byte(llm, held_out), **compression(tokenizer, train, held_out)},
+        "single-line FIM": single_line_fim(llm, tokenizer, held_out, num_holes),
+        "held-out combinations": pass_at_1(llm, held_out_tasks, "plain"),
+        "held-out combinations, as chat": pass_at_1(llm, held_out_tasks, "chat"),
+        "new tasks of seen combinations": pass_at_1(llm, seen_tasks, "plain"),
+    }
+
+
+def draw_loss(log: TrainingLog, path: Path) -> None:
+    """Training loss (smoothed) and both validation losses over steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    reports = log.read()
+    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    smooth, losses = reports[0].loss, []
+    for report in reports:
+        smooth = 0.95 * smooth + 0.05 * report.loss
+        losses.append(smooth)
+    axes.plot([report.step for report in reports], losses, label="training (smoothed, weighted tokens)")
+    measured = [report for report in reports if report.validation]
+    for name, label in (("modules", "held-out library modules"), ("tasks", "held-out tasks (solutions)")):
+        points = [(report.step, report.validation[name]) for report in measured if report.validation]
+        axes.plot(*zip(*points, strict=True), marker="o", label=label)
+    axes.set(xlabel="step", ylabel="loss (nats per token)", ylim=(0, 6), title="The embedded model")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="the run's directory")
+    parser.add_argument("model", type=Path, help="the model's directory")
+    parser.add_argument("--tasks", type=int, default=500)
+    parser.add_argument("--holes", type=int, default=500)
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "results" / "embedded.json")
+    arguments = parser.parse_args()
+    config = load_config(PretrainConfig, ROOT / "runs" / "embedded.toml")
+    log = TrainingLog(arguments.run / "log.jsonl")
+    result = measure(LLM(arguments.model), config, arguments.tasks, arguments.holes)
+    result["training"] = training_facts(log, config)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    draw_loss(log, arguments.output.with_name("embedded_loss.png"))
+    print(json.dumps(result, indent=2))
+
+
+def training_facts(log: TrainingLog, config: PretrainConfig) -> dict[str, Any]:
+    reports = log.read()
+    tokens = config.loop.rows_per_step * config.data.context
+    seconds = sum(tokens / report.tokens_per_second for report in reports)
+    return {"steps": len(reports), "tokens": len(reports) * tokens, "hours": round(seconds / 3600, 2)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Which other files of a repository help to complete one of them: those it imports, those near it by name."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path, PurePosixPath
+
+from codemill.errors import UsageError
+
+MAX_FILE_BYTES = 100_000
+_SKIPPED_FOLDERS = {".git", ".venv", "node_modules", "__pycache__", "build", "dist", "target"}
+_MODULE_NAMES = (
+    re.compile(r"^\s*from\s+([\w.]+)\s+import\s+\(?([\w., ]*)", re.MULTILINE),  # Python
+    re.compile(r"^\s*import\s+([\w.]+)()", re.MULTILINE),  # Python, Java, Go, Kotlin
+    re.compile(r"""(?:from|import|require)\s*\(?\s*["']([^"']+)["']()"""),  # JavaScript, TypeScript, Go
+    re.compile(r"""^\s*#\s*include\s*["<]([^">]+)[">]()""", re.MULTILINE),  # C, C++
+    re.compile(r"^\s*(?:use|mod)\s+([\w:]+)()", re.MULTILINE),  # Rust
+)
+
+
+@dataclass(frozen=True)
+class RepositoryFiles:
+    """The text files below `root`, by path relative to it with `/`."""
+
+    root: Path
+    paths: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.root.resolve().name
+
+    @classmethod
+    def scan(cls, root: Path) -> "RepositoryFiles":
+        """What Git tracks or would track, or every file where `root` is no Git checkout."""
+        if not root.is_dir():
+            raise UsageError(f"--repo {root} is no directory")
+        return cls(root, tuple(sorted(_git_files(root) or _walk(root))))
+
+    def relative(self, path: Path) -> str:
+        """`path` as the repository calls it. Raises UsageError for a file outside it."""
+        try:
+            return path.resolve().relative_to(self.root.resolve()).as_posix()
+        except ValueError:
+            raise UsageError(f"{path} does not lie in the repository {self.root}") from None
+
+    def read(self, path: str) -> str:
+        """The text of a file, empty if it is large, binary or gone: such a file is no help."""
+        try:
+            data = (self.root / path).read_bytes()
+            return "" if len(data) > MAX_FILE_BYTES or b"\0" in data else data.decode("utf-8")
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def related(self, path: str, text: str) -> list[str]:
+        """Other files of the same kind, the most related first: imported ones, then by likeness of their paths."""
+        imported = _imported_names(text)
+        stem = PurePosixPath(path).stem
+        suffixes = _kindred_suffixes(PurePosixPath(path).suffix)
+        others = [other for other in self.paths if other != path and PurePosixPath(other).suffix in suffixes]
+
+        def relatedness(other: str) -> tuple[bool, bool, float]:
+            pair = PurePosixPath(other).stem in {f"test_{stem}", f"{stem}_test", stem.removeprefix("test_")}
+            return _is_imported(other, imported), pair, _likeness(path, other)
+
+        ranked = sorted(others, key=lambda other: (relatedness(other), other), reverse=True)
+        return [other for other in ranked if self.read(other).strip()]
+
+
+def _git_files(root: Path) -> list[str]:
+    command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listing = subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return [os.fsdecode(name) for name in listing.split(b"\0") if name]
+
+
+def _walk(root: Path) -> Iterator[str]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS]
+        yield from ((Path(folder) / name).relative_to(root).as_posix() for name in names)
+
+
+def _imported_names(text: str) -> set[str]:
+    """Module paths that `text` names, as endings without suffix: `import a.b` and `from a import b` give `a/b`."""
+    names: set[str] = set()
+    for pattern in _MODULE_NAMES:
+        for module, members in pattern.findall(text):
+            base = re.sub(r"\.(\w{1,4})$", "", module) if "/" in module else module
+            base = re.sub(r"(::|\.)+", "/", base).strip("/").removeprefix("crate/")
+            names.add(base)
+            names.update(f"{base}/{member.split()[0]}" for member in members.split(",") if member.strip())
+    return {re.sub(r"^(\.*/)+", "", name) for name in names if name}
+
+
+def _is_imported(other: str, imported: set[str]) -> bool:
+    module = "/" + str(PurePosixPath(other).with_suffix("")).removesuffix("/__init__").removesuffix("/index")
+    return any(module.endswith("/" + name) for name in imported)
+
+
+def _likeness(path: str, other: str) -> float:
+    """Shared folders count most, then the likeness of the names."""
+    here, there = PurePosixPath(path), PurePosixPath(other)
+    shared = len(os.path.commonpath(["/" + str(here.parent), "/" + str(there.parent)]).split("/"))
+    depth = max(len(here.parts), len(there.parts))
+    return shared / depth + SequenceMatcher(None, here.stem, there.stem).ratio()
+
+
+def _kindred_suffixes(suffix: str) -> set[str]:
+    families = (
+        {".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".hh"},
+        {".js", ".jsx", ".ts", ".tsx", ".mjs", ".cjs"},
+        {".py", ".pyi"},
+        {".java", ".kt", ".scala"},
+    )
+    return next((family for family in families if suffix in family), {suffix})

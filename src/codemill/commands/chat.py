@@ -1,0 +1,129 @@
+"""`codemill chat`: a dialogue in the terminal."""
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codemill.commands import add_verb, options
+from codemill.errors import CodemillError
+
+if TYPE_CHECKING:
+    from codemill import LLM, SamplingParams
+
+EXAMPLES = """
+codemill chat
+codemill chat --model Qwen/Qwen3-Coder-30B-A3B-Instruct --system 'Answer with code only.'
+echo 'Write a Python function that reverses a string.' | codemill chat
+"""
+HELP = "/reset forgets the dialogue, /exit ends it; Ctrl-C stops an answer."
+
+
+def register(app: typer.Typer) -> None:
+    add_verb(app, chat, EXAMPLES)
+
+
+def chat(
+    model: options.Model = None,
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    seed: options.Seed = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    max_model_len: options.MaxModelLen = None,
+    threads: options.Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each answer.")] = False,
+) -> None:
+    """Talk with a model: /reset starts over, Ctrl-C stops an answer, Ctrl-D or /exit ends."""
+    from codemill import SamplingParams
+
+    params = SamplingParams(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        max_tokens=max_tokens,
+    )
+    dialogue = Dialogue(options.load_llm(model, dtype, device, max_model_len, threads), params, system, as_json)
+    for line in _lines():
+        dialogue.take(line)
+
+
+class Dialogue:
+    """The messages so far, and what each line of the user does to them."""
+
+    def __init__(self, llm: "LLM", params: "SamplingParams", system: str | None = None, as_json: bool = False) -> None:
+        self.llm, self.params, self.as_json = llm, params, as_json
+        self._start = [{"role": "system", "content": system}] if system is not None else []
+        self.messages = list(self._start)
+
+    def take(self, line: str) -> None:
+        """Obey a command or answer a message. An error is shown, and the message that caused it is forgotten."""
+        command = line.strip()
+        if command == "/reset":
+            self.messages = list(self._start)
+            print("(forgotten)", file=sys.stderr)
+        elif command.startswith("/"):
+            print(HELP, file=sys.stderr)
+        elif command:
+            self._answer(line)
+
+    def _answer(self, line: str) -> None:
+        self.messages.append({"role": "user", "content": line})
+        try:
+            answer, finish_reason = self._stream()
+        except CodemillError as error:
+            self.messages.pop()
+            print(f"codemill: error: {error} (/reset starts over)", file=sys.stderr)
+            return
+        self.messages.append({"role": "assistant", "content": answer})
+        if self.as_json:
+            import json
+
+            print(json.dumps({"content": answer, "finish_reason": finish_reason}, ensure_ascii=False), flush=True)
+
+    def _stream(self) -> tuple[str, str]:
+        """Print the answer as it comes; what Ctrl-C cuts short counts as the answer."""
+        pieces: list[str] = []
+        finish_reason, metrics = "interrupted", None
+        try:
+            for piece in self.llm.stream_chat(self.messages, self.params):
+                pieces.append(piece)
+                if not self.as_json:
+                    print(piece, end="", flush=True)
+                if piece.finish_reason is not None:
+                    finish_reason, metrics = piece.finish_reason, piece.metrics
+        except KeyboardInterrupt:
+            print(" (stopped)", file=sys.stderr)
+        if not self.as_json:
+            print()
+        options.print_speed(metrics)
+        return "".join(pieces), finish_reason
+
+
+def _lines() -> Iterator[str]:
+    """What the user types, until /exit or the end of the input; Ctrl-C at the prompt only clears the line."""
+    interactive = sys.stdin.isatty()
+    if interactive:
+        import readline  # noqa: F401  line editing and history for input()
+
+        print(HELP, file=sys.stderr)
+    while True:
+        try:
+            line = input("> " if interactive else "")
+        except KeyboardInterrupt:
+            print(file=sys.stderr)
+            continue
+        except EOFError:
+            return
+        if line.strip() in ("/exit", "/quit"):
+            return
+        yield line

@@ -1,0 +1,104 @@
+"""`codemill complete`: fill in the middle at a place in a file."""
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codemill.commands import add_verb, options, print_json
+from codemill.errors import UsageError
+
+if TYPE_CHECKING:
+    from codemill.chat.completion import Cursor
+
+EXAMPLES = """
+codemill complete examples/shopping.py:12
+codemill complete src/app.py:40:9 --max-tokens 100
+codemill complete src/app.py:40 --repo . --model Qwen/Qwen3-Coder-30B-A3B-Instruct
+codemill complete notes.py --json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    add_verb(app, complete, EXAMPLES)
+
+
+def complete(
+    place: Annotated[
+        str, typer.Argument(metavar="FILE[:LINE[:COL]]", help="Where to write; by default the end of LINE or FILE.")
+    ],
+    model: options.Model = None,
+    repo: Annotated[
+        Path | None, typer.Option(help="Add related files of this repository, as many as the context holds.")
+    ] = None,
+    window: Annotated[
+        bool, typer.Option("--window", help="Of a file that does not fit the context, use what surrounds the cursor.")
+    ] = False,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = 0.0,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    max_model_len: options.MaxModelLen = None,
+    threads: options.Threads = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Complete a file at the cursor, from what stands before and after it."""
+    from codemill import SamplingParams
+    from codemill.chat.completion import completion_prompt
+
+    cursor = read_cursor(place)
+    llm = options.load_llm(model, dtype, device, max_model_len, threads)
+    max_tokens = max_tokens or min(128, llm.max_model_len // 4)
+    prompt = completion_prompt(llm.tokenizer, cursor, llm.max_model_len - max_tokens, repo, window)
+    if prompt.dropped_tokens:
+        print(f"[{prompt.dropped_tokens} tokens far from the cursor left out]", file=sys.stderr)
+    if repo is not None:
+        print(f"[context: {', '.join(prompt.context_paths) or 'no related file fits'}]", file=sys.stderr)
+    params = SamplingParams(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop=stop,
+        stop_token_ids=llm.tokenizer.fim_stop_ids,
+    )
+    pieces = []
+    for piece in llm.stream(prompt.token_ids, params):
+        pieces.append(piece)
+        if not as_json:
+            print(piece, end="", flush=True)
+    if as_json:
+        print_json(
+            {
+                "path": str(cursor.path),
+                "completion": "".join(pieces),
+                "finish_reason": piece.finish_reason,
+                "context": list(prompt.context_paths),
+                "dropped_tokens": prompt.dropped_tokens,
+            }
+        )
+    else:
+        print()
+        options.print_speed(piece.metrics)
+
+
+def read_cursor(place: str) -> "Cursor":
+    """The file and the cursor of `FILE[:LINE[:COL]]`; a file whose name has colons and digits wins over a place."""
+    from codemill.chat.completion import Cursor
+
+    if Path(place).exists():
+        return Cursor.at(Path(place))
+    match = re.fullmatch(r"(.+?):(\d+)(?::(\d+))?", place)
+    if match is None:
+        raise UsageError(f"{place} does not exist; write FILE, FILE:LINE or FILE:LINE:COL")
+    path, line, column = match.groups()
+    return Cursor.at(Path(path), int(line), int(column) if column is not None else None)

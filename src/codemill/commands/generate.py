@@ -1,0 +1,81 @@
+"""`codemill generate`: continue a prompt."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from codemill.commands import add_verb, options, print_json
+
+if TYPE_CHECKING:
+    from codemill.engine.outputs import RequestOutput
+
+EXAMPLES = '''
+codemill generate 'def is_even(n: int) -> bool:'
+printf 'def add(a: int, b: int) -> int:\\n    """Return the sum of a and b."""\\n' | codemill generate -
+codemill generate --model Qwen/Qwen3-0.6B --temperature 0.7 --seed 1 --max-tokens 200 '# Quick sort in Python'
+codemill generate --json -n 3 --temperature 0.8 'def reverse(text: str) -> str:'
+'''
+
+
+def register(app: typer.Typer) -> None:
+    add_verb(app, generate, EXAMPLES)
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to continue; - reads standard input.")],
+    model: options.Model = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    samples: Annotated[int, typer.Option("--samples", "-n", help="Number of continuations.")] = 1,
+    logprobs: Annotated[int | None, typer.Option(help="With --json: log-probabilities of the K likeliest.")] = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    max_model_len: options.MaxModelLen = None,
+    threads: options.Threads = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Continue a prompt, as plain text (no chat template)."""
+    from codemill import SamplingParams
+
+    params = SamplingParams(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop=stop,
+        n=samples,
+        logprobs=logprobs,
+    )
+    text = options.read_prompt(prompt)
+    llm = options.load_llm(model, dtype, device, max_model_len, threads)
+    if as_json:
+        print_json(as_object(llm.generate(text, params)[0]))
+    elif samples > 1:
+        _print_samples(llm.generate(text, params)[0])
+    else:
+        for piece in llm.stream(text, params):
+            print(piece, end="", flush=True)
+        print()
+        options.print_speed(piece.metrics)
+
+
+def _print_samples(output: "RequestOutput") -> None:
+    for sample in output.outputs:
+        print(f"--- sample {sample.index + 1}\n{sample.text}")
+    options.print_speed(output.metrics)
+
+
+def as_object(output: "RequestOutput") -> dict[str, Any]:
+    """A request's output as programs read it."""
+    metrics = asdict(output.metrics) | {"tokens_per_second": output.metrics.tokens_per_second}
+    return {"prompt": output.prompt, "outputs": [asdict(sample) for sample in output.outputs], "metrics": metrics}

@@ -1,0 +1,65 @@
+"""Options that several verbs share, and what becomes of them."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codemill.errors import UsageError
+
+if TYPE_CHECKING:
+    from codemill import LLM
+    from codemill.engine.outputs import RequestMetrics
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="SPEC", help="Directory, hub id or random:PRESET; default: the embedded model."
+    ),
+]
+Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), bfloat16, float16 or float32.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: one a core.")]
+MaxModelLen = Annotated[int | None, typer.Option(help="Context in tokens, prompt and answer together.")]
+Temperature = Annotated[float | None, typer.Option(help="0 is greedy; default: the checkpoint's.")]
+TopK = Annotated[int | None, typer.Option(help="Only the K likeliest tokens; 0 for all.")]
+TopP = Annotated[float | None, typer.Option(help="Only the likeliest tokens that reach this probability.")]
+MinP = Annotated[float | None, typer.Option(help="Only tokens this fraction as likely as the likeliest.")]
+RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1 makes repeating less likely.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Most tokens of an answer.")]
+Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be repeated.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def load_llm(model: str | None, dtype: str, device: str, max_model_len: int | None, threads: int | None) -> "LLM":
+    """The model that the options name."""
+    import torch
+
+    from codemill import LLM
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return LLM(model, dtype=dtype, device=device, max_model_len=max_model_len)
+
+
+def print_speed(metrics: "RequestMetrics | None") -> None:
+    """Tokens per second, on standard error so that the answer can be piped."""
+    if metrics is None:
+        return
+    seconds = max(metrics.first_token_seconds, 1e-9)
+    print(
+        f"[{metrics.num_prompt_tokens} prompt tokens at {metrics.num_prompt_tokens / seconds:.0f} tokens/s, "
+        f"{metrics.num_output_tokens} generated at {metrics.tokens_per_second:.1f} tokens/s]",
+        file=sys.stderr,
+    )
+
+
+def read_prompt(prompt: str) -> str:
+    """The argument itself, or standard input for `-`."""
+    if prompt != "-":
+        return prompt
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError("standard input is no UTF-8 text: a prompt must be text") from None

@@ -1,0 +1,101 @@
+"""Temperature, top-k, top-p and min-p keep the tokens that `transformers` keeps, with its probabilities."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers.generation import logits_process
+
+from codemill.engine import filters as module
+from codemill.engine.filters import Filters, draw_filtered, draw_unfiltered, filtered_candidates
+from codemill.engine.generation_config import Distribution
+
+CPU = torch.device("cpu")
+
+
+def expected_probs(logits: Tensor, row: Distribution) -> Tensor:
+    """Probabilities [B, V] by the processors of `transformers`, in the order of its `generate`."""
+    processors = [logits_process.TemperatureLogitsWarper(row.temperature)]
+    if row.top_k:
+        processors.append(logits_process.TopKLogitsWarper(row.top_k))
+    if row.top_p < 1:
+        processors.append(logits_process.TopPLogitsWarper(row.top_p))
+    if row.min_p:
+        processors.append(logits_process.MinPLogitsWarper(row.min_p))
+    for processor in processors:
+        logits = processor(None, logits)
+    return logits.softmax(dim=-1)
+
+
+def our_probs(logits: Tensor, rows: list[Distribution]) -> Tensor:
+    probs, token_ids = filtered_candidates(logits, Filters.build(rows, CPU))
+    probs = probs / probs.sum(dim=-1, keepdim=True)
+    return torch.zeros(logits.shape, dtype=torch.float64).scatter(1, token_ids, probs)
+
+
+def random_logits(rows: int, vocab_size: int, seed: int, scale: float = 3.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, vocab_size, generator=generator, dtype=torch.float64) * scale
+
+
+def assert_equal_probs(ours: Tensor, expected: Tensor) -> None:
+    assert torch.equal(ours > 0, expected > 0), "another set of tokens is kept"
+    torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-6)
+
+
+distributions = st.builds(
+    Distribution,
+    temperature=st.floats(0.05, 3.0),
+    top_k=st.one_of(st.just(0), st.integers(1, 60)),
+    top_p=st.one_of(st.just(1.0), st.floats(0.01, 0.999)),
+    min_p=st.one_of(st.just(0.0), st.floats(0.001, 0.9)),
+).filter(lambda row: row.is_filtered)
+
+
+@settings(max_examples=150, deadline=None)
+@given(row=distributions, vocab_size=st.integers(2, 50), seed=st.integers(0, 10_000))
+def test_equals_transformers(row, vocab_size, seed):
+    logits = random_logits(2, vocab_size, seed)
+    assert_equal_probs(our_probs(logits, [row, row]), expected_probs(logits, row))
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 4.0], ids=["flat", "medium", "steep"])
+@pytest.mark.parametrize("row", [Distribution(1.0, top_p=0.9), Distribution(0.8, min_p=0.02)], ids=["top_p", "min_p"])
+def test_a_nucleus_may_be_larger_than_the_first_candidates(row, scale, monkeypatch):
+    monkeypatch.setattr(module, "NUCLEUS_CANDIDATES", 64)
+    logits = random_logits(1, 3000, seed=0, scale=scale)
+    assert_equal_probs(our_probs(logits, [row]), expected_probs(logits, row))
+
+
+def test_rows_keep_their_own_filters():
+    rows = [Distribution(0.5, 3, 0.9), Distribution(2.0, 40), Distribution(1.0, 10, 0.5, 0.1), Distribution(1.0, 200)]
+    logits = random_logits(4, 100, seed=1)
+    ours = our_probs(logits, rows)
+    for i, row in enumerate(rows):
+        assert_equal_probs(ours[i], expected_probs(logits[i : i + 1], row)[0])
+
+
+def test_exactly_k_tokens_are_kept_where_logits_tie():
+    assert (our_probs(torch.zeros(1, 50), [Distribution(1.0, top_k=7)]) > 0).sum() == 7
+
+
+@pytest.mark.parametrize("row", [Distribution(1.3, 12, 0.9), Distribution(1.3, top_p=0.8), Distribution(1.3)])
+def test_draws_follow_the_probabilities(row):
+    num_draws = 20_000
+    logits = random_logits(1, 40, seed=2, scale=1.5)
+    uniforms = (torch.arange(num_draws, dtype=torch.float64) / num_draws)[:, None]  # every quantile once
+    many, filters = logits.expand(num_draws, -1), Filters.build([row] * num_draws, CPU)
+    if row.is_filtered:
+        drawn = draw_filtered(many, filters, uniforms)
+    else:
+        drawn = draw_unfiltered(many, filters.temperature, uniforms)
+    frequencies = drawn.bincount(minlength=40) / num_draws
+    torch.testing.assert_close(frequencies.double(), expected_probs(logits, row)[0], atol=1.1 / num_draws, rtol=0)
+
+
+def test_tokens_without_probability_are_never_drawn():
+    logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]])
+    one = torch.ones(1, 1)
+    for uniform, expected in ((0.0, 1), (0.4999, 1), (0.5, 3), (1 - 2**-53, 3)):
+        assert draw_unfiltered(logits, one, torch.tensor([[uniform]], dtype=torch.float64)) == expected
