@@ -26,6 +26,7 @@ import torch
 from tokenizers import Tokenizer
 
 from codemill import LLM, SamplingParams
+from codemill.chat.prompts import fim_ids
 from codemill.data.chunks import chunk_modules
 from codemill.data.corpus import Module, split_modules, stdlib_modules
 from codemill.data.fim import single_line_example
@@ -109,7 +110,7 @@ def single_line_fim(llm: LLM, tokenizer: Tokenizer, modules: Sequence[Module], c
     chunks = [chunk.text for chunk in chunk_modules(tokenizer, modules, llm.max_model_len - 160)]
     examples = [example for chunk in chunks * 20 if (example := single_line_example(chunk, rng))]
     examples = rng.sample(examples, min(count, len(examples)))
-    prompts = [llm.tokenizer.encode_fim(example.prefix, example.suffix) for example in examples]
+    prompts = [fim_ids(llm.tokenizer, example.prefix, example.suffix) for example in examples]
     params = SamplingParams(temperature=0.0, max_tokens=64, stop_token_ids=llm.tokenizer.fim_stop_ids)
     outputs = llm.generate(prompts, params)
     hits = sum(o.outputs[0].text.strip() == e.middle.strip() for o, e in zip(outputs, examples, strict=True))
@@ -147,9 +148,9 @@ def passes(task: SyntheticTask, program: str) -> bool:
     return done.returncode == 0
 
 
-def measure(llm: LLM, config: PretrainConfig, num_tasks: int, num_holes: int) -> dict[str, Any]:
+def measure(llm: LLM, directory: Path, config: PretrainConfig, num_tasks: int, num_holes: int) -> dict[str, Any]:
     train, held_out = split_modules(stdlib_modules(), config.data.held_out_fraction)
-    tokenizer = llm.tokenizer.backend
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     held_out_tasks, seen_tasks = (
         list(itertools.islice(generate_tasks(TASK_SEED, held_out=flag), num_tasks)) for flag in (True, False)
     )
@@ -196,7 +197,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load_config(PretrainConfig, ROOT / "runs" / "embedded.toml")
     log = TrainingLog(arguments.run / "log.jsonl")
-    result = measure(LLM(arguments.model), config, arguments.tasks, arguments.holes)
+    result = measure(LLM(arguments.model), arguments.model, config, arguments.tasks, arguments.holes)
     result["training"] = training_facts(log, config)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")

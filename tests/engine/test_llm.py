@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from codemill import LLM, SamplingParams, StreamPiece
 from codemill.config import RopeConfig, YarnConfig
 from codemill.engine.generation_config import GenerationConfig
 from codemill.errors import CodemillError, UsageError
-from codemill.models import Cache, CausalLM
+from codemill.models import Cache, CausalLM, save_pretrained
 
 GREEDY = SamplingParams(max_tokens=8, ignore_eos=True)
 
@@ -134,6 +135,40 @@ def test_yarn_extends_the_context(dense_llm):
 def test_quantization_is_refused_for_now():
     with pytest.raises(UsageError, match="quantization = 'int4' is not supported yet"):
         LLM(quantization="int4")
+
+
+# Checkpoints
+
+
+@pytest.fixture
+def checkpoint(dense_llm, tmp_path) -> Path:
+    save_pretrained(dense_llm.model, tmp_path)
+    dense_llm.tokenizer.save(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.9, "top_k": 9}')
+    return tmp_path
+
+
+def test_a_checkpoint_brings_weights_tokenizer_and_defaults(dense_llm, checkpoint):
+    llm = LLM(checkpoint, dtype="float32", device="cpu")
+    params = SamplingParams(temperature=0.9, top_k=9, seed=1, max_tokens=8)
+    expected = dense_llm.generate("for value", params)[0].outputs
+    assert llm.generate("for value", SamplingParams(seed=1, max_tokens=8))[0].outputs == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"max_model_len": 5000}, "max_model_len = 5000: the model's context has 2048 tokens"),
+        ({"dtype": "int3"}, "dtype int3 is not supported"),
+        ({"device": "abacus"}, "device 'abacus' is unknown"),
+        ({"model": "no/such/place/at/all"}, "no/such/place/at/all: no such directory"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(checkpoint, changes, said):
+    with pytest.raises(UsageError) as error:
+        LLM(**{"model": checkpoint, **changes})
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 # Defaults of the checkpoint

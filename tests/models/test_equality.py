@@ -47,7 +47,7 @@ HYBRID = [
     ({}, 65),
     ({"linear_num_key_heads": 4}, 63),
     ({"linear_num_key_heads": 1, "linear_num_value_heads": 3}, 128),
-    ({"linear_key_head_dim": 24, "linear_value_head_dim": 8}, 129),
+    ({"linear_key_head_dim": 24, "linear_value_head_dim": 12}, 129),
     ({"linear_conv_kernel_dim": 2}, 127),
     ({"num_experts_per_tok": 1, "num_hidden_layers": 5}, 1),
     ({"num_experts": 16, "num_experts_per_tok": 10}, 2),

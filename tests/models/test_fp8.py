@@ -42,7 +42,9 @@ def quantize(weight: Tensor, block_size: tuple[int, int], scale_dtype: torch.dty
     return values[: weight.shape[0], : weight.shape[1]].to(FP8_DTYPE).contiguous(), scale
 
 
-def make_fp8(directory: Path, family: str, block_size: tuple[int, int], scale_dtype: torch.dtype, **changes: Any) -> None:
+def make_fp8(
+    directory: Path, family: str, block_size: tuple[int, int], scale_dtype: torch.dtype, **changes: Any
+) -> None:
     """A block-FP8 checkpoint of a tiny model, as the published ones are laid out."""
     ours = make_ours(make_reference(family, **changes))
     save_pretrained(ours, directory)
@@ -134,7 +136,10 @@ def edit(directory: Path, **tensors: Tensor | None) -> None:
     [
         ({PROJECTION + "_scale_inv": None}, f"tensor {PROJECTION} is FP8, but {PROJECTION}_scale_inv is missing"),
         ({PROJECTION: torch.ones(64, 32)}, f"{PROJECTION}_scale_inv scales {PROJECTION}, which is not in FP8"),
-        ({PROJECTION + "_scale_inv": torch.ones(2, 2)}, r"\[2, 2\], but blocks of \[32, 32\] need floats of .* \[2, 1\]"),
+        (
+            {PROJECTION + "_scale_inv": torch.ones(2, 2)},
+            r"\[2, 2\], but blocks of \[32, 32\] need floats of .* \[2, 1\]",
+        ),
         ({PROJECTION + "_scale_inv": torch.ones(2, 1, dtype=torch.float64)}, "float64"),
         ({"model.layers.9.mlp.up_proj.weight_scale_inv": torch.ones(1, 1)}, "scale of a weight that is missing"),
     ],

@@ -136,3 +136,15 @@ def test_training_a_mapped_model_leaves_the_file_alone(tmp_path: Path) -> None:
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     assert not torch.equal(model(INPUT_IDS), load_model(tmp_path)(INPUT_IDS))
     assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_to_the_gpu_and_back(tmp_path: Path, family: str) -> None:
+    ours = make_ours(make_reference(family))
+    save_pretrained(ours, tmp_path / "cpu")
+    on_gpu = load_model(tmp_path / "cpu", device="cuda")
+    assert on_gpu.device.type == "cuda"
+    save_pretrained(on_gpu, tmp_path / "gpu", max_shard_bytes=30_000)
+    assert torch.equal(load_model(tmp_path / "gpu")(INPUT_IDS), ours(INPUT_IDS))

@@ -199,7 +199,7 @@ def test_not_enough_memory_is_said_before_anything_is_read(single: Path, monkeyp
     monkeypatch.setattr(placement, "available_memory", lambda: 90_000)
     (single / WEIGHTS).write_bytes(b"")
     fails(single, "not enough memory", "GiB as float32", "available on cpu", "bf16")
-    with pytest.raises(CodemillError, match="as bfloat16.*choose a smaller model"):
+    with pytest.raises(CodemillError, match=r"as bfloat16.*choose a smaller model"):
         load_model(single, dtype="bf16")
 
 

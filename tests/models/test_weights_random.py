@@ -1,6 +1,5 @@
 """Random weights: the distribution of the reference, the same for a seed, and no fp32 copy."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,7 +13,7 @@ from models.reference import FAMILIES, make_reference
 
 
 @pytest.fixture(autouse=True)
-def _tiny_presets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Presets `tiny-qwen3`, `tiny-qwen3_moe` and `tiny-qwen3_next`."""
     sizes = {"hidden_size": 128, "vocab_size": 500}
     configs = {
@@ -25,7 +24,6 @@ def _tiny_presets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         for name, config in configs.items()
     }
     monkeypatch.setattr(presets, "PRESETS", tiny)
-    yield
 
 
 def same(one: CausalLM, two: CausalLM) -> bool:

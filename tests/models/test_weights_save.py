@@ -80,6 +80,9 @@ def test_companion_files_come_along(tmp_path: Path, model: CausalLM) -> None:
     assert (target / "tokenizer.json").read_text() == "tokenizer.json"
     save_pretrained(model, target, tokenizer_files_from=target)
     assert files(target) == expected
+    with pytest.raises(CodemillError, match="nowhere: no such directory to take the tokenizer from"):
+        save_pretrained(model, target, tokenizer_files_from=tmp_path / "nowhere")
+    assert_loads_as(target, model)
 
 
 def test_failing_while_writing_leaves_the_old_model(
@@ -122,9 +125,16 @@ def test_interrupted_while_moving_loads_as_nothing(
     assert_loads_as(tmp_path, model)
 
 
+def test_what_a_killed_save_left_is_cleared(tmp_path: Path, model: CausalLM) -> None:
+    (tmp_path / ".saving-abc").mkdir()
+    (tmp_path / ".saving-abc" / "model.safetensors").write_bytes(b"half")
+    save_pretrained(model, tmp_path)
+    assert files(tmp_path) == {"config.json", "model.safetensors"}
+
+
 def test_a_directory_that_cannot_be_made(tmp_path: Path, model: CausalLM) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CodemillError, match="file.*: the model cannot be saved"):
+    with pytest.raises(CodemillError, match=r"file.*: the model cannot be saved"):
         save_pretrained(model, tmp_path / "file")
     with pytest.raises(CodemillError, match="the model cannot be saved"):
         save_pretrained(model, tmp_path / "file" / "below")

@@ -68,7 +68,10 @@ def test_meaningless(text: str, expected: str) -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    for name, expected in (("model.gguf", "GGUF files are not supported yet"), ("model.safetensors", "is a file; give")):
+    for name, expected in (
+        ("model.gguf", "GGUF files are not supported yet"),
+        ("model.safetensors", "is a file; give"),
+    ):
         (tmp_path / name).write_bytes(b"")
         with pytest.raises(UsageError, match=expected):
             resolve(str(tmp_path / name))

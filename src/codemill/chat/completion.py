@@ -3,6 +3,7 @@
 The prompt is fill-in-the-middle, inside the repository form if other files are given. See `prompts` for both.
 """
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Cursor:
         text = read_text(path)
         if line is None:
             return cls(path, text, "")
-        lines = text.splitlines(keepends=True)
+        lines = list(io.StringIO(text, newline=""))  # not splitlines, which also cuts at form feeds
         if not lines or lines[-1].endswith(("\n", "\r")):
             lines.append("")  # the empty line after the last newline, where an editor's cursor may stand
         if not 1 <= line <= len(lines):
@@ -82,12 +83,18 @@ def completion_prompt(
 
 
 def _surroundings(tokenizer: Tokenizer, cursor: Cursor, budget: int) -> tuple[str, str]:
-    """The end of the prefix and the start of the suffix that fit; what one side does not need the other gets."""
+    """The end of the prefix and the start of the suffix that fit; what one side does not need the other gets.
+
+    A character that the cut would break is left out.
+    """
     before, after = tokenizer.encode(cursor.prefix), tokenizer.encode(cursor.suffix)
     room = budget - len(fim_ids(tokenizer, "", "")) - 8  # a text cut inside a token may encode to a few more
+    if room < 1:
+        raise UsageError(f"a prompt of {budget} tokens is too short for a window: allow a longer context")
     num_after = min(len(after), max(room - len(before), int(room * (1 - _PREFIX_SHARE))))
     num_before = min(len(before), room - num_after)
-    return tokenizer.decode(before[len(before) - num_before :]), tokenizer.decode(after[:num_after])
+    prefix, suffix = tokenizer.decode(before[len(before) - num_before :]), tokenizer.decode(after[:num_after])
+    return prefix.lstrip("\ufffd"), suffix.rstrip("\ufffd")
 
 
 def _with_repository(
@@ -99,6 +106,8 @@ def _with_repository(
     chosen: list[tuple[str, str]] = []
     for other in files.related(path, cursor.prefix + cursor.suffix)[:_MOST_CANDIDATES]:
         content = files.read(other)
+        if not content.strip():
+            continue
         cost = len(repository_ids(tokenizer, files.name, [(other, content)]))
         if cost <= room:
             chosen.insert(0, (other, content))  # the most related stands last, next to the cursor

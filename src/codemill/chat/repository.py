@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from codemill.errors import UsageError
@@ -13,11 +14,11 @@ from codemill.errors import UsageError
 MAX_FILE_BYTES = 100_000
 _SKIPPED_FOLDERS = {".git", ".venv", "node_modules", "__pycache__", "build", "dist", "target"}
 _MODULE_NAMES = (
-    re.compile(r"^\s*from\s+([\w.]+)\s+import\s+\(?([\w., ]*)", re.MULTILINE),  # Python
-    re.compile(r"^\s*import\s+([\w.]+)()", re.MULTILINE),  # Python, Java, Go, Kotlin
-    re.compile(r"""(?:from|import|require)\s*\(?\s*["']([^"']+)["']()"""),  # JavaScript, TypeScript, Go
-    re.compile(r"""^\s*#\s*include\s*["<]([^">]+)[">]()""", re.MULTILINE),  # C, C++
-    re.compile(r"^\s*(?:use|mod)\s+([\w:]+)()", re.MULTILINE),  # Rust
+    re.compile(r"^\s*from\s+([\w.]+)\s+import\s+(\([^)]*|[\w., ]*)", re.MULTILINE),  # Python
+    re.compile(r"^\s*import\s+([\w.]+)()", re.MULTILINE),  # Python, Java, Kotlin, Scala
+    re.compile(r"""(?:from|import|require)\s*\(?\s*["']([^"']+?)(?:\.[cm]?[jt]sx?)?["']()"""),  # JavaScript, TypeScript
+    re.compile(r"""^\s*#\s*include\s*["<]([^">]+?)(?:\.\w+)?[">]()""", re.MULTILINE),  # C, C++
+    re.compile(r"^\s*(?:pub\s+)?(?:use|mod)\s+([\w:]+?)(?:::(\{[^}]*|\w+)\}?)?\s*;", re.MULTILINE),  # Rust
 )
 
 
@@ -58,15 +59,15 @@ class RepositoryFiles:
         """Other files of the same kind, the most related first: imported ones, then by likeness of their paths."""
         imported = _imported_names(text)
         stem = PurePosixPath(path).stem
+        pairs = {f"test_{stem}", f"{stem}_test", stem.removeprefix("test_").removesuffix("_test")}
         suffixes = _kindred_suffixes(PurePosixPath(path).suffix)
         others = [other for other in self.paths if other != path and PurePosixPath(other).suffix in suffixes]
 
         def relatedness(other: str) -> tuple[bool, bool, float]:
-            pair = PurePosixPath(other).stem in {f"test_{stem}", f"{stem}_test", stem.removeprefix("test_")}
+            pair = PurePosixPath(other).stem in pairs
             return _is_imported(other, imported), pair, _likeness(path, other)
 
-        ranked = sorted(others, key=lambda other: (relatedness(other), other), reverse=True)
-        return [other for other in ranked if self.read(other).strip()]
+        return sorted(others, key=lambda other: (relatedness(other), other), reverse=True)
 
 
 def _git_files(root: Path) -> list[str]:
@@ -89,24 +90,26 @@ def _imported_names(text: str) -> set[str]:
     names: set[str] = set()
     for pattern in _MODULE_NAMES:
         for module, members in pattern.findall(text):
-            base = re.sub(r"\.(\w{1,4})$", "", module) if "/" in module else module
-            base = re.sub(r"(::|\.)+", "/", base).strip("/").removeprefix("crate/")
+            base = module if "/" in module else re.sub(r"(::|\.)+", "/", module)
+            base = re.sub(r"^(\.*/|(crate|self|super)(/|$))*", "", base)
             names.add(base)
-            names.update(f"{base}/{member.split()[0]}" for member in members.split(",") if member.strip())
-    return {re.sub(r"^(\.*/)+", "", name) for name in names if name}
+            names.update(f"{base}/{member.split()[0]}" for member in members.strip("({").split(",") if member.strip())
+    return {name.strip("/") for name in names} - {""}
 
 
 def _is_imported(other: str, imported: set[str]) -> bool:
-    module = "/" + str(PurePosixPath(other).with_suffix("")).removesuffix("/__init__").removesuffix("/index")
+    module = "/" + str(PurePosixPath(other).with_suffix(""))
+    module = re.sub(r"/(__init__|index|mod)$", "", module)
     return any(module.endswith("/" + name) for name in imported)
 
 
 def _likeness(path: str, other: str) -> float:
     """Shared folders count most, then the likeness of the names."""
     here, there = PurePosixPath(path), PurePosixPath(other)
-    shared = len(os.path.commonpath(["/" + str(here.parent), "/" + str(there.parent)]).split("/"))
+    folders = zip(here.parent.parts, there.parent.parts, strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], folders))
     depth = max(len(here.parts), len(there.parts))
-    return shared / depth + SequenceMatcher(None, here.stem, there.stem).ratio()
+    return (shared + 1) / depth + SequenceMatcher(None, here.stem, there.stem).ratio()
 
 
 def _kindred_suffixes(suffix: str) -> set[str]:

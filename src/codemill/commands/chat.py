@@ -1,13 +1,15 @@
 """`codemill chat`: a dialogue in the terminal."""
 
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from codemill.commands import add_verb, options
-from codemill.errors import CodemillError
+from codemill.errors import CodemillError, UsageError
 
 if TYPE_CHECKING:
     from codemill import LLM, SamplingParams
@@ -54,16 +56,22 @@ def chat(
     )
     dialogue = Dialogue(options.load_llm(model, dtype, device, max_model_len, threads), params, system, as_json)
     for line in _lines():
-        dialogue.take(line)
+        try:
+            dialogue.take(line)
+        except KeyboardInterrupt:  # a second one, just after the one that stopped the answer
+            print(file=sys.stderr)
+    if dialogue.failed and not sys.stdin.isatty():
+        raise typer.Exit(1)
 
 
 class Dialogue:
-    """The messages so far, and what each line of the user does to them."""
+    """The messages so far, and what each line of the user does to them. `failed` once a message had no answer."""
 
     def __init__(self, llm: "LLM", params: "SamplingParams", system: str | None = None, as_json: bool = False) -> None:
         self.llm, self.params, self.as_json = llm, params, as_json
         self._start = [{"role": "system", "content": system}] if system is not None else []
         self.messages = list(self._start)
+        self.failed = False
 
     def take(self, line: str) -> None:
         """Obey a command or answer a message. An error is shown, and the message that caused it is forgotten."""
@@ -77,25 +85,23 @@ class Dialogue:
             self._answer(line)
 
     def _answer(self, line: str) -> None:
-        self.messages.append({"role": "user", "content": line})
+        messages = [*self.messages, {"role": "user", "content": line}]
         try:
-            answer, finish_reason = self._stream()
+            answer, finish_reason = self._stream(messages)
         except CodemillError as error:
-            self.messages.pop()
+            self.failed = True
             print(f"codemill: error: {error} (/reset starts over)", file=sys.stderr)
             return
-        self.messages.append({"role": "assistant", "content": answer})
+        self.messages = [*messages, {"role": "assistant", "content": answer}]
         if self.as_json:
-            import json
-
             print(json.dumps({"content": answer, "finish_reason": finish_reason}, ensure_ascii=False), flush=True)
 
-    def _stream(self) -> tuple[str, str]:
+    def _stream(self, messages: Sequence[dict[str, str]]) -> tuple[str, str]:
         """Print the answer as it comes; what Ctrl-C cuts short counts as the answer."""
         pieces: list[str] = []
         finish_reason, metrics = "interrupted", None
         try:
-            for piece in self.llm.stream_chat(self.messages, self.params):
+            for piece in self.llm.stream_chat(messages, self.params):
                 pieces.append(piece)
                 if not self.as_json:
                     print(piece, end="", flush=True)
@@ -113,7 +119,8 @@ def _lines() -> Iterator[str]:
     """What the user types, until /exit or the end of the input; Ctrl-C at the prompt only clears the line."""
     interactive = sys.stdin.isatty()
     if interactive:
-        import readline  # noqa: F401  line editing and history for input()
+        with suppress(ImportError):  # some Pythons have none
+            import readline  # noqa: F401  line editing and history for input()
 
         print(HELP, file=sys.stderr)
     while True:
@@ -124,6 +131,8 @@ def _lines() -> Iterator[str]:
             continue
         except EOFError:
             return
+        except UnicodeDecodeError:
+            raise UsageError("standard input is no UTF-8 text: a message must be text") from None
         if line.strip() in ("/exit", "/quit"):
             return
         yield line

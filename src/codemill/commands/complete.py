@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +12,11 @@ from codemill.commands import add_verb, options, print_json
 from codemill.errors import UsageError
 
 if TYPE_CHECKING:
+    from codemill import SamplingParams
     from codemill.chat.completion import Cursor
 
 EXAMPLES = """
-codemill complete examples/shopping.py:12
+codemill complete examples/shopping.py:5
 codemill complete src/app.py:40:9 --max-tokens 100
 codemill complete src/app.py:40 --repo . --model Qwen/Qwen3-Coder-30B-A3B-Instruct
 codemill complete notes.py --json
@@ -53,14 +55,6 @@ def complete(
     from codemill import SamplingParams
     from codemill.chat.completion import completion_prompt
 
-    cursor = read_cursor(place)
-    llm = options.load_llm(model, dtype, device, max_model_len, threads)
-    max_tokens = max_tokens or min(128, llm.max_model_len // 4)
-    prompt = completion_prompt(llm.tokenizer, cursor, llm.max_model_len - max_tokens, repo, window)
-    if prompt.dropped_tokens:
-        print(f"[{prompt.dropped_tokens} tokens far from the cursor left out]", file=sys.stderr)
-    if repo is not None:
-        print(f"[context: {', '.join(prompt.context_paths) or 'no related file fits'}]", file=sys.stderr)
     params = SamplingParams(
         temperature=temperature,
         top_k=top_k,
@@ -69,8 +63,16 @@ def complete(
         seed=seed,
         max_tokens=max_tokens,
         stop=stop,
-        stop_token_ids=llm.tokenizer.fim_stop_ids,
     )
+    cursor = read_cursor(place)
+    llm = options.load_llm(model, dtype, device, max_model_len, threads)
+    max_tokens = answer_length(params, llm.max_model_len)
+    prompt = completion_prompt(llm.tokenizer, cursor, llm.max_model_len - max_tokens, repo, window)
+    if prompt.dropped_tokens:
+        print(f"[{prompt.dropped_tokens} tokens far from the cursor left out]", file=sys.stderr)
+    if repo is not None:
+        print(f"[context: {', '.join(prompt.context_paths) or 'no related file fits'}]", file=sys.stderr)
+    params = replace(params, max_tokens=max_tokens, stop_token_ids=llm.tokenizer.fim_stop_ids)
     pieces = []
     for piece in llm.stream(prompt.token_ids, params):
         pieces.append(piece)
@@ -91,13 +93,21 @@ def complete(
         options.print_speed(piece.metrics)
 
 
+def answer_length(params: "SamplingParams", max_model_len: int) -> int:
+    """Tokens to keep free for the completion. Raises UsageError if they leave none for the prompt."""
+    max_tokens = params.max_tokens or max(1, min(128, max_model_len // 4))
+    if max_tokens >= max_model_len:
+        raise UsageError(f"--max-tokens {max_tokens} leaves no room for a prompt: the context has {max_model_len}")
+    return max_tokens
+
+
 def read_cursor(place: str) -> "Cursor":
     """The file and the cursor of `FILE[:LINE[:COL]]`; a file whose name has colons and digits wins over a place."""
     from codemill.chat.completion import Cursor
 
     if Path(place).exists():
         return Cursor.at(Path(place))
-    match = re.fullmatch(r"(.+?):(\d+)(?::(\d+))?", place)
+    match = re.fullmatch(r"(.+?):(\d{1,9})(?::(\d{1,9}))?", place)
     if match is None:
         raise UsageError(f"{place} does not exist; write FILE, FILE:LINE or FILE:LINE:COL")
     path, line, column = match.groups()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codemill.commands import add_verb, options, print_json
+from codemill.errors import UsageError
 
 if TYPE_CHECKING:
     from codemill.engine.outputs import RequestOutput
@@ -56,6 +57,8 @@ def generate(
         n=samples,
         logprobs=logprobs,
     )
+    if logprobs is not None and not as_json:
+        raise UsageError("--logprobs are only shown with --json: add it")
     text = options.read_prompt(prompt)
     llm = options.load_llm(model, dtype, device, max_model_len, threads)
     if as_json:

@@ -56,10 +56,18 @@ def print_speed(metrics: "RequestMetrics | None") -> None:
 
 
 def read_prompt(prompt: str) -> str:
-    """The argument itself, or standard input for `-`."""
-    if prompt != "-":
-        return prompt
+    """The argument itself, or standard input for `-`. Raises UsageError if that is empty or no text."""
+    text = _read_stdin() if prompt == "-" else prompt
+    if not text:
+        raise UsageError("the prompt is empty: give some text to continue")
+    return text
+
+
+def _read_stdin() -> str:
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        text = sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError:
         raise UsageError("standard input is no UTF-8 text: a prompt must be text") from None
+    if "\0" in text:
+        raise UsageError("standard input is binary: a prompt must be text")
+    return text

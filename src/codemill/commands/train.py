@@ -35,7 +35,7 @@ def pretrain(
     threads: options.Threads = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Train a small code model from nothing. A run that was stopped goes on from its last checkpoint."""
+    """Train a small code model from nothing; what Ctrl-C has stopped, the same command continues."""
     from codemill.train.config import PretrainConfig, load_config
 
     settings = load_config(PretrainConfig, config, overrides or ())
@@ -51,7 +51,11 @@ def pretrain(
     if threads is not None:
         torch.set_num_threads(threads)
     run = Pretraining(settings)
-    reports = list(_with_progress(run))
+    try:
+        reports = list(_with_progress(run))
+    except KeyboardInterrupt:
+        print("stopped: the same command continues", file=sys.stderr)
+        raise
     if as_json:
         loss = reports[-1].loss if reports else None  # None: there was nothing left to do
         print_json({"model": str(run.model_directory), "steps": settings.loop.steps, "loss": loss})

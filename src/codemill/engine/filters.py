@@ -44,10 +44,10 @@ def filtered_candidates(logits: Tensor, filters: Filters) -> tuple[Tensor, Tenso
     Order as in `transformers`: temperature, top-k, top-p (of what top-k leaves), min-p. Probabilities are those
     before top-p and min-p; they need not sum to 1.
     """
-    scaled = logits / filters.temperature
     vocab_size = logits.shape[-1]
     if filters.max_top_k:
-        return _keep_top_k(scaled, filters, min(filters.max_top_k, vocab_size))
+        return _keep_top_k(logits, filters, min(filters.max_top_k, vocab_size))
+    scaled = logits / filters.temperature
     count = min(NUCLEUS_CANDIDATES, vocab_size)
     probs, token_ids = _keep_nucleus(scaled, filters, count)
     if count < vocab_size and (probs[:, -1] > 0).any():  # some row may go on beyond the last candidate
@@ -66,10 +66,10 @@ def draw_unfiltered(logits: Tensor, temperature: Tensor, uniforms: Tensor) -> Te
     return _invert((logits / temperature).softmax(dim=-1).double(), uniforms)[:, 0]
 
 
-def _keep_top_k(scaled: Tensor, filters: Filters, count: int) -> tuple[Tensor, Tensor]:
-    values, token_ids = scaled.topk(count)
-    rank = torch.arange(count, device=scaled.device)
-    values = values.double().masked_fill(rank >= filters.top_k, float("-inf"))
+def _keep_top_k(logits: Tensor, filters: Filters, count: int) -> tuple[Tensor, Tensor]:
+    values, token_ids = logits.topk(count)
+    rank = torch.arange(count, device=logits.device)
+    values = (values.double() / filters.temperature).masked_fill(rank >= filters.top_k, float("-inf"))
     return _keep_likely(values.softmax(dim=-1), filters), token_ids
 
 

@@ -17,6 +17,7 @@ from codemill.engine.prompts import Prompt, parse_prompts
 from codemill.engine.request import Request, RequestBuilder, context_length, params_for_each
 from codemill.engine.sampling_params import SamplingParams
 from codemill.errors import UsageError
+from codemill.kernels.heap import keep_freed_memory
 from codemill.models import CausalLM, load_model
 from codemill.models.loader import CONFIG_FILES
 from codemill.spec import ModelSource, resolve
@@ -75,6 +76,7 @@ class LLM:
         max_model_len: int | None,
         seed: int,
     ) -> None:
+        keep_freed_memory()
         self.model = model
         self.tokenizer = tokenizer
         self.generation_config = generation_config

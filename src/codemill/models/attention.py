@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from codemill.config import ModelConfig
 from codemill.kernels.attention import attend
+from codemill.kernels.linear import Linear
 from codemill.models.cache import KVCache
 from codemill.models.context import ForwardContext
 from codemill.models.layers import RMSNorm
@@ -23,10 +24,10 @@ class Attention(nn.Module):
         query_dim = config.num_attention_heads * config.head_dim
         kv_dim = config.num_key_value_heads * config.head_dim
         bias = config.attention_bias
-        self.q_proj = nn.Linear(config.hidden_size, query_dim * (2 if self.gated else 1), bias=bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv_dim, bias=bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv_dim, bias=bias)
-        self.o_proj = nn.Linear(query_dim, config.hidden_size, bias=bias)
+        self.q_proj = Linear(config.hidden_size, query_dim * (2 if self.gated else 1), bias=bias)
+        self.k_proj = Linear(config.hidden_size, kv_dim, bias=bias)
+        self.v_proj = Linear(config.hidden_size, kv_dim, bias=bias)
+        self.o_proj = Linear(query_dim, config.hidden_size, bias=bias)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, zero_centered=config.is_hybrid)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, zero_centered=config.is_hybrid)
 
@@ -36,7 +37,7 @@ class Attention(nn.Module):
         query, gate = self.q_proj(x), None
         if self.gated:
             query, gate = query.view(*shape[:3], 2 * self.head_dim).chunk(2, dim=-1)
-        cos, sin = context.cos.to(x.dtype), context.sin.to(x.dtype)
+        cos, sin = context.cos, context.sin
         query = apply_rotary(self.q_norm(query.view(shape)), cos, sin)  # [B, T, H, K]
         key = apply_rotary(self.k_norm(self.k_proj(x).view(shape)), cos, sin)  # [B, T, H_kv, K]
         value = self.v_proj(x).view(shape)

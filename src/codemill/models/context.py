@@ -23,7 +23,7 @@ class ForwardContext:
     starts: tuple[int, ...]
     lengths: tuple[int, ...]
     num_tokens: int
-    cos: Tensor  # [B or 1, T, 1, R] with R rotated dims
+    cos: Tensor  # [B or 1, T, 1, R] with R rotated dims; see `rotary_tables`
     sin: Tensor
     documents: tuple[int, ...] = ()
 
@@ -31,6 +31,7 @@ class ForwardContext:
     def build(
         cls,
         config: ModelConfig,
+        dtype: torch.dtype,
         input_ids: Tensor,
         cache: Cache | None = None,
         lengths: Sequence[int] | None = None,
@@ -48,7 +49,7 @@ class ForwardContext:
             rows = starts if len({*starts}) > 1 else starts[:1]
             first = torch.tensor(rows, device=input_ids.device)
             position_ids = first[:, None] + torch.arange(num_tokens, device=input_ids.device)
-        cos, sin = rotary_tables(config, position_ids)
+        cos, sin = rotary_tables(config, position_ids, dtype)
         documents = () if document_ids is None else _document_lengths(document_ids)
         return cls(starts, lengths, num_tokens, cos, sin, documents)
 

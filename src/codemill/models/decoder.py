@@ -5,10 +5,10 @@ experts). Submodules carry the names of the Hugging Face checkpoints. Shapes: B 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codemill.config import ModelConfig
+from codemill.kernels.linear import Linear, linear
 from codemill.models.attention import Attention
 from codemill.models.cache import Cache, LayerState
 from codemill.models.context import ForwardContext
@@ -59,7 +59,7 @@ class CausalLM(nn.Module):
         self.config = config
         self.model = Decoder(config)
         if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -99,7 +99,7 @@ class CausalLM(nn.Module):
         and say so in `lengths`; what is returned for padding is meaningless. `position_ids` and `document_ids` [B, T]
         describe packed rows, in which documents do not see each other.
         """
-        context = ForwardContext.build(self.config, input_ids, cache, lengths, position_ids, document_ids)
+        context = ForwardContext.build(self.config, self.dtype, input_ids, cache, lengths, position_ids, document_ids)
         if cache is not None and context.num_slots > cache.capacity:
             raise ValueError(f"{context.num_slots} tokens do not fit a cache of {cache.capacity}")
         if cache is not None and context.documents:
@@ -113,4 +113,4 @@ class CausalLM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] -> logits [..., vocab]."""
-        return F.linear(hidden, self.output_embedding)
+        return linear(hidden, self.output_embedding)

@@ -1,6 +1,7 @@
 """Block-FP8 weights: E4M3 values with one scale for each block, dequantised when they are loaded.
 
-The layout is that of DeepSeek-V3 (arXiv:2412.19437, section 3.3), which the Qwen3 FP8 checkpoints follow.
+The layout is that of DeepSeek-V3 (arXiv:2412.19437, section 3.3), which the Qwen3 FP8 checkpoints follow. A weight is
+dequantised if it is stored as E4M3, whether or not `modules_to_not_convert` lists its module.
 Shapes: O rows (out features), I columns (in features).
 """
 

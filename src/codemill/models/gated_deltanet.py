@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from codemill.config import ModelConfig
 from codemill.kernels.causal_conv import causal_conv, next_window
 from codemill.kernels.gated_delta import gated_delta_chunked, gated_delta_recurrent
+from codemill.kernels.linear import Linear
 from codemill.models.cache import LinearState
 from codemill.models.context import ForwardContext
 from codemill.models.layers import GatedRMSNorm
@@ -32,13 +33,13 @@ class GatedDeltaNet(nn.Module):
         linear = config.linear_attention
         assert linear is not None
         self.linear = linear
-        self.in_proj_qkvz = nn.Linear(config.hidden_size, 2 * (linear.key_dim + linear.value_dim), bias=False)
-        self.in_proj_ba = nn.Linear(config.hidden_size, 2 * linear.num_value_heads, bias=False)
+        self.in_proj_qkvz = Linear(config.hidden_size, 2 * (linear.key_dim + linear.value_dim), bias=False)
+        self.in_proj_ba = Linear(config.hidden_size, 2 * linear.num_value_heads, bias=False)
         self.conv1d = DepthwiseConv(linear.conv_channels, linear.conv_kernel_dim)
         self.A_log = nn.Parameter(torch.empty(linear.num_value_heads))
         self.dt_bias = nn.Parameter(torch.ones(linear.num_value_heads))
         self.norm = GatedRMSNorm(linear.value_head_dim, config.rms_norm_eps)
-        self.out_proj = nn.Linear(linear.value_dim, config.hidden_size, bias=False)
+        self.out_proj = Linear(linear.value_dim, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, context: ForwardContext, state: LinearState | None) -> Tensor:
         """x [B, T, D] -> [B, T, D]; updates `state` in place."""

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codemill.kernels.linear import Linear
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last dim (Zhang and Sennrich 2019); zero-centred weights scale by 1 + w."""
@@ -15,10 +17,19 @@ class RMSNorm(nn.Module):
         self.zero_centered = zero_centered
 
     def forward(self, x: Tensor) -> Tensor:
+        normed = normalise(x, self.eps)
         if self.zero_centered:
-            # As the reference: the whole product in fp32, one rounding at the end.
-            return F.rms_norm(x.float(), x.shape[-1:], 1.0 + self.weight.float(), self.eps).to(x.dtype)
-        return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
+            # The reference rounds once, after the weight, for zero-centred weights, and before it for the others.
+            return (normed * (1.0 + self.weight.float())).to(x.dtype)
+        return self.weight * normed.to(x.dtype)
+
+
+def normalise(x: Tensor, eps: float) -> Tensor:
+    """x divided by its root mean square over the last dim, in fp32."""
+    x = x.float()
+    # The norm reads x once, and half as fast is `x.square().mean()`, which writes the squares first.
+    mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
+    return x * torch.rsqrt(mean_square + eps)
 
 
 class GatedRMSNorm(nn.Module):
@@ -30,8 +41,8 @@ class GatedRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        normed = F.rms_norm(x.float(), x.shape[-1:], None, self.eps).to(x.dtype)
-        return (self.weight * normed * F.silu(gate.float())).to(x.dtype)
+        normed = self.weight * normalise(x, self.eps).to(x.dtype)
+        return (normed * F.silu(gate.float())).to(x.dtype)
 
 
 class Mlp(nn.Module):
@@ -39,9 +50,9 @@ class Mlp(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.gate_proj = Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))

@@ -1,20 +1,17 @@
 """Loads a model: a spec in, a network with its weights out."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from codemill.config import ModelConfig
 from codemill.models.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, MappedFiles
 from codemill.models.decoder import CausalLM
 from codemill.models.initialize import initialize
-from codemill.models.placement import check_memory, dtype_name, resolve_device, resolve_dtype
+from codemill.models.placement import check_memory, resolve_device, resolve_dtype
 from codemill.models.progress import progress
+from codemill.models.skeleton import build, empty, materialize, set_parameter
 from codemill.spec import ModelSource, resolve
 
 CONFIG_FILES = ("config.json", "generation_config.json")
@@ -54,35 +51,6 @@ def load_model(
     return model.requires_grad_(trainable)
 
 
-def build(config: ModelConfig, dtype: torch.dtype) -> CausalLM:
-    """The network on the meta device, in eval mode: shapes and dtypes, but no memory for weights."""
-    in_memory = replace(config, dtype=dtype_name(dtype), fp8=None)
-    with torch.device("meta"), _SkipInit():
-        return CausalLM(in_memory).to(dtype).eval().requires_grad_(False)
-
-
-def materialize(model: CausalLM, device: torch.device) -> None:
-    """Give a model from `build` memory on `device`, with arbitrary values in it."""
-    for name, parameter in list(model.named_parameters()):
-        _set_parameter(model, name, _empty(parameter, device))
-
-
-def _empty(meta: Tensor, device: torch.device) -> Tensor:
-    # Not empty_like, nor to_empty, which uses it: of a meta tensor it imports torch's compiler, for a second.
-    return torch.empty(meta.shape, dtype=meta.dtype, device=device)
-
-
-class _SkipInit(TorchFunctionMode):
-    """Leaves new weights alone: on the meta device filling them has no effect, but it too imports the compiler."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if getattr(func, "__module__", None) == nn.init.__name__:
-            return None
-        return func(*args, **(kwargs or {}))
-
-
 def _read_config(source: ModelSource) -> ModelConfig:
     # Before the weights, which may take an hour to arrive for a model that cannot be loaded.
     return source.preset.config if source.preset is not None else ModelConfig.load(source.fetch(CONFIG_FILES))
@@ -94,7 +62,7 @@ def _load_weights(model: CausalLM, checkpoint: Checkpoint, device: torch.device)
     mapped = MappedFiles()
     with progress("loading weights", sum(parameter.nbytes for parameter in parameters.values())) as advance:
         for name, parameter in parameters.items():
-            _set_parameter(model, name, _read_parameter(name, parameter, checkpoint, mapped, device))
+            set_parameter(model, name, _read_parameter(name, parameter, checkpoint, mapped, device))
             advance(parameter.nbytes)
 
 
@@ -104,12 +72,7 @@ def _read_parameter(
     stored = checkpoint.tensors.get(name)
     if stored is not None and stored.dtype == meta.dtype and device.type == "cpu":
         return mapped.view(stored)
-    parameter = _empty(meta, device)
+    parameter = empty(meta, device)
     for part, view in checkpoint.views(name, parameter):
         checkpoint.copy(part, view)
     return parameter
-
-
-def _set_parameter(model: nn.Module, name: str, tensor: Tensor) -> None:
-    module, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(module), leaf, nn.Parameter(tensor, requires_grad=False))

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from codemill.config import MoeConfig
 from codemill.kernels.experts import grouped_experts, route
+from codemill.kernels.linear import Linear
 from codemill.models.layers import Mlp
 
 
@@ -25,11 +26,11 @@ class SparseMoe(nn.Module):
     def __init__(self, hidden_size: int, moe: MoeConfig) -> None:
         super().__init__()
         self.moe = moe
-        self.gate = nn.Linear(hidden_size, moe.num_experts, bias=False)
+        self.gate = Linear(hidden_size, moe.num_experts, bias=False)
         self.experts = Experts(hidden_size, moe)
         if moe.shared_expert_intermediate_size:
             self.shared_expert = Mlp(hidden_size, moe.shared_expert_intermediate_size)
-            self.shared_expert_gate = nn.Linear(hidden_size, 1, bias=False)
+            self.shared_expert_gate = Linear(hidden_size, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""

@@ -9,20 +9,22 @@ from torch import Tensor
 from codemill.config import ModelConfig, RopeConfig, YarnConfig
 
 
-def rotary_tables(config: ModelConfig, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, fp32 [B, T, 1, R] for positions [B, T]; R is the rotated part of head_dim."""
+def rotary_tables(config: ModelConfig, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, [B, T, 1, R] for positions [B, T]; R is the rotated part of head_dim.
+
+    Computed in fp32. The first half of the sines is negated, as `apply_rotary` wants it.
+    """
     frequencies, scale = inverse_frequencies(config.rope, config.head_dim)
     angles = position_ids[:, :, None, None].float() * frequencies.to(position_ids.device)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos() * scale, angles.sin() * scale
+    cos, sin = (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the first R dims of x [B, T, H, K] by tables [B, T, 1, R]."""
     rotated = cos.shape[-1]
     head, rest = x[..., :rotated], x[..., rotated:]
-    first, second = head.chunk(2, dim=-1)
-    head = head * cos + torch.cat((-second, first), dim=-1) * sin
+    head = torch.addcmul(head * cos, head.roll(rotated // 2, dims=-1), sin)  # a roll by half swaps the halves
     return head if rest.shape[-1] == 0 else torch.cat((head, rest), dim=-1)
 
 

@@ -30,6 +30,7 @@ COMPANION_FILES = (
     "chat_template.jinja",
     "LICENSE",
 )
+_STAGING_PREFIX = ".saving-"
 
 
 @dataclass
@@ -56,7 +57,9 @@ def save_pretrained(
     target = Path(directory)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as staging:
+        for abandoned in target.glob(f"{_STAGING_PREFIX}*"):
+            shutil.rmtree(abandoned)
+        with tempfile.TemporaryDirectory(prefix=_STAGING_PREFIX, dir=target) as staging:
             _write(model, Path(staging), max_shard_bytes)
             if tokenizer_files_from is not None:
                 _copy_companions(Path(tokenizer_files_from), Path(staging))
@@ -100,6 +103,8 @@ def _disk_tensors(model: CausalLM) -> Iterator[tuple[str, Tensor]]:
 
 
 def _copy_companions(source: Path, staging: Path) -> None:
+    if not source.is_dir():
+        raise CodemillError(f"{source}: no such directory to take the tokenizer from")
     for name in COMPANION_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, staging / name)

@@ -28,7 +28,7 @@ class Checkpoints:
         return sorted(self.directory.glob(f"{_PREFIX}*.pt"))
 
     def save(self, step: int, model: nn.Module, optimizers: Sequence[Optimizer]) -> Path:
-        """Write everything that the steps from `step` on depend on."""
+        """Write everything that the steps from `step` on depend on. Raises CodemillError if that fails."""
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"{_PREFIX}{step:08d}.pt"
         temporary = path.with_suffix(".partial")
@@ -38,7 +38,11 @@ class Checkpoints:
             "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             "rng": torch.get_rng_state(),
         }
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:
+            temporary.unlink(missing_ok=True)
+            raise CodemillError(f"{path} cannot be written ({_first_line(error)}): is the disk full?") from None
         os.replace(temporary, path)
         for old in self.paths()[: -self.keep]:
             old.unlink()
@@ -52,16 +56,19 @@ class Checkpoints:
         try:
             state = torch.load(paths[-1], weights_only=True)
             model.load_state_dict(state["model"])
-        except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            torch.set_rng_state(state["rng"])
+            return int(state["step"])
+        except (RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
             raise CodemillError(
-                f"{paths[-1]} cannot be resumed from ({reason}): delete it to use the one before"
+                f"{paths[-1]} cannot be resumed from ({_first_line(error)}): delete it to use the one before"
             ) from None
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        torch.set_rng_state(state["rng"])
-        return int(state["step"])
 
     def clear(self) -> None:
         """Remove all of them."""
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,5 +1,6 @@
 """Training configuration: a TOML file, `--set key=value` overrides, checked before anything loads."""
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -8,7 +9,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_type_hints
 
 from codemill.config import ModelConfig
-from codemill.errors import UsageError
+from codemill.errors import CodemillError, UsageError
 
 Config = TypeVar("Config")
 
@@ -57,16 +58,27 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long, in what pieces, and what is written down on the way."""
+    """How long, in what pieces, and what is written down on the way.
+
+    `precision` is that of matrix products and attention; weights, their sums and the optimiser stay in float32.
+    """
 
     steps: int
     rows_per_step: int = 8
     rows_per_micro_batch: int = 8
+    precision: str = "float32"
     seed: int = 0
     log_every: int = 10
     evaluate_every: int = 200
     checkpoint_every: int = 200
     keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name not in ("seed", "precision") and value < 1:
+                raise UsageError(f"loop.{name} = {value} must be at least 1")
+        if self.precision not in ("float32", "bfloat16"):
+            raise UsageError(f"loop.precision = {self.precision!r} must be float32 or bfloat16")
 
 
 @dataclass(frozen=True)
@@ -84,10 +96,11 @@ class PretrainConfig:
             raise UsageError("loop.rows_per_step must be a multiple of loop.rows_per_micro_batch")
         if self.data.context > self.model.max_position_embeddings:
             raise UsageError("data.context must not be larger than model.max_position_embeddings")
+        self.model.build(self.data.vocab_size)  # raises for a shape that cannot be
 
 
 def load_config(kind: type[Config], path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read `path` as a `kind`, with `section.key=value` overrides. Raises UsageError naming the key."""
+    """Read `path` as a `kind`, with `section.key=value` overrides. Raises UsageError naming the file and the key."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -96,7 +109,10 @@ def load_config(kind: type[Config], path: Path, overrides: Sequence[str] = ()) -
         raise UsageError(f"{path}: {error}") from None
     for override in overrides:
         _apply_override(raw, override)
-    return _build(kind, raw, prefix="")
+    try:
+        return _build(kind, raw, prefix="")
+    except CodemillError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
@@ -135,10 +151,10 @@ def _convert(expected: Any, value: Any, key: str) -> Any:
             raise UsageError(f"{key} must be a section")
         return _build(expected, value, prefix=key + ".")
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     names = expected if isinstance(expected, type | UnionType) else object
     if not isinstance(value, names) or (isinstance(value, bool) and expected is not bool):
         raise UsageError(f"{key} = {value!r} is no {getattr(expected, '__name__', expected)}")
-    if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
-        raise UsageError(f"{key} = {value!r} must not be negative")
+    if isinstance(value, int | float) and not 0 <= value < math.inf:
+        raise UsageError(f"{key} = {value!r} must be a number that is not negative")
     return value

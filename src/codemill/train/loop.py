@@ -17,6 +17,7 @@ from codemill.errors import CodemillError
 from codemill.models import CausalLM
 from codemill.train.checkpoint import Checkpoints
 from codemill.train.config import LoopConfig, OptimizerConfig
+from codemill.train.interruption import Interruption
 from codemill.train.losses import weighted_cross_entropy
 from codemill.train.optimizer import build_optimizers, clip_gradients, learning_rate_scale, set_learning_rates
 
@@ -53,27 +54,31 @@ class Trainer:
     def run(self) -> Iterator[StepReport]:
         """Train from the newest checkpoint to the last step, one report a step.
 
-        Raises CodemillError where the loss is no longer a number; the checkpoint before stays.
+        Ctrl-C ends the run after the step in progress, with a checkpoint and KeyboardInterrupt. Raises CodemillError
+        where the loss or its gradient is no longer a number; the checkpoint before stays.
         """
         start = self.checkpoints.restore(self.model, self.optimizers)
         log = TrainingLog(self.directory / "log.jsonl")
         log.truncate(start)
-        for step in range(start, self.loop.steps):
-            report = self._step(step)
-            log.append(report)
-            done = step + 1
-            if done % self.loop.checkpoint_every == 0 or done == self.loop.steps:
-                self.checkpoints.save(done, self.model, self.optimizers)
-            yield report
+        with Interruption() as interruption:
+            for step in range(start, self.loop.steps):
+                report = self._step(step)
+                log.append(report)
+                done = step + 1
+                if done % self.loop.checkpoint_every == 0 or done == self.loop.steps or interruption.requested:
+                    self.checkpoints.save(done, self.model, self.optimizers)
+                interruption.check()
+                yield report
 
     def _step(self, step: int) -> StepReport:
         began = time.perf_counter()
         size = self.loop.rows_per_step
         indices = row_order(len(self.rows), self.loop.seed, step * size, size)
         loss = self._accumulate(indices)
-        if not math.isfinite(loss):
-            raise CodemillError(f"the loss became {loss} at step {step + 1}: lower optimizer.lr and matrix_lr")
         norm = clip_gradients(self.model, self.optimizer_config.max_grad_norm)
+        for name, value in (("loss", loss), ("gradient's norm", norm)):
+            if not math.isfinite(value):
+                raise CodemillError(f"the {name} became {value} at step {step + 1}: lower optimizer.lr and matrix_lr")
         scale = learning_rate_scale(step, self.optimizer_config, self.loop.steps)
         set_learning_rates(self.optimizers, scale)
         for optimizer in self.optimizers:
@@ -87,7 +92,8 @@ class Trainer:
         total_weight = float(self.rows.loss_weights[indices].sum())
         total = 0.0
         for start in range(0, len(indices), self.loop.rows_per_micro_batch):
-            loss = summed_loss(self.model, self.rows, indices[start : start + self.loop.rows_per_micro_batch])
+            with self._autocast():
+                loss = summed_loss(self.model, self.rows, indices[start : start + self.loop.rows_per_micro_batch])
             (loss / total_weight).backward()
             total += loss.item() / total_weight
         return total
@@ -95,7 +101,12 @@ class Trainer:
     def _validate(self, done: int) -> dict[str, float] | None:
         if done % self.loop.evaluate_every and done != self.loop.steps:
             return None
-        return {name: mean_loss(self.model, rows) for name, rows in self.validation.items()}
+        with self._autocast():
+            return {name: mean_loss(self.model, rows) for name, rows in self.validation.items() if len(rows)}
+
+    def _autocast(self) -> torch.autocast:
+        bf16 = self.loop.precision == "bfloat16"
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=bf16)
 
 
 def summed_loss(model: CausalLM, rows: PackedRows, indices: Sequence[int]) -> Tensor:

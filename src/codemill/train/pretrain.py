@@ -17,6 +17,7 @@ from codemill.data.mixture import IM_END, Mixture, build_documents
 from codemill.data.packing import Document, PackedRows, pack
 from codemill.data.synthesis import generate_tasks
 from codemill.data.token_file import load_rows, save_rows
+from codemill.errors import UsageError
 from codemill.models import CausalLM
 from codemill.models.initialize import initialize
 from codemill.train.config import DataSection, PretrainConfig
@@ -51,11 +52,17 @@ class Pretraining:
         return self.directory / "model"
 
     def prepare(self) -> PretrainData:
-        """Make the tokenizer and the packed rows, or load them where the same settings made them before."""
+        """Make the tokenizer and the packed rows, or load them where the same settings made them before.
+
+        Raises UsageError if a run on other data has checkpoints here: its weights mean other tokens.
+        """
         directory = self.directory / "data"
         fingerprint = directory / "fingerprint"
         expected = _fingerprint(self.config.data, self.config.loop.seed)
         if not fingerprint.exists() or fingerprint.read_text() != expected:
+            if fingerprint.exists() and any((self.directory / "checkpoints").glob("*.pt")):
+                raise UsageError(f"{self.directory} holds a run on other data: give another output, or delete that one")
+            fingerprint.unlink(missing_ok=True)  # nothing vouches for files that are half written
             _write_data(self.config.data, self.config.loop.seed, directory)
             fingerprint.write_text(expected)
         rows = {name: load_rows(directory / f"{name}.npy") for name in ("train", "modules", "tasks")}

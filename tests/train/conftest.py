@@ -1,0 +1,51 @@
+"""A tiny model and packed rows of random tokens."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codemill.data.packing import Document, PackedRows, pack
+from codemill.models import CausalLM
+from codemill.models.initialize import initialize
+from codemill.train.config import LoopConfig, ModelSection, OptimizerConfig
+from codemill.train.loop import Trainer
+
+VOCAB_SIZE = 61
+CONTEXT = 24
+SHAPE = ModelSection(
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=8,
+    intermediate_size=24,
+    max_position_embeddings=CONTEXT,
+)
+LOOP = LoopConfig(steps=6, rows_per_step=4, rows_per_micro_batch=2, evaluate_every=3, checkpoint_every=2)
+OPTIMIZER = OptimizerConfig(lr=1e-2, matrix_lr=1e-2, warmup_steps=2)
+
+
+def make_model(seed: int = 0) -> CausalLM:
+    model = CausalLM(replace(SHAPE.build(VOCAB_SIZE), dtype="float32"))
+    initialize(model, seed)
+    return model
+
+
+def make_rows(num_documents: int, seed: int = 0) -> PackedRows:
+    """Documents of 3 to 15 tokens; some tokens have a smaller weight."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 16, num_documents)
+    documents = [Document.of(rng.integers(0, VOCAB_SIZE, n), rng.choice([0.0, 0.3, 1.0], n)) for n in lengths]
+    return pack(documents, CONTEXT, pad_id=0)
+
+
+def make_trainer(directory: Path, loop: LoopConfig = LOOP, seed: int = 0) -> Trainer:
+    """A new process's view of the run in `directory`."""
+    return Trainer(make_model(seed), make_rows(30), {"held_out": make_rows(5, seed=1)}, loop, OPTIMIZER, directory)
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Trainer:
+    return make_trainer(tmp_path)
