@@ -1,7 +1,8 @@
 import json
-import sys
+import shutil
 import time
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -210,9 +211,11 @@ def test_only_byte_level_vocabularies(tmp_path: Path) -> None:
 
 
 def test_random_models_share_the_embedded_tokenizer(small_folder: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("codemill.chat.tokenizer_files.EMBEDDED", small_folder)
+    installed = shutil.copytree(small_folder, tmp_path / "installed")
+    (installed / "config.json").write_text("{}")
+    monkeypatch.setattr("codemill.spec.EMBEDDED", installed)
     assert Tokenizer.load("random:qwen3-0.6b").vocab_size == Tokenizer.load(None).vocab_size
-    monkeypatch.setattr("codemill.chat.tokenizer_files.EMBEDDED", tmp_path)
+    monkeypatch.setattr("codemill.spec.EMBEDDED", tmp_path)
     with pytest.raises(CodemillError, match="embedded model"):
         Tokenizer.load()
 
@@ -220,12 +223,10 @@ def test_random_models_share_the_embedded_tokenizer(small_folder: Path, tmp_path
 def test_a_hub_id_is_fetched(small_folder: Path, monkeypatch) -> None:
     asked = []
 
-    class Hub:
-        @staticmethod
-        def fetch(repo_id: str, allow_patterns: list[str]) -> Path:
-            asked.append((repo_id, "tokenizer.json" in allow_patterns))
-            return small_folder
+    def fetch(repo_id: str, allow_patterns: Sequence[str]) -> Path:
+        asked.append((repo_id, "tokenizer.json" in allow_patterns))
+        return small_folder
 
-    monkeypatch.setitem(sys.modules, "codemill.hub", Hub)
+    monkeypatch.setattr("codemill.spec.fetch", fetch)
     assert Tokenizer.load("some-org/Some.Model-1").vocab_size > 256
     assert asked == [("some-org/Some.Model-1", True)]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import transformers
-from models.reference import make_ours, make_reference
 
 from codemill.models import Cache, CausalLM
+from models.reference import make_ours, make_reference
 
 TOLERANCE = 1e-4  # maximum difference of logits, fp32
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
@@ -142,7 +142,8 @@ def test_gradients_flow_through_packed_documents():
         document_ids = torch.tensor([[0] * 40 + [1] * 41])
         ours(random_ids(ours, 1, 81), document_ids=document_ids).logsumexp(-1).sum().backward()
         for name, parameter in ours.named_parameters():
-            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
 
 
 def _pad(rows: list[torch.Tensor]) -> torch.Tensor:

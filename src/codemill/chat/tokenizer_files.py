@@ -1,17 +1,16 @@
 """Finds and reads the files of a tokenizer: which directory a model spec means, and what its JSON files say."""
 
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codemill.errors import CodemillError, UsageError
+from codemill.spec import resolve
 
 if TYPE_CHECKING:
     import tokenizers
 
-EMBEDDED = Path(__file__).resolve().parents[1] / "embedded"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -19,7 +18,6 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 ADDED_TOKENS_FILES = ("added_tokens.json", "added_tokens_qwen3.json")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,11 @@ class TokenizerFiles:
 
 
 def read_tokenizer_files(spec: str | Path | None) -> TokenizerFiles:
-    """Read the tokenizer a model spec means (see `resolve`).
+    """Read the tokenizer a model spec means.
 
     Raises CodemillError naming the file that is missing or unreadable, UsageError for a spec that means nothing.
     """
-    path = resolve(spec)
+    path = tokenizer_path(spec)
     folder = path.parent
     try:
         blob = path.read_bytes()
@@ -51,29 +49,19 @@ def read_tokenizer_files(spec: str | Path | None) -> TokenizerFiles:
     return TokenizerFiles(path, blob, config, _templates(folder, config), added)
 
 
-def resolve(spec: str | Path | None) -> Path:
-    """The `tokenizer.json` of a spec: a directory, that file itself, a hub id, or None for the embedded model.
+def tokenizer_path(spec: str | Path | None) -> Path:
+    """The `tokenizer.json` of a model spec, or that file itself.
 
     `random:PRESET` models know no text: they get the embedded tokenizer, which is good for benchmarks only.
     """
-    if spec is None or str(spec).startswith("random:"):
-        return _in_folder(EMBEDDED, "the embedded model is not installed; reinstall codemill or name a model")
-    path = Path(spec)
-    if path.is_dir():
-        return _in_folder(path, "name a directory in Hugging Face layout")
-    if path.is_file():
-        return _as_tokenizer_json(path)
-    if isinstance(spec, str) and HUB_ID.fullmatch(spec):
-        from codemill.hub import fetch
-
-        return _in_folder(Path(fetch(spec, allow_patterns=list(TOKENIZER_FILES))), f"{spec} ships none")
-    raise UsageError(f"{spec}: no such directory; give a model directory, a hub id (org/name) or random:PRESET")
-
-
-def _in_folder(folder: Path, advice: str) -> Path:
-    path = folder / "tokenizer.json"
+    if spec is not None and Path(spec).is_file():
+        return _as_tokenizer_json(Path(spec))
+    source = resolve(spec)
+    if source.kind == "random":
+        source = resolve(None)
+    path = source.fetch(TOKENIZER_FILES) / "tokenizer.json"
     if not path.is_file():
-        raise CodemillError(f"{path}: no such file: {advice}")
+        raise CodemillError(f"{path}: no such file: the model {source.name} has no tokenizer")
     return path
 
 
