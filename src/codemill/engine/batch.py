@@ -12,7 +12,7 @@ from codemill.engine.sequence import Sequence
 from codemill.models.cache import Cache
 from codemill.models.decoder import CausalLM
 
-PREFILL_TOKENS = 1024  # tokens of all rows in one pass: bounds the memory of activations
+PREFILL_TOKENS = 2048  # tokens of all rows in one pass: bounds the memory of activations
 FIRST_ROOM = 256  # tokens of output that the cache has room for at first; it doubles when full
 MAX_ROWS = 16
 MAX_CACHE_BYTES = 2 << 30
