@@ -1,6 +1,7 @@
 """The embedded model's training text: library modules and synthetic tasks, plain, with a hole, as chat."""
 
 import random
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -47,6 +48,8 @@ class Mixture:
 
     capacity: int = 1024
     """Most tokens of a document; also the T of the packed rows."""
+    module_tokens: int = 1024
+    """Most tokens of a module chunk (never more than the capacity holds)."""
     module_fim: float = 0.5
     """Share of module chunks with a hole."""
     task_fim: float = 0.25
@@ -54,17 +57,23 @@ class Mixture:
     """Shares of tasks with a hole and as chat; the others are plain."""
     body_hole: float = 0.3
     """Share of the tasks with a hole whose whole body is removed, not one line of it."""
+    task_neighbours: float = 0.5
+    """Share of the tasks with a hole that stand among other functions, as in a file."""
+    module_given_weight: float = 1.0
+    """Weight of the given part of modules with a hole; below 1 the missing part counts for more."""
     prompt_weight: float = 0.3
     """Weight of the given part (prompt, prefix, suffix) of plain tasks and of tasks with a hole."""
 
     def __post_init__(self) -> None:
-        for name in ("module_fim", "task_fim", "task_chat", "body_hole", "prompt_weight"):
+        shares = ("module_fim", "task_fim", "task_chat", "body_hole", "task_neighbours")
+        for name in (*shares, "prompt_weight", "module_given_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; give a value from 0 to 1")
         if self.task_fim + self.task_chat > 1:
             raise UsageError(f"task_fim + task_chat is {self.task_fim + self.task_chat}; keep the sum at most 1")
-        if self.capacity <= 2 * CHUNK_RESERVE:
-            raise UsageError(f"capacity {self.capacity} is too small; use more than {2 * CHUNK_RESERVE}")
+        for name in ("capacity", "module_tokens"):
+            if getattr(self, name) <= 2 * CHUNK_RESERVE:
+                raise UsageError(f"{name} {getattr(self, name)} is too small; use more than {2 * CHUNK_RESERVE}")
 
 
 @dataclass(frozen=True)
@@ -99,26 +108,36 @@ def iter_documents(
     """The documents of `build_documents` one by one, modules first; another seed cuts other holes."""
     mixture = mixture or Mixture()
     rng = random.Random(seed)
-    chunks = chunk_modules(tokenizer, modules, mixture.capacity - CHUNK_RESERVE)
+    chunks = chunk_modules(tokenizer, modules, min(mixture.module_tokens, mixture.capacity - CHUNK_RESERVE))
     yield from _documents((module_parts(chunk, rng, mixture) for chunk in chunks), tokenizer, mixture.capacity)
-    yield from _documents((task_parts(task, rng, mixture) for task in tasks), tokenizer, mixture.capacity)
+    yield from _documents(_task_drafts(tasks, rng, mixture), tokenizer, mixture.capacity)
 
 
 def module_parts(chunk: Chunk, rng: random.Random, mixture: Mixture) -> list[Part]:
-    """A chunk of a module, plain or with a hole; every token has weight 1."""
+    """A chunk of a module, plain (every token has weight 1) or with a hole."""
     if rng.random() < mixture.module_fim:
-        return fim_parts(fim_transform(chunk.text, rng), given_weight=1.0)
+        return fim_parts(fim_transform(chunk.text, rng), mixture.module_given_weight)
     parts = [Part(chunk.text, 1.0)]
     return [*parts, _token(END_OF_TEXT, 1.0)] if chunk.is_last else parts
 
 
-def task_parts(task: Task, rng: random.Random, mixture: Mixture) -> list[Part]:
-    """A task in one of its three forms, drawn by the shares of the mixture."""
+def _task_drafts(tasks: Iterable[Task], rng: random.Random, mixture: Mixture) -> Iterator[list[Part]]:
+    recent: deque[str] = deque(maxlen=32)
+    for task in tasks:
+        yield task_parts(task, rng, mixture, recent)
+        recent.append(task.prompt + task.solution)
+
+
+def task_parts(task: Task, rng: random.Random, mixture: Mixture, neighbours: Sequence[str] = ()) -> list[Part]:
+    """A task in one of its three forms, drawn by the shares of the mixture; `neighbours` are other functions."""
     choice = rng.random()
     if choice < mixture.task_chat:
         return chat_parts(task)
     if choice < mixture.task_chat + mixture.task_fim:
-        return fim_parts(_task_hole(task, rng, mixture.body_hole), mixture.prompt_weight)
+        hole = _task_hole(task, rng, mixture.body_hole)
+        if neighbours and rng.random() < mixture.task_neighbours:
+            hole = _among_neighbours(hole, rng, neighbours)
+        return fim_parts(hole, mixture.prompt_weight)
     return plain_parts(task, mixture.prompt_weight)
 
 
@@ -160,8 +179,28 @@ def chat_parts(task: Task) -> list[Part]:
 def _task_hole(task: Task, rng: random.Random, body_hole: float) -> FimExample:
     line = None if rng.random() < body_hole else single_line_example(task.solution, rng)
     if line is None:
-        return FimExample(task.prompt, task.solution, "")
+        return _body_hole(task, rng)
     return FimExample(task.prompt + line.prefix, line.middle, line.suffix)
+
+
+def _body_hole(task: Task, rng: random.Random) -> FimExample:
+    """The whole body missing: from the end of the docstring, from the next line, or from behind its indentation."""
+    body = task.solution.rstrip("\n")
+    indent = body[: len(body) - len(body.lstrip())]
+    holes = (
+        FimExample(task.prompt.rstrip("\n"), f"\n{body}", "\n"),
+        FimExample(task.prompt, task.solution, ""),
+        FimExample(task.prompt + indent, body.removeprefix(indent), "\n"),
+    )
+    return rng.choice(holes)
+
+
+def _among_neighbours(hole: FimExample, rng: random.Random, neighbours: Sequence[str]) -> FimExample:
+    """The same hole in a file with up to two functions before it and up to two after it."""
+    before, after = (rng.sample(list(neighbours), min(rng.randint(0, 2), len(neighbours))) for _ in range(2))
+    prefix = "".join(f"{function}\n\n" for function in before)
+    suffix = "".join(f"\n\n{function}" for function in after)
+    return FimExample(prefix + hole.prefix, hole.middle, hole.suffix + suffix)
 
 
 def _token(text: str, weight: float) -> Part:

@@ -9,6 +9,7 @@ from types import UnionType
 from typing import Any, TypeVar, get_type_hints
 
 from codemill.config import ModelConfig
+from codemill.data.mixture import Mixture
 from codemill.errors import CodemillError, UsageError
 
 Config = TypeVar("Config")
@@ -42,6 +43,7 @@ class DataSection:
     library_passes: int = 1
     tasks: int = 10_000
     held_out_fraction: float = 0.05
+    mixture: Mixture = field(default_factory=Mixture)
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class PretrainConfig:
     output: str
     model: ModelSection
     loop: LoopConfig
+    init_from: str = ""  # a model directory to start from, with its tokenizer; empty for random weights
     data: DataSection = field(default_factory=DataSection)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 

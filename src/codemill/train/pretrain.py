@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from codemill.chat.tokenizer_files import tokenizer_path
 from codemill.data.bpe import save_tokenizer, train_tokenizer
 from codemill.data.corpus import Module, split_modules, stdlib_modules
 from codemill.data.fim import END_OF_TEXT
@@ -20,6 +21,7 @@ from codemill.data.token_file import load_rows, save_rows
 from codemill.errors import UsageError
 from codemill.models import CausalLM
 from codemill.models.initialize import initialize
+from codemill.models.loader import load_model
 from codemill.train.config import DataSection, PretrainConfig
 from codemill.train.loop import StepReport, Trainer
 
@@ -58,19 +60,21 @@ class Pretraining:
         """
         directory = self.directory / "data"
         fingerprint = directory / "fingerprint"
-        expected = _fingerprint(self.config.data, self.config.loop.seed)
+        expected = _fingerprint(self.config)
         if not fingerprint.exists() or fingerprint.read_text() != expected:
             if fingerprint.exists() and any((self.directory / "checkpoints").glob("*.pt")):
                 raise UsageError(f"{self.directory} holds a run on other data: give another output, or delete that one")
             fingerprint.unlink(missing_ok=True)  # nothing vouches for files that are half written
-            _write_data(self.config.data, self.config.loop.seed, directory)
+            _write_data(self.config, directory)
             fingerprint.write_text(expected)
         rows = {name: load_rows(directory / f"{name}.npy") for name in ("train", "modules", "tasks")}
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer" / "tokenizer.json"))
         return PretrainData(tokenizer, rows.pop("train"), rows)
 
     def build_model(self, tokenizer: Tokenizer) -> CausalLM:
-        """A freshly initialised model in fp32, the same for the same seed."""
+        """The model to train, in fp32: that of `init_from`, or a fresh one, the same for the same seed."""
+        if self.config.init_from:
+            return load_model(self.config.init_from, "float32", trainable=True)
         shape = self.config.model.build(tokenizer.get_vocab_size())
         shape = replace(
             shape,
@@ -111,16 +115,21 @@ def held_out_modules(data: DataSection) -> list[Module]:
     return split_modules(stdlib_modules(), data.held_out_fraction)[1]
 
 
-def _fingerprint(data: DataSection, seed: int) -> str:
+def _fingerprint(config: PretrainConfig) -> str:
     names = [module.name for module in stdlib_modules()]
-    return hashlib.sha256(json.dumps([asdict(data), seed, names]).encode()).hexdigest()
+    settings = [asdict(config.data), config.loop.seed, config.init_from, names]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
-def _write_data(data: DataSection, seed: int, directory: Path) -> None:
+def _write_data(config: PretrainConfig, directory: Path) -> None:
+    data, seed = config.data, config.loop.seed
     modules, held_out = split_modules(stdlib_modules(), data.held_out_fraction)
-    tokenizer = _train_tokenizer(data, modules, seed)
+    if config.init_from:
+        tokenizer = Tokenizer.from_file(str(tokenizer_path(config.init_from)))
+    else:
+        tokenizer = _train_tokenizer(data, modules, seed)
     save_tokenizer(tokenizer, directory / "tokenizer", model_max_length=data.context)
-    mixture = Mixture(capacity=data.context)
+    mixture = replace(data.mixture, capacity=data.context)
     held_out_tasks = itertools.islice(generate_tasks(seed, held_out=True), _VALIDATION_TASKS)
     plain = replace(mixture, module_fim=0.0, task_fim=0.0, task_chat=0.0, prompt_weight=0.0)
     documents = {
