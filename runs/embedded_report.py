@@ -225,8 +225,8 @@ style of its training tasks, fills in lines, and knows nothing else.
 
 ## Training
 
-{steps} steps of 8,192 tokens, {tokens:.1f} million tokens, {hours} hours on one core, from random weights, with Codemill's
-own code, by `runs/embedded.sh`. {note}
+{steps} steps of 8,192 tokens, {tokens:.1f} million tokens, {hours} hours on one core, from random weights, with
+Codemill's own code, by `runs/embedded.sh`. {note}
 
 - The Python standard library without its tests (PSF licence), half of it with a hole to fill (FIM); whole top-level
   modules are held out: {held_out_modules}.

@@ -151,7 +151,7 @@ def read_json_object(path: Path, hint: str = "the file may be truncated") -> dic
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CodemillError(f"{path} does not exist: {hint}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CodemillError(f"{path} is not readable JSON ({error}): {hint}") from None
     if not isinstance(raw, dict):
         raise CodemillError(f"{path} holds no JSON object: {hint}")

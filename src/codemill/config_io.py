@@ -109,7 +109,6 @@ def _parse_sizes(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parse_rope(raw: Mapping[str, Any], source: str) -> RopeConfig:
     # transformers 5 gathers in `rope_parameters` what earlier versions spread over three keys.
-    default_partial = 0.25 if raw["model_type"] == "qwen3_next" else 1.0
     spread = {key: raw.get(key) for key in ("rope_theta", "partial_rotary_factor")}
     merged = {**spread, **(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
     given = {key: value for key, value in merged.items() if value is not None}
@@ -118,12 +117,14 @@ def _parse_rope(raw: Mapping[str, Any], source: str) -> RopeConfig:
     if kind not in ("default", "yarn"):
         raise CodemillError(f"{source}: rope_type = {kind!r} is not supported (only 'default' and 'yarn')")
     check_kinds(given, source)
-    theta, partial = given.pop("rope_theta", 10000.0), given.pop("partial_rotary_factor", default_partial)
+    theta, partial = given.pop("rope_theta", 10000.0), given.pop("partial_rotary_factor", 0.25)
     if raw.get("max_position_embeddings") is not None:
         given.setdefault("original_max_position_embeddings", raw["max_position_embeddings"])
     for key in given:
         if key not in {field.name for field in fields(YarnConfig)}:
             raise CodemillError(f"{source}: unknown key {key!r} among the rope parameters")
+    if raw["model_type"] != "qwen3_next":
+        partial = 1.0  # the reference rotates whole heads in the other families, whatever the file says
     return RopeConfig(float(theta), float(partial), _parse_yarn(given) if kind == "yarn" else None)
 
 
@@ -137,6 +138,7 @@ def _parse_yarn(settings: Mapping[str, Any]) -> YarnConfig:
 def _parse_moe(raw: Mapping[str, Any], source: str) -> MoeConfig:
     values = {key: raw[key] for key in _MOE if raw.get(key) is not None}
     values.setdefault("num_experts", raw.get("num_local_experts"))
+    values.setdefault("norm_topk_prob", raw["model_type"] == "qwen3_next")  # the reference's defaults
     for key in ("num_experts", "num_experts_per_tok", "moe_intermediate_size"):
         _require(values, key)
     values["mlp_only_layers"] = tuple(values.get("mlp_only_layers", ()))

@@ -44,6 +44,34 @@ def test_2_the_closing_tag_of_a_parameter_is_missing(tools) -> None:
     assert arguments("<function=write_file><parameter=path>a.py<parameter=content>x = 1</function>", tools) == expected
 
 
+def test_2_all_closing_tags_are_missing() -> None:
+    unclosed = "<tool_call>\n<function=ls>\n<parameter=path>\n{}\n"
+    for tools in (TOOLS, None):
+        message = parse(unclosed.format("a") + unclosed.format("b") + call("ls", path="c"), tools)
+        assert [item.arguments for item in message.tool_calls] == [{"path": "a"}, {"path": "b"}, {"path": "c"}]
+        assert [error.index for error in message.errors] == [0, 1]
+    bare = unclosed.removeprefix("<tool_call>\n")
+    message = parse(bare.format("a") + bare.format("b") + "</function>")
+    assert [item.arguments for item in message.tool_calls] == [{"path": "a"}, {"path": "b"}]
+
+
+def test_2_a_call_that_lacks_a_required_parameter_is_not_over() -> None:
+    parameters = {"properties": {"content": {}, "path": {}}, "required": ["content", "path"]}
+    tools = [*TOOLS, {"name": "save", "parameters": parameters}]
+    inner = "<tool_call>\n<function=ls>\n</function>\n</tool_call>"
+    (only,) = parse(f"<tool_call>\n<function=save>\n<parameter=content>\n{inner}", tools).tool_calls
+    assert only.arguments == {"content": inner}
+
+
+@pytest.mark.parametrize("closing", ["</tool_call>", "</function>", "</parameter>\n</function>", "</parameter>\n</tool_call>"])
+@pytest.mark.parametrize("after", ["", "\n" + call("ls", path="b")])
+def test_2_some_closing_tags_are_missing_before_text(closing: str, after: str) -> None:
+    message = parse(f"<tool_call>\n<function=ls>\n<parameter=path>\na\n{closing}\nLooking.{after}")
+    assert [item.arguments["path"] for item in message.tool_calls] == (["a", "b"] if after else ["a"])
+    assert message.content.strip() == "Looking."
+    assert message.errors[0].index == 0
+
+
 @pytest.mark.parametrize("tools", [TOOLS, None])
 def test_3_malformed_name_and_value(tools) -> None:
     text = "<tool_call>\n<function=write_file>\n<parameter=command=create</parameter>\n"
@@ -66,6 +94,9 @@ LITERALS = [
     "x\n</parameter>\ny",
     "x\n</function>\ny\n</tool_call>\nz",
     "</parameter>\n</function>\nx",
+    'X = """\n</parameter>\n</function>\n</tool_call>\n"""\n',
+    "</parameter>\n</function>\n</tool_call>\nx",
+    'text = "<function=f>\\n<parameter=mode>\\n1"',
     'END = "</parameter></function></tool_call>"',
     "END = '</parameter>\\n</function>\\n</tool_call>'",
     "if text.startswith('<function='):\n    pass",
@@ -79,7 +110,7 @@ LITERALS = [
     f"{hermes('ls', {'path': 'x'})}\nrest",
     "<function=ls>\n<parameter=path>\nx\n</parameter>\n</function>\nrest",
     "<function=ls>\n</function>",
-    "<tool_call>\n<function=ls>\n<parameter=path>\nnever closed",
+    "<tool_call>\n<function=unknown>\n<parameter=path>\nnever closed",
     "a < b and c </ d <",
     "<|im_end|><tool_response></tool_response>",
 ]
@@ -89,9 +120,16 @@ LITERALS = [
 @pytest.mark.parametrize("bare", [False, True])
 def test_4_tags_inside_a_value_are_text(value: str, bare: bool) -> None:
     text = call(path="p", content=value)
-    if bare and "\n</function>\n" in value and "<function=" not in value:
-        pytest.skip("without <tool_call>, a </function> alone on its line ends the call")
     assert arguments(text.removeprefix("<tool_call>\n") if bare else text) == {"path": "p", "content": value}
+
+
+@pytest.mark.parametrize("value", [value for value in LITERALS if "never closed" not in value])
+@pytest.mark.parametrize("after", ["That is all.", "`a` is written.", "Now </parameter> ends it."])
+def test_4_also_before_text(value: str, after: str) -> None:
+    message = parse(call(path="p", content=value) + "\n" + after)
+    assert [item.arguments for item in message.tool_calls] == [{"path": "p", "content": value}]
+    assert message.content == after
+    assert not message.errors
 
 
 @pytest.mark.parametrize("value", [value for value in LITERALS if "never closed" not in value])
@@ -122,6 +160,8 @@ def test_6_several_calls() -> None:
         ("a\n" + call("ls") + "\n" + call("ls") + "\n", "a"),
         ("  plain text\n\n", "  plain text\n\n"),
         *[(text, text) for text in ("use <tool_call> and </tool_call>", "`<function=x>` 1 < 2 <", "a </function>")],
+        *[(text, text) for text in (f"write `{call('ls')}`", "`<function=ls></function>`", "`<tool_call>{}", "`<tool_")],
+        *[(text, text) for text in ("<tool_call> opens it,\n</tool_call> ends it.", "<tool_call>x</tool_call> is wrong")],
         ("\n \n", "\n \n"),
         ("", ""),
     ],
@@ -150,6 +190,13 @@ def test_8_an_invalid_call_is_reported_with_its_text(inner: str) -> None:
     assert message.content == "Hm.\nSo."
     assert not message.tool_calls
     assert inner in message.errors[0].raw
+
+
+@pytest.mark.parametrize("inner", ["", "ls()", "name: ls"])
+def test_8_also_on_one_line(inner: str) -> None:
+    message = parse(f"Hm.\n<tool_call>{inner}</tool_call>\nSo.")
+    assert message.content == "Hm.\nSo."
+    assert message.errors[0].raw == inner
 
 
 def test_8_text_between_parameters_is_reported() -> None:

@@ -9,6 +9,7 @@ ROOT = {
         "Size": {"type": "integer"},
         "Maybe": {"anyOf": [{"$ref": "#/$defs/Size"}, {"type": "null"}]},
         "Loop": {"$ref": "#/$defs/Loop"},
+        "Many": {"anyOf": [*[{"$ref": f"#/$defs/Many/anyOf/{i}"} for i in range(40)], {"type": "string"}]},
         "a/b": {"type": "boolean"},
     }
 }
@@ -27,6 +28,8 @@ ROOT = {
         ({"$ref": "#/$defs/a~1b"}, {"boolean"}),
         ({"$ref": "#/$defs/Loop"}, set()),
         ({"$ref": "#/nowhere"}, set()),
+        ({"anyOf": [{"$ref": "#/$defs/Many"}, {"$ref": "#/$defs/Many"}]}, {"string"}),
+        *[(schema, set()) for schema in ({"type": 5}, {"type": [[]]}, {"enum": 5}, {"enum": None}, {"$ref": 5})],
         ({"type": "number", "nullable": True}, {"number", "null"}),
         ({"enum": [1, None, 2.5]}, {"integer", "null", "number"}),
         ({"const": True}, {"boolean"}),

@@ -83,7 +83,7 @@ class HermesCall:
             self._sink.problem("a tool call is cut off", raw)
             self.done = True
             return
-        self._cursor.text, self._cursor.pos = raw[end:], 0
+        self._cursor.put_back(raw[end:])
         self._finish(raw[:end], "")
 
     def _finish(self, raw: str, missing: str) -> None:

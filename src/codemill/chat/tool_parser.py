@@ -1,14 +1,16 @@
 """Takes tool calls out of what a model writes, whole or as it streams, in Qwen3-Coder's XML and in the Hermes form."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from codemill.chat.tool_hermes import HermesCall
 from codemill.chat.tool_schema import ToolSchemas
-from codemill.chat.tool_tags import CLOSERS, Cursor, Header, LinePosition, Next, Tag
+from codemill.chat.tool_tags import CLOSERS, MAX_HEADER, Cursor, Header, LinePosition, Next, Tag
 from codemill.chat.tool_types import Event, EventSink, ParsedMessage
 from codemill.chat.tool_xml import XmlCall
 
+LINE_OR_CALL_END = re.compile(rf"\n|{Tag.CLOSE_CALL.value}")
 CUT_TAG = 5  # characters of an opening tag that, at the end of the text, are taken for a cut-off call
 
 
@@ -147,6 +149,8 @@ class _MessageReader:
         tag = self._cursor.tag_at(at)
         if tag is Tag.MORE:
             return False
+        if self._line.in_code:
+            return self._literal(at + 1)
         if tag is Tag.OPEN_CALL:
             return self._open_call(at)
         if tag is Tag.OPEN_FUNCTION:
@@ -174,12 +178,28 @@ class _MessageReader:
         return self._open_neither(at, following)
 
     def _open_neither(self, at: int, following: Next) -> bool:
-        """A `<tool_call>` alone on its line is a call gone wrong; any other is a word in a sentence."""
+        """A `<tool_call>` that has lines to itself is a call gone wrong; any other is a word in a sentence."""
         end = at + len(Tag.OPEN_CALL.value)
-        if not self._line.is_blank or "\n" not in self._cursor.text[end : following.start]:
+        is_call = self._line.is_blank and ("\n" in self._cursor.text[end : following.start] or self._fills_line(end))
+        if is_call is None:
+            return False
+        if not is_call:
             return self._literal(end)
         self._cursor.take(end)
         return self._begin(_InvalidCall(self._cursor, self._sink))
+
+    def _fills_line(self, start: int) -> bool | None:
+        """Whether `</tool_call>` ends this line; None: that takes text that has not arrived."""
+        cursor = self._cursor
+        line_end = LINE_OR_CALL_END.search(cursor.text, start, start + MAX_HEADER)
+        if line_end is None:
+            return False if cursor.final or len(cursor.text) - start >= MAX_HEADER else None
+        if line_end[0] == "\n":
+            return False
+        following = cursor.peek(line_end.end())
+        if following.kind is Tag.MORE:
+            return None
+        return following.kind is Tag.END or "\n" in cursor.text[line_end.end() : following.start]
 
     def _open_wrapped_function(self, following: Next) -> bool:
         header = self._cursor.header(following.end)

@@ -9,7 +9,6 @@ from codemill.chat.messages import normalize_tools
 
 JSON_TYPES = frozenset({"string", "integer", "number", "boolean", "object", "array", "null"})
 STRING = frozenset({"string"})
-MAX_REFERENCES = 20
 
 
 class ToolSchemas:
@@ -34,6 +33,11 @@ class ToolSchemas:
         properties = _mapping(self._parameters.get(name, {}).get("properties"))
         return frozenset(properties) or None
 
+    def required(self, name: str) -> frozenset[str]:
+        """The parameters a function cannot do without."""
+        required = self._parameters.get(name, {}).get("required")
+        return frozenset(map(str, required)) if isinstance(required, list) else frozenset()
+
     def types(self, name: str, parameter: str) -> frozenset[str]:
         """The JSON types a parameter may have; `string` where the schema does not say."""
         root = self._parameters.get(name, {})
@@ -41,43 +45,54 @@ class ToolSchemas:
         return schema_types(properties.get(parameter, root.get("additionalProperties")), root) or STRING
 
 
-def schema_types(schema: Any, root: Mapping[str, Any], references: int = MAX_REFERENCES) -> frozenset[str]:
+def schema_types(schema: Any, root: Mapping[str, Any]) -> frozenset[str]:
     """The JSON types that values of a schema may have, through $ref, anyOf, oneOf, allOf, enum, const and nullable.
 
     `root` is what references point into. Empty if the schema does not say.
     """
-    if not isinstance(schema, Mapping) or references == 0:
+    return _types(schema, root, set())
+
+
+def _types(schema: Any, root: Mapping[str, Any], followed: set[str]) -> frozenset[str]:
+    """`followed` are the references that are already part of the answer."""
+    if not isinstance(schema, Mapping):
         return frozenset()
     types = _own_types(schema)
-    inner = [_resolve(schema["$ref"], root)] if "$ref" in schema else []
-    for key in ("anyOf", "oneOf", "allOf"):
-        inner += schema[key] if isinstance(schema.get(key), list) else []
+    inner = [part for key in ("anyOf", "oneOf", "allOf") for part in _sequence(schema.get(key))]
+    reference = str(schema.get("$ref", ""))
+    if reference and reference not in followed:
+        followed.add(reference)
+        inner.append(_resolve(reference, root))
     for part in inner:
-        types |= schema_types(part, root, references - 1)
+        types |= _types(part, root, followed)
     return types | {"null"} if types and schema.get("nullable") is True else types
 
 
 def _own_types(schema: Mapping[str, Any]) -> frozenset[str]:
     stated = schema.get("type")
     if stated is not None:
-        return frozenset([stated] if isinstance(stated, str) else stated) & JSON_TYPES
-    values = [schema["const"]] if "const" in schema else schema.get("enum", [])
+        return frozenset(str(name) for name in _sequence(stated) or [stated]) & JSON_TYPES
+    values = [schema["const"]] if "const" in schema else _sequence(schema.get("enum"))
     types = frozenset(_type_of(value) for value in values)
     if not types and "properties" in schema:
         return frozenset({"object"})
     return types or (frozenset({"array"}) if "items" in schema else types)
 
 
-def _resolve(reference: Any, root: Mapping[str, Any]) -> Any:
+def _resolve(reference: str, root: Mapping[str, Any]) -> Any:
     """The part of `root` that a `#/...` JSON pointer names, or None."""
     found: Any = root
-    for step in str(reference).removeprefix("#").split("/")[1:]:
+    for step in reference.removeprefix("#").split("/")[1:]:
         found = _mapping(found).get(step.replace("~1", "/").replace("~0", "~"))
     return found
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _sequence(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _type_of(value: Any) -> str:

@@ -31,6 +31,7 @@ TAGS = tuple(tag for tag in Tag if tag.value.startswith("<"))
 CLOSERS = (Tag.CLOSE_CALL, Tag.CLOSE_FUNCTION, Tag.CLOSE_PARAMETER)
 SPACE = re.compile(r"\s*")
 HEADER_END = re.compile(r"[>\n]")
+WORD_END = re.compile(r"(?<!\\)[\w)\]}]$")
 NAME = re.compile(r"[\w$@./:-]+(?: [\w$@./:-]+)*")
 
 
@@ -79,6 +80,10 @@ class Cursor:
         self.text = self.text[self.pos :] + delta
         self.pos = 0
 
+    def put_back(self, text: str) -> None:
+        """Stand before `text` again, which was taken."""
+        self.text, self.pos = text + self.text[self.pos :], 0
+
     def take(self, end: int) -> str:
         """Move to `end`, return the text passed over."""
         taken, self.pos = self.text[self.pos : end], end
@@ -120,14 +125,22 @@ class Cursor:
 
 
 class LinePosition:
-    """Remembers whether the current line is blank so far, and the character before."""
+    """Remembers of the current line whether it is blank so far, its open `code`, and its last characters."""
 
     def __init__(self) -> None:
         self.is_blank = True
-        self.previous = "\n"
+        self.in_code = False
+        self._tail = ""
+
+    @property
+    def is_after_word(self) -> bool:
+        """Whether a word or bracket ends here; the `n` of an escaped line break is no word."""
+        return bool(WORD_END.search(self._tail))
 
     def pass_over(self, text: str) -> None:
         line = text[text.rfind("\n") + 1 :]
-        blank = not line.strip(" \t")
-        self.is_blank = blank and (self.is_blank or len(line) < len(text))
-        self.previous = text[-1:] or self.previous
+        if len(line) < len(text):
+            self.is_blank, self.in_code = True, False
+        self.is_blank = self.is_blank and not line.strip(" \t")
+        self.in_code ^= line.count("`") % 2 == 1
+        self._tail = (self._tail + text[-2:])[-2:]

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from codemill.chat.tool_boundary import ValueBoundary
+from codemill.chat.tool_boundary import Decision, ValueBoundary, Verdict
 from codemill.chat.tool_schema import ToolSchemas
 from codemill.chat.tool_tags import Cursor, Header, LinePosition, Next, Tag
 from codemill.chat.tool_types import EventSink
@@ -24,6 +24,7 @@ class XmlCall:
         self._stray: list[str] = []
         self._key = ""
         self._value: ValueStream | None = None
+        self._held: list[str] | None = None  # text from the place where the value perhaps ends
         self._sink.start(name)
 
     def advance(self) -> bool:
@@ -74,8 +75,7 @@ class XmlCall:
         self._sink.arguments((", " if self._arguments else "{") + json.dumps(self._key, ensure_ascii=False) + ": ")
         self._value = ValueStream(self._schemas.types(self._name, self._key))
         seen = frozenset({*self._arguments, self._key})
-        declared = self._schemas.declared(self._name)
-        self._boundary = ValueBoundary(self._cursor, seen, declared, self._wrapped)
+        self._boundary = ValueBoundary(self._cursor, self._schemas, self._name, seen, self._wrapped)
         self._line = LinePosition()
         if header.value:
             self._push(self._value, header.value)
@@ -89,7 +89,7 @@ class XmlCall:
         if at < 0:
             self._push(value, self._cursor.take(len(self._cursor.text)))
             if self._cursor.final:
-                self._close_value(value)
+                self._end_with_text(value)
             return self._cursor.final
         self._push(value, self._cursor.take(at))
         if self._is_cut_off(at):
@@ -98,13 +98,39 @@ class XmlCall:
         decision = self._boundary.judge(at, self._line)
         if decision is None:
             return False
-        if decision.ends_value:
-            self._close_value(value)
-            if self._cursor.tag_at(at) is Tag.CLOSE_PARAMETER:
-                self._cursor.take(decision.end)
-        else:
-            self._push(value, self._cursor.take(decision.end))
+        self._apply(decision, value)
         return True
+
+    def _apply(self, decision: Decision, value: ValueStream) -> None:
+        if decision.verdict is Verdict.END_BEFORE:
+            return self._end_before(value)
+        if decision.verdict is not Verdict.TEXT:
+            self._release(value)
+        if decision.verdict is Verdict.END:
+            return self._close_value(value)
+        if decision.verdict is Verdict.PERHAPS:
+            self._held = []
+        self._push(value, self._cursor.take(decision.end))
+
+    def _end_with_text(self, value: ValueStream) -> None:
+        if self._held is not None and self._boundary.ended_before("".join(self._held)):
+            self._end_before(value)
+        else:
+            self._release(value)
+            self._close_value(value)
+
+    def _end_before(self, value: ValueStream) -> None:
+        """End the value where it perhaps did, and read on from there."""
+        self._cursor.put_back("".join(self._held or ()))
+        self._held = None
+        if not self._boundary.is_closed:
+            self._sink.problem(f"the call of {self._name!r} lacks closing tags")
+        self._close_value(value)
+
+    def _release(self, value: ValueStream) -> None:
+        """What was held is part of the value."""
+        held, self._held = self._held or (), None
+        self._sink.arguments("".join(map(value.push, held)))
 
     def _is_cut_off(self, at: int) -> bool:
         """Whether the text ends within a tag of the call, which is then no part of the value."""
@@ -115,9 +141,11 @@ class XmlCall:
         return self._cursor.tag_at(at) is Tag.TEXT and self._cursor.is_cut_tag(at)
 
     def _push(self, value: ValueStream, text: str) -> None:
-        if text:
-            self._line.pass_over(text)
+        self._line.pass_over(text)
+        if self._held is None:
             self._sink.arguments(value.push(text))
+        else:
+            self._held.append(text)
 
     def _close_value(self, value: ValueStream) -> None:
         fragment, self._arguments[self._key] = value.close()

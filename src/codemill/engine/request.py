@@ -59,7 +59,7 @@ class RequestBuilder:
         self._numbers = itertools.count()
         configured = (*defaults.eos_token_ids, *as_token_ids(config.eos_token_id, "config.json"))
         eos_token_ids = (*configured, *tokenizer.eos_token_ids)
-        self._eos_token_ids = frozenset(i for i in eos_token_ids if i < config.vocab_size)
+        self._eos_token_ids = frozenset(i for i in eos_token_ids if 0 <= i < config.vocab_size)
 
     def build(self, prompt: Prompt, params: SamplingParams, name: str = "the prompt") -> Request:
         """The request for `prompt`, called `name` in the UsageError raised if it cannot be served."""

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codemill.kernels.linear import linear
+
 
 def route(logits: Tensor, top_k: int, normalise: bool) -> tuple[Tensor, Tensor]:
     """Router logits [N, E] -> expert weights fp32 [N, k] and expert ids [N, k]; softmax over all, then top-k."""
@@ -29,7 +31,7 @@ def grouped_experts(x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor
             continue
         rows = slice(start, start + count)
         start += count
-        gate, up = F.linear(x[tokens[rows]], gate_up[expert]).chunk(2, dim=-1)
-        result = F.linear(F.silu(gate) * up, down[expert])
-        out = out.index_add(0, tokens[rows], result * scales[rows, None])
+        gate, up = linear(x[tokens[rows]], gate_up[expert]).chunk(2, dim=-1)
+        result = linear(F.silu(gate) * up, down[expert])
+        out.index_add_(0, tokens[rows], result * scales[rows, None])
     return out

@@ -1,21 +1,22 @@
 """Loads a model: a spec in, a network with its weights out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from codemill.config import ModelConfig
-from codemill.models.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, MappedFiles
+from codemill.models.checkpoint import INDEX_FILE, Checkpoint, MappedFiles
 from codemill.models.decoder import CausalLM
 from codemill.models.initialize import initialize
-from codemill.models.placement import check_memory, resolve_device, resolve_dtype
+from codemill.models.placement import check_memory, dtype_name, resolve_device, resolve_dtype
 from codemill.models.progress import progress
 from codemill.models.skeleton import build, empty, materialize, set_parameter
 from codemill.spec import ModelSource, resolve
 
 CONFIG_FILES = ("config.json", "generation_config.json")
-WEIGHT_FILES = (SINGLE_FILE, INDEX_FILE, "model-*-of-*.safetensors")
+WEIGHT_FILES = (INDEX_FILE, "model*.safetensors")
 
 
 def load_model(
@@ -45,7 +46,7 @@ def load_model(
         materialize(model, target)
         initialize(model, seed)
     else:
-        checkpoint = Checkpoint.open(source.fetch((*CONFIG_FILES, *WEIGHT_FILES)), config.fp8)
+        checkpoint = _open(source, config)
         checkpoint.check(model, config)
         _load_weights(model, checkpoint, target)
     return model.requires_grad_(trainable)
@@ -53,7 +54,20 @@ def load_model(
 
 def _read_config(source: ModelSource) -> ModelConfig:
     # Before the weights, which may take an hour to arrive for a model that cannot be loaded.
-    return source.preset.config if source.preset is not None else ModelConfig.load(source.fetch(CONFIG_FILES))
+    if source.preset is not None:
+        return source.preset.config
+    config = ModelConfig.load(source.fetch(CONFIG_FILES))
+    return config if config.dtype is not None else replace(config, dtype=_stored_dtype(_open(source, config)))
+
+
+def _open(source: ModelSource, config: ModelConfig) -> Checkpoint:
+    return Checkpoint.open(source.fetch((*CONFIG_FILES, *WEIGHT_FILES)), config.fp8)
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> str | None:
+    """The dtype of weights whose `config.json` names none; the embedding is the one tensor that is never quantised."""
+    embedding = checkpoint.tensors.get("model.embed_tokens.weight")
+    return None if embedding is None else dtype_name(embedding.dtype)
 
 
 def _load_weights(model: CausalLM, checkpoint: Checkpoint, device: torch.device) -> None:

@@ -23,7 +23,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def resolve_dtype(dtype: str | torch.dtype | None, config: ModelConfig) -> torch.dtype:
-    """The dtype to compute in; None and "auto" mean the checkpoint's own, or bfloat16 if it does not say.
+    """The dtype to compute in; None and "auto" mean the checkpoint's own, or bfloat16 if that is none of DTYPES.
 
     Raises UsageError listing the choices.
     """
@@ -31,8 +31,8 @@ def resolve_dtype(dtype: str | torch.dtype | None, config: ModelConfig) -> torch
         return DTYPES.get(config.dtype or "", torch.bfloat16)
     if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
-    if isinstance(dtype, str) and dtype.lower() in DTYPES:
-        return DTYPES[dtype.lower()]
+    if isinstance(dtype, str) and dtype.lower().removeprefix("torch.") in DTYPES:
+        return DTYPES[dtype.lower().removeprefix("torch.")]
     raise UsageError(f"dtype {dtype!s} is not supported: choose auto, {', '.join(DTYPES)}")
 
 

@@ -30,7 +30,10 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @lru_cache(maxsize=32)
 def inverse_frequencies(rope: RopeConfig, head_dim: int) -> tuple[Tensor, float]:
-    """Frequencies fp32 [R / 2] and the factor that scales cosines and sines (1 without YaRN)."""
+    """Frequencies fp32 [R / 2] and the factor that scales cosines and sines (1 without YaRN).
+
+    An odd share of head_dim gives one frequency more than its half, so R is the next even number, as in the reference.
+    """
     rotated = int(head_dim * rope.partial_rotary_factor)
     with torch.device("cpu"):
         frequencies = 1.0 / rope.theta ** (torch.arange(0, rotated, 2, dtype=torch.float32) / rotated)
@@ -38,7 +41,8 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int) -> tuple[Tensor, float]
             return frequencies, 1.0
         keep = _extrapolated_share(rope, rope.yarn, rotated)
     frequencies = frequencies * keep + frequencies / rope.yarn.factor * (1 - keep)
-    return frequencies, rope.yarn.attention_factor or max(1.0, 0.1 * math.log(rope.yarn.factor) + 1.0)
+    scale = rope.yarn.attention_factor
+    return frequencies, max(1.0, 0.1 * math.log(rope.yarn.factor) + 1.0) if scale is None else scale
 
 
 def _extrapolated_share(rope: RopeConfig, yarn: YarnConfig, rotated: int) -> Tensor:
@@ -52,5 +56,5 @@ def _extrapolated_share(rope: RopeConfig, yarn: YarnConfig, rotated: int) -> Ten
     if yarn.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rotated - 1)
-    ramp = (torch.arange(rotated // 2, dtype=torch.float32) - low) / max(high - low, 0.001)
+    ramp = (torch.arange((rotated + 1) // 2, dtype=torch.float32) - low) / ((high - low) or 0.001)
     return 1 - ramp.clamp(0, 1)

@@ -80,7 +80,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             header = json.loads(file.read(length))
     except OSError as error:
         raise CodemillError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CodemillError(f"{path}: the header is corrupt ({error}): fetch the file again") from None
     return _parse_header(path, header, data_start=8 + length, size=size)
 
@@ -96,7 +96,15 @@ def _parse_header(path: Path, header: Any, data_start: int, size: int) -> dict[s
                 f"{path} is truncated: tensor {tensor.name} ends at byte {tensor.end}, "
                 f"the file at {size}: fetch it again"
             )
-    if sum(tensor.end - tensor.begin for tensor in tensors.values()) != size - data_start:
+    end = data_start
+    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.end)):
+        if tensor.begin != end:
+            raise CodemillError(
+                f"{path} is corrupt: tensor {tensor.name} begins at byte {tensor.begin}, but the data before it ends "
+                f"at {end}: fetch it again"
+            )
+        end = tensor.end
+    if end != size:
         raise CodemillError(f"{path} is corrupt: its tensors do not add up to its {size} bytes: fetch it again")
     return tensors
 
@@ -104,7 +112,7 @@ def _parse_header(path: Path, header: Any, data_start: int, size: int) -> dict[s
 def _parse_entry(path: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        if not all(isinstance(number, int) and number >= 0 for number in (*shape, begin, end)):
+        if not isinstance(dtype, str) or not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise CodemillError(f"{path}: the header entry of tensor {name} is corrupt: fetch the file again") from None
