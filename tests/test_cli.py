@@ -120,10 +120,17 @@ def test_the_help_of_a_verb_ends_with_examples(verb: str, capsys: pytest.Capture
         assert all(f"codemill {' '.join(path)}" in line for line in lines)
 
 
+def test_a_verb_with_verbs_has_examples_and_wants_one_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "--help"]) == 0
+    assert "Examples:\n    codemill train pretrain" in capsys.readouterr().out
+    assert cli.main(["train"]) == 2
+    assert last_error(capsys) == "codemill: error: Missing command (see 'codemill train --help')\n"
+
+
 def help_pages(verb: str, capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
     """The verb itself, or the verbs below it."""
     assert cli.main([verb, "--help"]) == 0
-    _, _, commands = capsys.readouterr().out.partition("\nCommands:\n")
+    commands = capsys.readouterr().out.partition("\nCommands:\n")[2].partition("\n\n")[0]
     return [[verb, line.split()[0]] for line in commands.splitlines() if re.match(r"  \S", line)] or [[verb]]
 
 

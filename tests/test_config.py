@@ -103,6 +103,25 @@ def test_what_a_config_leaves_out_is_derived() -> None:
     assert (config.head_dim, config.num_key_value_heads, config.max_position_embeddings) == (16, 4, 32768)
 
 
+def test_norm_topk_prob_has_the_reference_default() -> None:
+    for base, expected in ((MOE, False), (NEXT, True)):
+        moe = parse({key: value for key, value in base.items() if key != "norm_topk_prob"}).moe
+        assert moe is not None
+        assert moe.norm_topk_prob is expected
+
+
+def test_keys_that_change_no_logit_are_ignored() -> None:
+    generation = {"do_sample": False, "temperature": 1.0, "top_k": 50, "max_length": 20, "num_beams": 1}
+    empty = {"pruned_heads": {}, "future_key": None, "other_key": 0}
+    assert parse(DENSE, **generation, **empty, mtp_num_hidden_layers=1) == parse(DENSE)
+    assert parse(NEXT, attn_output_gate=True) == parse(NEXT)
+
+
+def test_only_hybrid_models_rotate_a_part_of_each_head() -> None:
+    assert parse(DENSE, partial_rotary_factor=0.5) == parse(DENSE)
+    assert parse(NEXT, partial_rotary_factor=0.5).rope.partial_rotary_factor == 0.5
+
+
 def test_hybrid_layer_types_follow_the_interval() -> None:
     assert parse(NEXT).layer_types == ("linear_attention",) * 3 + ("full_attention",)
     assert parse(NEXT, full_attention_interval=2).layer_types == ("linear_attention", "full_attention") * 2
@@ -128,6 +147,7 @@ BAD: list[tuple[str, Mapping[str, Any], dict[str, Any], str]] = [
     ("architecture of a wrong type", DENSE, {"model_type": ["qwen3"]}, "model_type"),
     ("gptq", DENSE, {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "'gptq'"),
     ("awq", DENSE, {"quantization_config": {"quant_method": "awq", "bits": 4}}, "'awq'"),
+    ("mlx", DENSE, {"quantization": {"group_size": 64, "bits": 4}}, "take the unquantised checkpoint"),
     ("fp8 without blocks", DENSE, {"quantization_config": {"quant_method": "fp8"}}, "weight_block_size"),
     ("fp8 of another format", DENSE, {"quantization_config": {**FP8, "fmt": "e5m2"}}, "e5m2"),
     ("fp8 with a bad block", DENSE, {"quantization_config": {**FP8, "weight_block_size": [128]}}, "weight_block_size"),
@@ -142,6 +162,9 @@ BAD: list[tuple[str, Mapping[str, Any], dict[str, Any], str]] = [
     ("other activation", DENSE, {"hidden_act": "gelu"}, "hidden_act"),
     ("size as text", DENSE, {"hidden_size": "64"}, "hidden_size"),
     ("size as a list", DENSE, {"num_hidden_layers": [2]}, "num_hidden_layers"),
+    ("layers without end", DENSE, {"num_hidden_layers": 2**31}, "num_hidden_layers"),
+    ("gated attention in a dense model", DENSE, {"attn_output_gate": True}, "attn_output_gate"),
+    ("attention without its gate", NEXT, {"attn_output_gate": False}, "attn_output_gate"),
     ("fractional size", DENSE, {"intermediate_size": 12.5}, "intermediate_size"),
     ("size true", DENSE, {"vocab_size": True}, "vocab_size"),
     ("size zero", DENSE, {"num_attention_heads": 0}, "num_attention_heads"),
@@ -159,6 +182,8 @@ BAD: list[tuple[str, Mapping[str, Any], dict[str, Any], str]] = [
     ("other rope", DENSE, {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'"),
     ("yarn without factor", DENSE, {"rope_scaling": {"rope_type": "yarn"}}, "factor"),
     ("yarn with a bad factor", DENSE, {"rope_scaling": {"rope_type": "yarn", "factor": "4"}}, "factor"),
+    ("yarn with factor zero", DENSE, {"rope_scaling": {"rope_type": "yarn", "factor": 0}}, "factor"),
+    ("yarn with beta zero", DENSE, {"rope_scaling": {"rope_type": "yarn", "factor": 4, "beta_slow": 0}}, "beta_slow"),
     ("yarn with an unknown key", DENSE, {"rope_scaling": {"rope_type": "yarn", "factor": 4, "mscale": 1}}, "mscale"),
     ("rope with an unknown key", DENSE, {"rope_parameters": {"mrope_section": [1]}}, "mrope_section"),
     ("more experts per token than experts", MOE, {"num_experts_per_tok": 9}, "num_experts_per_tok"),
@@ -199,7 +224,8 @@ def test_a_missing_key_is_named(base: Mapping[str, Any], key: str, null: bool) -
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b'{"model_type": "qwen3", "vocab', b"[1, 2]", b'"qwen3"', b"null", b"\xff\xfe\x00{"]
+    "content",
+    [b"", b'{"model_type": "qwen3", "vocab', b"[1, 2]", b'"qwen3"', b"null", b"\xff\xfe\x00{", b"[" * 100_000],
 )
 def test_a_file_that_is_no_json_object_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)

@@ -49,7 +49,7 @@ _NUMBERS = (
     "rms_norm_eps initializer_range rope_theta partial_rotary_factor factor attention_factor beta_fast beta_slow"
 ).split()
 _FLAGS = ("tie_word_embeddings", "attention_bias", "norm_topk_prob", "truncate")
-_OBJECTS = ("rope_scaling", "rope_parameters", "quantization_config")
+_OBJECTS = ("rope_scaling", "rope_parameters", "quantization_config", "quantization")
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(_SIZES, (is_size, "a positive integer")),
     **dict.fromkeys(_COUNTS, (is_count, "an integer that is not negative")),

@@ -23,7 +23,11 @@ _IGNORED = frozenset(
     "output_hidden_states output_router_logits router_aux_loss_coef return_dict return_dict_in_generate "
     "chunk_size_feed_forward is_encoder_decoder is_decoder id2label label2id problem_type max_window_layers "
     "sliding_window auto_map use_bfloat16 torchscript task_specific_params tokenizer_class "
-    "generation_config finetuning_task sep_token_id decoder_start_token_id unsloth_fixed unsloth_version".split()
+    "generation_config finetuning_task sep_token_id decoder_start_token_id unsloth_fixed unsloth_version "
+    "attn_implementation experts_implementation num_nextn_predict_layers mtp_num_hidden_layers mamba_ssm_dtype "
+    # Defaults of generation, which transformers 4 wrote here.
+    "do_sample temperature top_k top_p typical_p repetition_penalty diversity_penalty length_penalty max_length "
+    "min_length num_beams num_beam_groups num_return_sequences".split()
 )
 _SIZES = (
     "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
@@ -50,8 +54,8 @@ _FIXED: dict[str, Any] = {
     "qkv_bias": False,
 }
 _OTHER = ("model_type", "eos_token_id", "layer_types", "full_attention_interval", "quantization_config",
-          "num_local_experts")  # fmt: skip
-_KNOWN = {*_IGNORED, *_SIZES, *_SCALARS, *_MOE, *_LINEAR, *_ROPE, *_FIXED, *_OTHER}
+          "quantization", "num_local_experts")  # fmt: skip
+_KNOWN = {*_IGNORED, *_SIZES, *_SCALARS, *_MOE, *_LINEAR, *_ROPE, *_OTHER}
 
 
 def parse_model_config(raw: Mapping[str, Any], source: str) -> ModelConfig:
@@ -69,7 +73,9 @@ def parse_model_config(raw: Mapping[str, Any], source: str) -> ModelConfig:
             moe=_parse_moe(raw, source) if model_type != "qwen3" else None,
             linear_attention=_parse_linear(raw) if model_type == "qwen3_next" else None,
             layer_types=_parse_layer_types(raw),
-            fp8=_parse_quantization(raw.get("quantization_config"), source),
+            fp8=_parse_quantization(
+                raw.get("quantization_config") or raw.get("quantization"), source
+            ),  # or that of MLX
             dtype=raw.get("dtype") or raw.get("torch_dtype"),
             eos_token_id=_as_tuple(raw.get("eos_token_id")),
             **_parse_sizes(raw),
@@ -82,11 +88,12 @@ def parse_model_config(raw: Mapping[str, Any], source: str) -> ModelConfig:
 
 
 def _check_keys(raw: Mapping[str, Any], source: str) -> None:
+    fixed = {**_FIXED, "attn_output_gate": raw["model_type"] == "qwen3_next"}
     for key, value in raw.items():
-        if key not in _KNOWN and not key.startswith("_") and value not in (None, False):
+        if value and key not in (*_KNOWN, *fixed) and not key.startswith("_"):  # what is empty or false changes nothing
             raise CodemillError(f"{source}: unknown key {key!r}; it may change the model, so it is not ignored")
-        if key in _FIXED and value not in (None, _FIXED[key]):
-            raise CodemillError(f"{source}: {key} = {value!r} is not supported (only {_FIXED[key]!r})")
+        if key in fixed and value not in (None, fixed[key]):
+            raise CodemillError(f"{source}: {key} = {value!r} is not supported (only {fixed[key]!r})")
 
 
 def _require(raw: Mapping[str, Any], key: str) -> Any:

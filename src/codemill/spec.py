@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,8 @@ def resolve(spec: str | Path | None = None) -> ModelSource:
     """
     if spec is None:
         return _embedded()
+    if not isinstance(spec, str | PathLike):
+        raise UsageError(f"the model spec is of type {type(spec).__name__}: {FORMS}")
     name = str(spec)
     if not name.strip():
         raise UsageError(f"the model spec is empty: {FORMS}")

@@ -63,7 +63,9 @@ def test_2_a_call_that_lacks_a_required_parameter_is_not_over() -> None:
     assert only.arguments == {"content": inner}
 
 
-@pytest.mark.parametrize("closing", ["</tool_call>", "</function>", "</parameter>\n</function>", "</parameter>\n</tool_call>"])
+@pytest.mark.parametrize(
+    "closing", ["</tool_call>", "</function>", "</parameter>\n</function>", "</parameter>\n</tool_call>"]
+)
 @pytest.mark.parametrize("after", ["", "\n" + call("ls", path="b")])
 def test_2_some_closing_tags_are_missing_before_text(closing: str, after: str) -> None:
     message = parse(f"<tool_call>\n<function=ls>\n<parameter=path>\na\n{closing}\nLooking.{after}")
@@ -160,8 +162,11 @@ def test_6_several_calls() -> None:
         ("a\n" + call("ls") + "\n" + call("ls") + "\n", "a"),
         ("  plain text\n\n", "  plain text\n\n"),
         *[(text, text) for text in ("use <tool_call> and </tool_call>", "`<function=x>` 1 < 2 <", "a </function>")],
-        *[(text, text) for text in (f"write `{call('ls')}`", "`<function=ls></function>`", "`<tool_call>{}", "`<tool_")],
-        *[(text, text) for text in ("<tool_call> opens it,\n</tool_call> ends it.", "<tool_call>x</tool_call> is wrong")],
+        *[(text, text) for text in ("`<tool_call><function=ls></function></tool_call>`", "`<function=ls></function>`")],
+        *[
+            (text, text)
+            for text in ("<tool_call> opens it,\n</tool_call> ends it.", "<tool_call>x</tool_call> is wrong")
+        ],
         ("\n \n", "\n \n"),
         ("", ""),
     ],
@@ -202,6 +207,10 @@ def test_8_also_on_one_line(inner: str) -> None:
 def test_8_text_between_parameters_is_reported() -> None:
     message = parse(call(path="a", content="b").replace("<parameter=content", "and <now>\n<parameter=content"))
     assert message.tool_calls[0].arguments["path"].startswith("a")
+    message = parse("<function=ls>\n<parameter=>\n</parameter>\nrest")
+    assert message.errors[1].raw == "<parameter=>\n\nrest"
+    message = parse("<tool_call><function=ls>\nand now\n<tool_call> again")
+    assert message.content == "<tool_call> again"
     message = parse("<tool_call>\n<function=ls>\n{'path': 'a'}\n</function>\n</tool_call>")
     assert message.tool_calls[0].arguments == {}
     assert message.errors[0].raw == "{'path': 'a'}"
@@ -249,11 +258,25 @@ def test_9_values_keep_every_character(value: str) -> None:
         call(path="p", content="</parameter>" + " " * 100_000),
         call(path="p", content="</parameter>\n" * 8_000 + "x"),
         call(path="p", content="<tool_call>\n<function=ls>\n" * 4_000),
+        "<tool_call>\n<function=ls>\n<parameter=path>\n" * 2_000 + "</tool_call>",
+        (call(path="p", content="x") + " and ") * 1_000,
         "\n" * 50_000 + "<" * 50_000,
         "<tool_call>\nnonsense " + BIG,
         '<tool_call>\n{"name": "ls", "arguments": {"path": "' + BIG,
     ],
-    ids=["code", "json", "lines", "spaces", "closers", "openers", "content", "invalid", "unclosed"],
+    ids=[
+        "code",
+        "json",
+        "lines",
+        "spaces",
+        "closers",
+        "openers",
+        "unclosed",
+        "text",
+        "content",
+        "invalid",
+        "unclosed string",
+    ],
 )
 def test_9_time_grows_with_the_length_only(text: str, size: int, work_budget) -> None:
     parser = ToolCallParser(TOOLS)

@@ -1,5 +1,6 @@
 """`codemill chat`: what is sent, what is printed, and what an error or Ctrl-C leaves behind."""
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 
 from codemill import LLM
+from codemill.commands.chat import _lines
 from codemill.engine.outputs import StreamPiece
+from codemill.errors import UsageError
 from commands.conftest import CONTEXT, Run
 
 TOO_LONG = "word " * CONTEXT
@@ -101,10 +104,14 @@ def test_weights_that_are_nan(codemill: Run, nan_directory: Path) -> None:
     assert "NaN" in done.error
 
 
-def test_a_message_that_is_no_text(chat: Run) -> None:
+def test_a_message_that_is_no_text(chat: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     done = chat(b"caf\xe9\n")
     assert done.status == 2
     assert "no UTF-8" in done.error
+    c_locale = io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), "utf-8", errors="surrogateescape")
+    monkeypatch.setattr("sys.stdin", c_locale)
+    with pytest.raises(UsageError, match="no UTF-8"):
+        list(_lines())
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_defaults_of_the_checkpoint_apply(dense_llm):
 def test_end_of_text_of_config_checkpoint_and_tokenizer(dense_llm):
     (free,) = dense_llm.generate("a", SamplingParams(max_tokens=6, ignore_eos=True))
     third = free.outputs[0].token_ids[2]
-    llm = LLM.from_parts(dense_llm.model, dense_llm.tokenizer, GenerationConfig(eos_token_ids=(third, 999_999)))
+    llm = LLM.from_parts(dense_llm.model, dense_llm.tokenizer, GenerationConfig(eos_token_ids=(third, 999_999, -1)))
     output = llm.generate("a", SamplingParams(max_tokens=6))[0].outputs[0]
     assert output.token_ids == free.outputs[0].token_ids[:3]
     assert (output.finish_reason, output.stop_reason) == ("stop", None)
@@ -202,6 +202,11 @@ def test_a_seed_repeats_its_output(dense_llm):
     assert first == second
     assert first[0].token_ids != first[1].token_ids
     assert dense_llm.generate("a", dataclasses.replace(params, seed=12))[0].outputs != first
+
+
+def test_the_seed_of_an_llm_is_an_integer(dense_llm):
+    with pytest.raises(UsageError, match="seed = 'a': must be an integer"):
+        LLM.from_parts(dense_llm.model, dense_llm.tokenizer, seed="a")
 
 
 def test_requests_without_a_seed_differ_and_the_program_repeats(dense_llm):

@@ -26,6 +26,8 @@ DENSE = [
     ({"attention_bias": True}, 30),
     ({"hidden_size": 40, "num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 12}, 1),
     ({"rms_norm_eps": 1e-3, "vocab_size": 301}, 128),
+    ({"rope_parameters": {**YARN, "beta_fast": 1.0, "beta_slow": 32.0}}, 40),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}, 20),
 ]
 MOE = [
     ({}, 33),
@@ -56,6 +58,7 @@ HYBRID = [
     ({"rope_parameters": {**YARN, "partial_rotary_factor": 0.5}}, 100),
     ({"tie_word_embeddings": True, "num_key_value_heads": 1, "head_dim": 32}, 3),
     ({"mlp_only_layers": [1], "norm_topk_prob": False}, 200),
+    ({"head_dim": 20}, 66),
 ]
 CASES = [
     pytest.param(family, changes, tokens, id=f"{family}-{index}")

@@ -17,6 +17,7 @@ from codemill.models.fp8 import FP8_DTYPE, dequantize, scale_shape
 from models.reference import make_ours, make_reference
 
 PROJECTION = "model.layers.0.self_attn.q_proj.weight"
+NORM = "model.layers.0.self_attn.q_norm.weight"
 NOT_CONVERTED = ("embed_tokens", "lm_head", "norm", "mlp.gate.", "conv1d", "A_log", "dt_bias", "in_proj_ba", "_gate.")
 
 
@@ -141,6 +142,10 @@ def edit(directory: Path, **tensors: Tensor | None) -> None:
             r"\[2, 2\], but blocks of \[32, 32\] need floats of .* \[2, 1\]",
         ),
         ({PROJECTION + "_scale_inv": torch.ones(2, 1, dtype=torch.float64)}, "float64"),
+        (
+            {NORM: torch.ones(16).to(FP8_DTYPE), NORM + "_scale_inv": torch.ones(1)},
+            rf"tensor {NORM} is FP8 \[16\]: only matrices can be",
+        ),
         ({"model.layers.9.mlp.up_proj.weight_scale_inv": torch.ones(1, 1)}, "scale of a weight that is missing"),
     ],
 )

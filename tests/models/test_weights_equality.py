@@ -78,14 +78,16 @@ def test_conversion_is_that_of_transformers(tmp_path: Path, family: str, stored:
     assert ours.config.dtype == {"bf16": "bfloat16", "fp32": "float32", "auto": "float16"}[wanted]
 
 
-def test_dtype_may_be_a_torch_dtype_and_defaults_to_bfloat16(tmp_path: Path) -> None:
+def test_dtype_may_be_a_torch_dtype_and_defaults_to_that_of_the_weights(tmp_path: Path) -> None:
     reference = make_reference("qwen3")
     reference.save_pretrained(tmp_path)
     assert load_model(tmp_path).dtype == torch.float32
     assert load_model(tmp_path, dtype=torch.float16).dtype == torch.float16
+    assert load_model(tmp_path, dtype="torch.float16").dtype == torch.float16
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float32",', ""))
-    assert load_model(str(tmp_path), dtype="auto").dtype == torch.bfloat16
+    assert load_model(str(tmp_path), dtype="auto").dtype == torch.float32
+    assert load_model(tmp_path, dtype="bf16").dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "qwen3_next"])

@@ -110,7 +110,15 @@ def test_stray_bytes(single: Path) -> None:
     fails(single, f"{path} is corrupt", "do not add up")
 
 
-@pytest.mark.parametrize("header", [b"{]", b"\xff\xfe{}", b"[1, 2]", b'{"a": 3}', b'{"a": {"dtype": "F32"}}'])
+def test_tensors_that_overlap(single: Path) -> None:
+    other = "model.layers.1.self_attn.q_norm.weight"
+    edit_header(single / WEIGHTS, lambda header: header[NORM].update(data_offsets=header[other]["data_offsets"]))
+    fails(single, WEIGHTS, "is corrupt: tensor ", "begins at byte")
+
+
+@pytest.mark.parametrize(
+    "header", [b"[" * 100_000, b"{]", b"\xff\xfe{}", b"[1, 2]", b'{"a": 3}', b'{"a": {"dtype": "F32"}}']
+)
 def test_corrupt_header(single: Path, header: bytes) -> None:
     path = single / WEIGHTS
     path.write_bytes(len(header).to_bytes(8, "little") + header)
@@ -125,6 +133,8 @@ def test_corrupt_header(single: Path, header: bytes) -> None:
         ({"shape": [15]}, "[15]"),
         ({"dtype": "F16"}, "has 64 bytes"),
         ({"dtype": "I4"}, "dtype I4, which is not supported"),
+        ({"dtype": ["F32"]}, "is corrupt"),
+        ({"shape": [True, 16]}, "is corrupt"),
         ({"data_offsets": [8, 0]}, "has -8 bytes"),
         ({"data_offsets": [0]}, "is corrupt"),
     ],

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,11 +58,13 @@ def test_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("/no/such", "/no/such: no such directory"),
         ("org/model.gguf", r"org/model\.gguf: no such directory"),
         ("qwen3-0.6b", r"say Qwen/Qwen3-0\.6B, for random ones random:qwen3-0\.6b"),
+        (5, "the model spec is of type int: give a model directory"),
+        (b"org/name", "the model spec is of type bytes"),
         ("random:", "unknown preset"),
         ("random:qwen3-0.5b", r"did you mean .*qwen3-0\.6b"),
     ],
 )
-def test_meaningless(text: str, expected: str) -> None:
+def test_meaningless(text: Any, expected: str) -> None:
     with pytest.raises(UsageError, match=expected) as caught:
         resolve(text)
     assert "\n" not in str(caught.value)

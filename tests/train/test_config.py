@@ -1,5 +1,6 @@
 """The TOML file of a training run: what it may say, and one line for what it may not."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 def test_a_dry_run_says_what_would_be_done(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "pretrain", str(path), "--dry-run"]) == 0
     assert capsys.readouterr().out == "10 steps of 8 x 64 tokens, 5,120 in all\n"
+    assert cli.main(["train", "pretrain", str(path), "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tokens"] > 0
     assert cli.main(["train", "pretrain", str(path), "--dry-run", "--set", "loop.steps=-1"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -11,7 +11,7 @@ What is doubtful, and ends the value only if nothing later ends it for certain:
 - Closing tags before other text: all of them, or some of them at the start of a line. The most of them count, of
   equally many the last.
 - A call of a known function at the start of a line, if nothing required is missing and the text ends with that call's
-  closing tags: this one's are missing. The first such call counts. It makes closing tags before it certain.
+  closing tags: this one's are missing. The first such call counts. Any call makes closing tags before it certain.
 
 Never an end: the tags of a whole call inside the value, and closing tags before a quote or backslash, which are part of
 a string in the code.
@@ -150,7 +150,8 @@ class ValueBoundary:
 
     def _next_call(self, header: Header, line: LinePosition) -> Ending:
         is_known = self._schemas.knows(header.name) or not self._schemas.names
-        return Ending.NEXT_CALL if line.is_blank and is_known and not self._inside_call else Ending.NONE
+        is_next = self._doubt > Ending.NEXT_CALL or (is_known and line.is_blank)
+        return Ending.NEXT_CALL if is_next and not self._inside_call else Ending.NONE
 
     def _close_call(self, end: int, line: LinePosition) -> Ending | None:
         if self._inner_calls:

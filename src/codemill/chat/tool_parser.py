@@ -149,11 +149,9 @@ class _MessageReader:
         tag = self._cursor.tag_at(at)
         if tag is Tag.MORE:
             return False
-        if self._line.in_code:
-            return self._literal(at + 1)
         if tag is Tag.OPEN_CALL:
             return self._open_call(at)
-        if tag is Tag.OPEN_FUNCTION:
+        if tag is Tag.OPEN_FUNCTION and not self._line.in_code:
             return self._open_function(at)
         if self._cursor.final and self._cursor.is_cut_tag(at) and len(self._cursor.text) - at >= CUT_TAG:
             return self._cut_off()
@@ -165,6 +163,8 @@ class _MessageReader:
         following = self._cursor.peek(at + len(Tag.OPEN_CALL.value))
         if following.kind is Tag.MORE:
             return False
+        if self._line.in_code and "\n" not in self._cursor.text[at : following.start]:
+            return self._literal(at + 1)
         if following.kind is Tag.END:
             return self._cut_off()
         if following.kind is Tag.OPEN_CALL:

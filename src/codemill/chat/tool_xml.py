@@ -39,6 +39,7 @@ class XmlCall:
         following = self._cursor.peek(self._cursor.pos)
         if following.kind is Tag.MORE:
             return False
+        self._stray.append(self._cursor.take(following.start))
         if following.kind is Tag.OPEN_PARAMETER:
             return self._open_parameter(following)
         if following.kind is Tag.TEXT:
@@ -103,14 +104,15 @@ class XmlCall:
 
     def _apply(self, decision: Decision, value: ValueStream) -> None:
         if decision.verdict is Verdict.END_BEFORE:
-            return self._end_before(value)
-        if decision.verdict is not Verdict.TEXT:
+            self._end_before(value)
+        elif decision.verdict is Verdict.END:
             self._release(value)
-        if decision.verdict is Verdict.END:
-            return self._close_value(value)
-        if decision.verdict is Verdict.PERHAPS:
-            self._held = []
-        self._push(value, self._cursor.take(decision.end))
+            self._close_value(value)
+        else:
+            if decision.verdict is Verdict.PERHAPS:
+                self._release(value)
+                self._held = []
+            self._push(value, self._cursor.take(decision.end))
 
     def _end_with_text(self, value: ValueStream) -> None:
         if self._held is not None and self._boundary.ended_before("".join(self._held)):

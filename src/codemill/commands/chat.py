@@ -126,12 +126,13 @@ def _lines() -> Iterator[str]:
     while True:
         try:
             line = input("> " if interactive else "")
+            line.encode()  # fails for the surrogates that stand for broken bytes in the C locale
         except KeyboardInterrupt:
             print(file=sys.stderr)
             continue
         except EOFError:
             return
-        except UnicodeDecodeError:
+        except UnicodeError:
             raise UsageError("standard input is no UTF-8 text: a message must be text") from None
         if line.strip() in ("/exit", "/quit"):
             return

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codemill.commands import add_verb, options, print_json
+from codemill.commands import add_verb, epilog, options, print_json
 
 if TYPE_CHECKING:
+    from codemill.train.config import PretrainConfig
     from codemill.train.loop import StepReport
     from codemill.train.pretrain import Pretraining
 
@@ -21,7 +22,7 @@ codemill train pretrain runs/embedded.toml --dry-run
 
 
 def register(app: typer.Typer) -> None:
-    train = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup_mode=None)
+    train = typer.Typer(help="Train a model.", epilog=epilog(EXAMPLES), rich_markup_mode=None)
     add_verb(train, pretrain, EXAMPLES)
     app.add_typer(train, name="train")
 
@@ -40,9 +41,7 @@ def pretrain(
 
     settings = load_config(PretrainConfig, config, overrides or ())
     if dry_run:
-        loop = settings.loop
-        tokens = loop.steps * loop.rows_per_step * settings.data.context
-        print(f"{loop.steps} steps of {loop.rows_per_step} x {settings.data.context} tokens, {tokens:,} in all")
+        _print_plan(settings, as_json)
         return
     import torch
 
@@ -61,6 +60,15 @@ def pretrain(
         print_json({"model": str(run.model_directory), "steps": settings.loop.steps, "loss": loss})
     else:
         print(f"model: {run.model_directory}")
+
+
+def _print_plan(settings: "PretrainConfig", as_json: bool) -> None:
+    loop, context = settings.loop, settings.data.context
+    tokens = loop.steps * loop.rows_per_step * context
+    if as_json:
+        print_json({"steps": loop.steps, "rows_per_step": loop.rows_per_step, "context": context, "tokens": tokens})
+    else:
+        print(f"{loop.steps} steps of {loop.rows_per_step} x {context} tokens, {tokens:,} in all")
 
 
 def _with_progress(run: "Pretraining") -> Iterator["StepReport"]:

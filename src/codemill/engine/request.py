@@ -50,7 +50,9 @@ class RequestBuilder:
         max_model_len: int | None = None,
         seed: int = 0,
     ) -> None:
-        """Raises UsageError if the model has no context of `max_model_len` tokens."""
+        """Raises UsageError if the model has no context of `max_model_len` tokens, or if `seed` is no integer."""
+        if not isinstance(seed, int):
+            raise UsageError(f"seed = {seed!r}: must be an integer")
         self.max_model_len = context_length(config, max_model_len)
         self._vocab_size = config.vocab_size
         self._tokenizer = tokenizer

@@ -97,7 +97,9 @@ class Checkpoint:
                 f"{stored.path}: tensor {stored.name} is FP8, but {stored.name}{SCALE_SUFFIX} is missing"
             )
         if len(stored.shape) < 2:
-            raise CodemillError(f"{stored.path}: tensor {stored.name} is FP8 {list(stored.shape)}: only matrices can be")
+            raise CodemillError(
+                f"{stored.path}: tensor {stored.name} is FP8 {list(stored.shape)}: only matrices can be"
+            )
         shape = scale_shape(stored.shape, self.fp8.block_size)
         if scale.shape != shape or scale.dtype not in SCALE_DTYPES:
             raise CodemillError(

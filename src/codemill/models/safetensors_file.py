@@ -112,7 +112,9 @@ def _parse_header(path: Path, header: Any, data_start: int, size: int) -> dict[s
 def _parse_entry(path: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        if not isinstance(dtype, str) or not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        if not isinstance(dtype, str) or not all(
+            type(number) is int and number >= 0 for number in (*shape, begin, end)
+        ):
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise CodemillError(f"{path}: the header entry of tensor {name} is corrupt: fetch the file again") from None
