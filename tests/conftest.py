@@ -1,5 +1,6 @@
 """Fixtures every test folder may use."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,9 @@ def shared_data() -> Path:
     if not data.is_dir():
         pytest.skip("the shared test data does not lie beside this checkout")
     return data
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Ctrl-C works in this process and its children, also where a shell started the tests in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
