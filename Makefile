@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The constraints pin torch to a version that is known to work; without them pip may fetch gigabytes.
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
+# What `make run` continues: a signature and a docstring.
+FUNCTION := 'def solve(numbers: list[int]) -> int:\n    """Keep the even numbers, square each number, then return the sum."""\n'
 # Where `make run` completes code: FILE:LINE.
 COMPLETE_AT := examples/shopping.py:5
 
@@ -20,7 +22,7 @@ help:
 	@echo 'make clean      remove what the tools left behind, but not $(VENV)'
 
 run: $(VENV)/run.stamp
-	$(BIN)/codemill generate 'def is_even(n: int) -> bool:'
+	printf $(FUNCTION) | $(BIN)/codemill generate -
 	$(BIN)/codemill complete $(COMPLETE_AT)
 
 test: $(VENV)/dev.stamp

@@ -30,7 +30,7 @@ from codemill import LLM, SamplingParams
 from codemill.chat.prompts import fim_ids
 from codemill.data.chunks import chunk_modules
 from codemill.data.corpus import Module, split_modules, stdlib_modules
-from codemill.data.fim import single_line_example
+from codemill.data.fim import FimExample, single_line_example
 from codemill.data.synthesis import SyntheticTask, generate_tasks
 from codemill.train.config import PretrainConfig, load_config
 from codemill.train.loop import StepReport, TrainingLog
@@ -106,12 +106,28 @@ def compression(tokenizer: Tokenizer, train: Sequence[Module], held_out: Sequenc
     }
 
 
-def single_line_fim(llm: LLM, tokenizer: Tokenizer, modules: Sequence[Module], count: int) -> dict[str, Any]:
-    """Exact match of one missing line in held-out modules, white space at the ends aside."""
+def module_lines(tokenizer: Tokenizer, modules: Sequence[Module], count: int) -> list[FimExample]:
+    """One missing line in a stretch of a module."""
     rng = random.Random(0)
     chunks = [chunk.text for chunk in chunk_modules(tokenizer, modules, FIM_TOKENS)]
     examples = [example for chunk in chunks * 20 if (example := single_line_example(chunk, rng))]
-    examples = rng.sample(examples, min(count, len(examples)))
+    return rng.sample(examples, min(count, len(examples)))
+
+
+def task_lines(tasks: Sequence[SyntheticTask]) -> list[FimExample]:
+    """One missing line in each task's function, with the function of another task before and after it."""
+    rng = random.Random(0)
+    functions = [task.prompt + task.solution for task in tasks]
+    examples = []
+    for i, task in enumerate(tasks):
+        before, after = functions[i - 1] + "\n\n", "\n\n" + functions[i - 2]
+        if hole := single_line_example(task.solution, rng):
+            examples.append(FimExample(before + task.prompt + hole.prefix, hole.middle, hole.suffix + after))
+    return examples
+
+
+def single_line_fim(llm: LLM, examples: Sequence[FimExample]) -> dict[str, Any]:
+    """Exact match of the missing line, white space at the ends aside."""
     prompts = [fim_ids(llm.tokenizer, example.prefix, example.suffix) for example in examples]
     params = SamplingParams(temperature=0.0, max_tokens=64, stop_token_ids=llm.tokenizer.fim_stop_ids)
     outputs = llm.generate(prompts, params)
@@ -158,7 +174,8 @@ def measure(llm: LLM, directory: Path, config: PretrainConfig, num_tasks: int, n
     )
     return {
         "bits per byte": {"embedded model": bits_per_byte(llm, held_out), **compression(tokenizer, train, held_out)},
-        "single-line FIM": single_line_fim(llm, tokenizer, held_out, num_holes),
+        "single-line FIM, held-out modules": single_line_fim(llm, module_lines(tokenizer, held_out, num_holes)),
+        "single-line FIM, held-out tasks": single_line_fim(llm, task_lines(held_out_tasks)),
         "held-out combinations": pass_at_1(llm, held_out_tasks, "plain"),
         "held-out combinations, as chat": pass_at_1(llm, held_out_tasks, "chat"),
         "new tasks of seen combinations": pass_at_1(llm, seen_tasks, "plain"),
@@ -270,11 +287,12 @@ def write_card(result: dict[str, Any], configs: Sequence[PretrainConfig], num_pa
         "held-out combinations, as chat": "the same asked in chat: pass@1",
         "new tasks of seen combinations": "function from its docstring, new tasks of any kind: pass@1",
     }
-    fim = result["single-line FIM"]
     scores = [f"| {text} | {result[key]['n']} | {result[key]['pass@1']:.1%} |" for key, text in names.items()]
-    scores.append(
-        f"| one missing line of 448 tokens of a held-out module: exact match | {fim['n']} | {fim['exact_match']:.1%} |"
-    )
+    holes = {
+        "single-line FIM, held-out tasks": "one missing line of a held-out task, between other functions: exact match",
+        "single-line FIM, held-out modules": f"one missing line in {FIM_TOKENS} tokens of a held-out module: exact match",
+    }
+    scores += [f"| {text} | {result[key]['n']} | {result[key]['exact_match']:.1%} |" for key, text in holes.items()]
     by_operations = result["held-out combinations"]["by number of operations"]
     _, held_out = split_modules(stdlib_modules(), config.data.held_out_fraction)
     training = result["training"]
