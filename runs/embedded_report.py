@@ -255,6 +255,9 @@ No benchmark's problems, and no text from elsewhere.
 
 ![training and validation loss](embedded_loss.png)
 
+The second stage starts at step {second_stage}. Its validation texts are cut shorter and its tasks are others, so the
+curves of the two stages are close to, but not exactly, comparable.
+
 ## Figures
 
 Measured by `runs/embedded_report.py` on what training never saw; greedy decoding.
@@ -275,7 +278,9 @@ pass@1 by number of operations in a held-out combination: {by_operations}.
 
 The docstrings of the tasks come from a grammar: their wording is narrow, and so is what the model understands. A
 held-out combination is new as a whole, but each of its operations was seen in others. Outside such tasks it continues
-text in the style of the library, usually without sense. Do not run what it writes without reading it.
+text in the style of the library, usually without sense. Missing lines of real modules are beyond it. The tokenizer
+joins a colon to the newline after it, so a prompt should end before a colon (`def is_even(n: int)`) or after the
+newline. Do not run what it writes without reading it.
 """
 
 
@@ -289,10 +294,11 @@ def write_card(result: dict[str, Any], configs: Sequence[PretrainConfig], num_pa
     }
     scores = [f"| {text} | {result[key]['n']} | {result[key]['pass@1']:.1%} |" for key, text in names.items()]
     holes = {
-        "single-line FIM, held-out tasks": "one missing line of a held-out task, between other functions: exact match",
-        "single-line FIM, held-out modules": f"one missing line in {FIM_TOKENS} tokens of a held-out module: exact match",
+        "single-line FIM, held-out tasks": "one missing line of a held-out task, between other functions",
+        "single-line FIM, held-out modules": f"one missing line in {FIM_TOKENS} tokens of a held-out module",
     }
-    scores += [f"| {text} | {result[key]['n']} | {result[key]['exact_match']:.1%} |" for key, text in holes.items()]
+    for key, text in holes.items():
+        scores.append(f"| {text}: exact match | {result[key]['n']} | {result[key]['exact_match']:.1%} |")
     by_operations = result["held-out combinations"]["by number of operations"]
     _, held_out = split_modules(stdlib_modules(), config.data.held_out_fraction)
     training = result["training"]
@@ -301,6 +307,7 @@ def write_card(result: dict[str, Any], configs: Sequence[PretrainConfig], num_pa
         vocab_size=config.data.vocab_size,
         context=config.model.max_position_embeddings,
         steps=training["steps"],
+        second_stage=config.loop.steps,
         tokens=training["tokens"] / 1e6,
         hours=training["hours"],
         note=training["note"],

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from codemill.engine.outputs import RequestOutput
 
 EXAMPLES = '''
-codemill generate 'def is_even(n: int) -> bool:'
+codemill generate 'def is_even(n: int)'
 printf 'def add(a: int, b: int) -> int:\\n    """Return the sum of a and b."""\\n' | codemill generate -
 codemill generate --model Qwen/Qwen3-0.6B --temperature 0.7 --seed 1 --max-tokens 200 '# Quick sort in Python'
 codemill generate --json -n 3 --temperature 0.8 'def reverse(text: str) -> str:'
