@@ -34,6 +34,7 @@ from codemill.data.fim import FimExample, single_line_example
 from codemill.data.synthesis import SyntheticTask, generate_tasks
 from codemill.train.config import PretrainConfig, load_config
 from codemill.train.loop import StepReport, TrainingLog
+from codemill.train.pretrain import held_out_modules
 
 ROOT = Path(__file__).resolve().parents[1]
 FIM_TOKENS = 448  # of a module around the missing line
@@ -300,7 +301,6 @@ def write_card(result: dict[str, Any], configs: Sequence[PretrainConfig], num_pa
     for key, text in holes.items():
         scores.append(f"| {text}: exact match | {result[key]['n']} | {result[key]['exact_match']:.1%} |")
     by_operations = result["held-out combinations"]["by number of operations"]
-    _, held_out = split_modules(stdlib_modules(), config.data.held_out_fraction)
     training = result["training"]
     card = CARD.format(
         parameters=num_parameters / 1e6,
@@ -311,7 +311,7 @@ def write_card(result: dict[str, Any], configs: Sequence[PretrainConfig], num_pa
         tokens=training["tokens"] / 1e6,
         hours=training["hours"],
         note=training["note"],
-        held_out_modules=", ".join(sorted({f"`{module.top_level}`" for module in held_out})),
+        held_out_modules=", ".join(sorted({f"`{module.top_level}`" for module in held_out_modules(config.data)})),
         tasks=sum(config.data.tasks for config in configs),
         compression="\n".join(f"| {name} | {value:.3f} |" for name, value in result["bits per byte"].items()),
         scores="\n".join(scores),

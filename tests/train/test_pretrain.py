@@ -207,3 +207,18 @@ def test_held_out_modules_are_those_no_row_has(monkeypatch: pytest.MonkeyPatch, 
     train_side, expected = split_modules(few_modules, 0.4)
     assert held_out == expected
     assert not {module.top_level for module in held_out} & {module.top_level for module in train_side}
+
+
+def test_a_second_stage_starts_from_the_model_of_the_first(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(output="first") == 0
+    model = tmp_path / "first" / "model"
+    second = ("--set", f"init_from={model}", "--set", "loop.steps=1", "--set", "data.mixture.task_chat=0.7")
+    assert train(*second, "--set", "optimizer.lr=0", "--set", "optimizer.matrix_lr=0", output="second") == 0
+    assert same_weights(tmp_path / "first", tmp_path / "second")
+    tokenizers = [(tmp_path / stage / "model" / "tokenizer.json").read_bytes() for stage in ("first", "second")]
+    assert tokenizers[0] == tokenizers[1]
+    capsys.readouterr()
+    assert train(*second, "--set", "model.intermediate_size=32", output="third") == 2
+    assert "intermediate_size = 32" in capsys.readouterr().err

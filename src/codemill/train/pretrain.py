@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 from codemill.chat.tokenizer_files import tokenizer_path
+from codemill.config import ModelConfig
 from codemill.data.bpe import save_tokenizer, train_tokenizer
 from codemill.data.corpus import Module, split_modules, stdlib_modules
 from codemill.data.fim import END_OF_TEXT
@@ -72,10 +73,15 @@ class Pretraining:
         return PretrainData(tokenizer, rows.pop("train"), rows)
 
     def build_model(self, tokenizer: Tokenizer) -> CausalLM:
-        """The model to train, in fp32: that of `init_from`, or a fresh one, the same for the same seed."""
-        if self.config.init_from:
-            return load_model(self.config.init_from, "float32", trainable=True)
+        """The model to train, in fp32: that of `init_from`, or a fresh one, the same for the same seed.
+
+        Raises UsageError if the model of `init_from` has another shape than `[model]` says.
+        """
         shape = self.config.model.build(tokenizer.get_vocab_size())
+        if self.config.init_from:
+            model = load_model(self.config.init_from, "float32", trainable=True)
+            _check_shape(self.config.init_from, model.config, shape)
+            return model
         shape = replace(
             shape,
             dtype="float32",
@@ -113,6 +119,13 @@ def save_model(model: CausalLM, tokenizer: Tokenizer, directory: Path) -> None:
 def held_out_modules(data: DataSection) -> list[Module]:
     """The library modules that no training row contains."""
     return split_modules(stdlib_modules(), data.held_out_fraction)[1]
+
+
+def _check_shape(name: str, found: ModelConfig, wanted: ModelConfig) -> None:
+    described = ("dtype", "bos_token_id", "eos_token_id", "pad_token_id")  # of the files, not of the shape
+    for key, value in vars(wanted).items():
+        if key not in described and getattr(found, key) != value:
+            raise UsageError(f"[model] says {key} = {value}, but the model in {name} has {getattr(found, key)}")
 
 
 def _fingerprint(config: PretrainConfig) -> str:
