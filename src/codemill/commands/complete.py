@@ -4,7 +4,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,8 @@ from codemill.errors import UsageError
 
 if TYPE_CHECKING:
     from codemill import SamplingParams
-    from codemill.chat.completion import Cursor
+    from codemill.chat.completion import CompletionPrompt, Cursor
+    from codemill.engine.outputs import CompletionOutput
 
 EXAMPLES = """
 codemill complete examples/shopping.py:5
@@ -68,29 +69,34 @@ def complete(
     llm = options.load_llm(model, dtype, device, max_model_len, threads)
     max_tokens = answer_length(params, llm.max_model_len)
     prompt = completion_prompt(llm.tokenizer, cursor, llm.max_model_len - max_tokens, repo, window)
+    _print_notes(prompt, with_context=repo is not None)
+    params = replace(params, max_tokens=max_tokens, stop_token_ids=llm.tokenizer.fim_stop_ids)
+    if as_json:
+        (output,) = llm.generate([prompt.token_ids], params)
+        print_json(_as_object(cursor, prompt, output.outputs[0]))
+        return
+    for piece in llm.stream(prompt.token_ids, params):
+        print(piece, end="", flush=True)
+    print()
+    options.print_speed(piece.metrics)
+
+
+def _print_notes(prompt: "CompletionPrompt", with_context: bool) -> None:
+    """What the prompt holds of the file and of its repository: nothing is left out silently."""
     if prompt.dropped_tokens:
         print(f"[{prompt.dropped_tokens} tokens far from the cursor left out]", file=sys.stderr)
-    if repo is not None:
+    if with_context:
         print(f"[context: {', '.join(prompt.context_paths) or 'no related file fits'}]", file=sys.stderr)
-    params = replace(params, max_tokens=max_tokens, stop_token_ids=llm.tokenizer.fim_stop_ids)
-    pieces = []
-    for piece in llm.stream(prompt.token_ids, params):
-        pieces.append(piece)
-        if not as_json:
-            print(piece, end="", flush=True)
-    if as_json:
-        print_json(
-            {
-                "path": str(cursor.path),
-                "completion": "".join(pieces),
-                "finish_reason": piece.finish_reason,
-                "context": list(prompt.context_paths),
-                "dropped_tokens": prompt.dropped_tokens,
-            }
-        )
-    else:
-        print()
-        options.print_speed(piece.metrics)
+
+
+def _as_object(cursor: "Cursor", prompt: "CompletionPrompt", output: "CompletionOutput") -> dict[str, Any]:
+    return {
+        "path": str(cursor.path),
+        "completion": output.text,
+        "finish_reason": output.finish_reason,
+        "context": list(prompt.context_paths),
+        "dropped_tokens": prompt.dropped_tokens,
+    }
 
 
 def answer_length(params: "SamplingParams", max_model_len: int) -> int:
