@@ -27,7 +27,7 @@ class RMSNorm(nn.Module):
 def normalise(x: Tensor, eps: float) -> Tensor:
     """x divided by its root mean square over the last dim, in fp32."""
     x = x.float()
-    # The norm reads x once, and half as fast is `x.square().mean()`, which writes the squares first.
+    # The norm reads x once; `x.square().mean()` would write the squares first.
     mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
     return x * torch.rsqrt(mean_square + eps)
 
