@@ -1,0 +1,79 @@
+"""What is to be run: a program with its files, standard input and limits. No code of this module runs anything."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from codemill.errors import UsageError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may use. Bytes and seconds.
+
+    cpu_seconds: CPU time of all its processes together. wall_seconds: how long it may take, time spent waiting for a
+    busy CPU not counted; None is `cpu_seconds` and two seconds more. memory: of all processes and their files together.
+    output: of each of stdout and stderr. disk: everything it writes. processes: processes and threads at a time.
+    """
+
+    cpu_seconds: float = 10.0
+    wall_seconds: float | None = None
+    memory: int = 1024 * MIB
+    output: int = MIB
+    disk: int = 64 * MIB
+    processes: int = 64
+    open_files: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("cpu_seconds", "memory", "output", "disk", "processes", "open_files"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} = {getattr(self, name)}: a limit must be above 0")
+        if self.wall_seconds is not None and not self.wall_seconds > 0:
+            raise UsageError(f"wall_seconds = {self.wall_seconds}: a limit must be above 0")
+
+    @property
+    def wall(self) -> float:
+        """The wall limit in seconds, the default put in."""
+        return self.cpu_seconds + 2.0 if self.wall_seconds is None else self.wall_seconds
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: either Python `source`, or `commands` run one after the other until one fails.
+
+    build: commands that run before, such as a compiler, under `build_limits`: a program's limits are its own.
+    files: path relative to the work directory -> content, written before the run. collect: patterns (`fnmatch`) of
+    files to bring back, `*` crosses folders. environment: variables added to the sandbox's own few.
+    """
+
+    source: bytes | None = None
+    commands: tuple[tuple[str, ...], ...] = ()
+    build: tuple[tuple[str, ...], ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    stdin: bytes = b""
+    collect: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = Limits()
+    build_limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if (self.source is None) == (not self.commands):
+            raise UsageError("a job is either Python source or a list of commands")
+        for name in self.files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+                raise UsageError(f"{name!r}: a file of a job needs a path inside the work directory")
+
+
+def python_job(
+    source: str, stdin: str = "", limits: Limits = Limits(), files: Mapping[str, bytes] | None = None
+) -> Job:
+    """A job that runs Python source in the warm interpreter. Lone surrogates and NUL bytes are its own problem."""
+    return Job(source=to_bytes(source), stdin=to_bytes(stdin), files=dict(files or {}), limits=limits)
+
+
+def to_bytes(text: str) -> bytes:
+    """UTF-8, with lone surrogates as the bytes that no decoder takes: whatever a model wrote can be handed over."""
+    return text.encode("utf-8", "surrogatepass")

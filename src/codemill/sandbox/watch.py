@@ -1,0 +1,61 @@
+"""What the processes of a sandbox use, read from its own /proc, where process 1 is the sandbox's server."""
+
+import os
+from collections.abc import Iterable
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def processes() -> list[int]:
+    """Every process but the server, zombies included."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """CPU time of these processes and of the children they have waited for."""
+    return sum(map(_ticks, pids)) / _TICKS
+
+
+def memory(pids: Iterable[int]) -> int:
+    """Bytes of their own pages. A page that several share after a fork counts for each: see `exact_memory`."""
+    return sum(_sum_of_kilobytes(_read(f"/proc/{pid}/status"), ("RssAnon:", "RssShmem:")) for pid in pids)
+
+
+def exact_memory(pids: Iterable[int]) -> int:
+    """Bytes of their own pages, one that several share counted once. Slower than `memory`."""
+    return sum(_sum_of_kilobytes(_read(f"/proc/{pid}/smaps_rollup"), ("Pss_Anon:", "Pss_Shmem:")) for pid in pids)
+
+
+def waited_seconds(pids: Iterable[int]) -> float:
+    """The longest that any thread of these processes was ready to run and had no CPU; 0 if the kernel does not say."""
+    return max((_waited(pid, thread) for pid in pids for thread in _threads(pid)), default=0.0)
+
+
+def _ticks(pid: int) -> int:
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return sum(map(int, fields[11:15]))
+
+
+def _sum_of_kilobytes(text: str, names: tuple[str, ...]) -> int:
+    return sum(1024 * int(line.split()[1]) for line in text.splitlines() if line.startswith(names))
+
+
+def _threads(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _waited(pid: int, thread: str) -> float:
+    fields = _read(f"/proc/{pid}/task/{thread}/schedstat").split()
+    return int(fields[1]) / 1e9 if len(fields) > 1 else 0.0
+
+
+def _read(path: str) -> str:
+    """The file's text; nothing if the process has gone meanwhile."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
