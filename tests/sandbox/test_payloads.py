@@ -1,5 +1,7 @@
-"""What a hostile program tries, one test a promise. Each looks at the effect, on the host where it can be seen there, and
-not only at the verdict."""
+"""What a hostile program tries, one test a promise.
+
+Each looks at the effect, on the host where it can be seen there, and not only at the verdict.
+"""
 
 import os
 import select
@@ -228,6 +230,41 @@ def test_its_server_survives_a_signal_to_everybody(pool: SandboxPool, run_python
     )
     assert run_python(program).status in ("ok", "failed")
     assert run_python("print('still there')\n").stdout == "still there\n"
+
+
+@pytest.mark.parametrize("number", [2, 3, 15, 19])
+def test_its_server_heeds_no_signal_of_a_program(run_python: RunSource, number: int) -> None:
+    program = (
+        f"import os, time\ntry:\n    os.kill(1, {number})\nexcept OSError:\n    pass\ntime.sleep(0.1)\nprint('on')\n"
+    )
+    assert run_python(program).stdout == "on\n"
+
+
+@pytest.mark.parametrize("text", ["broken by the harness", "started\nbroken by the harness"])
+def test_a_program_cannot_blame_the_harness(pool: SandboxPool, text: str) -> None:
+    program = (
+        "import os\nfor descriptor in range(3, 20):\n    try:\n"
+        f"        os.write(descriptor, {text!r}.encode())\n    except OSError:\n        pass\nos._exit(125)\n"
+    )
+    assert pool.run(Job(source=program.encode(), limits=LIMITS)).status == "failed"
+
+
+def test_deep_folders_do_not_break_the_collection(run_python: RunSource) -> None:
+    program = (
+        "import os\nopen('top', 'w').close()\nfor _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\n"
+        "open('bottom', 'w').close()\n"
+    )
+    result = run_python(program, collect=("top", "*bottom"))
+    assert (result.status, list(result.files)) == ("ok", ["top"])
+
+
+def test_a_descriptor_in_flight_does_not_hold_the_run_up(run_python: RunSource) -> None:
+    program = (
+        "import socket\na, b = socket.socketpair()\nsocket.send_fds(a, [b'x'], [1, 2, a.fileno(), b.fileno()])\n"
+        "print('sent')\n"
+    )
+    result = run_python(program)
+    assert (result.status, result.stdout) == ("ok", "sent\n")
 
 
 CALL = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"

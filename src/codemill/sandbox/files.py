@@ -2,7 +2,6 @@
 
 import fnmatch
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
@@ -10,6 +9,7 @@ from codemill.sandbox.root import WORK
 
 MOST_BYTES = 64 << 20  # of all files that are brought back together
 _MOST_FILES = 1000
+_DEEPEST = 16
 
 
 def write_files(files: Mapping[str, bytes], uid: int, gid: int) -> None:
@@ -30,32 +30,35 @@ def write_files(files: Mapping[str, bytes], uid: int, gid: int) -> None:
 def collect(patterns: Sequence[str]) -> dict[str, bytes]:
     """Regular files in the work directory that match, when nothing runs there any more.
 
-    No link is followed. Files past 64 MiB in all, or past a thousand, stay behind.
+    No link is followed. Files past 64 MiB in all, past a thousand, or more than 16 folders deep stay behind.
     """
     found: dict[str, bytes] = {}
+    if not patterns:
+        return found
     room = MOST_BYTES
-    for name, folder, entry in _regular_files(patterns):
-        size = os.stat(entry, dir_fd=folder, follow_symlinks=False).st_size
-        if len(found) == _MOST_FILES or size > room:
-            continue
-        found[name] = _read(entry, folder)
-        room -= len(found[name])
+    folder = os.open(WORK, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for name, content in _matching(folder, "", patterns):
+            if len(found) < _MOST_FILES and len(content) <= room:
+                found[name] = content
+                room -= len(content)
+    finally:
+        os.close(folder)
     return found
 
 
-def _regular_files(patterns: Sequence[str]) -> Iterator[tuple[str, int, str]]:
-    if not patterns:
-        return
-    for folder, _, names, descriptor in os.fwalk(WORK, follow_symlinks=False):
-        for entry in sorted(names):
-            name = os.path.relpath(os.path.join(folder, entry), WORK)
-            if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
-                continue
-            if stat.S_ISREG(os.stat(entry, dir_fd=descriptor, follow_symlinks=False).st_mode):
-                yield name, descriptor, entry
-
-
-def _read(entry: str, folder: int) -> bytes:
-    descriptor = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-    with open(descriptor, "rb") as file:
-        return file.read()
+def _matching(folder: int, path: str, patterns: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    with os.scandir(folder) as entries:
+        listing = sorted(entries, key=lambda entry: entry.name)
+    for entry in listing:
+        name = path + entry.name
+        if entry.is_dir(follow_symlinks=False) and name.count("/") < _DEEPEST:
+            inner = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            try:
+                yield from _matching(inner, f"{name}/", patterns)
+            finally:
+                os.close(inner)
+        elif entry.is_file(follow_symlinks=False) and any(fnmatch.fnmatchcase(name, each) for each in patterns):
+            descriptor = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
+            with open(descriptor, "rb") as file:
+                yield name, file.read(MOST_BYTES + 1)

@@ -10,6 +10,7 @@ does.
 import gc
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     control = socket.socket(fileno=int(argv[0]))
     settings = json.loads(argv[1])
     os.environ.pop("PYTHONPATH", None)  # it was for finding this module
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a handler would let a program of the same user end the server by it
     warm_up((*_WARM, *settings["preload"]))
     try:
         identity = _enter_namespaces()

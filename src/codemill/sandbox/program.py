@@ -6,6 +6,7 @@ import errno
 import gc
 import linecache
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -17,8 +18,9 @@ _REFUSALS = (errno.EPERM, errno.EACCES, errno.EROFS)
 
 
 def execute(source: bytes, reports: int) -> int:
-    """Run the program to its end -> its exit status. What the status cannot tell is written to `reports`:
-    "completed" (its last line was reached), "memory" (it died of MemoryError), "blocked TEXT" (of a refusal)."""
+    """Run the program to its end -> its exit status. What the status cannot tell is written to `reports`: "started",
+    then "completed" (its last line was reached), "memory" (it died of MemoryError), or "blocked TEXT" (of a refusal).
+    """
     # The program may replace any of these, in any module.
     write, tell = os.write, traceback.print_exception
     module = ModuleType("__main__")
@@ -26,7 +28,9 @@ def execute(source: bytes, reports: int) -> int:
     sys.modules["__main__"] = module
     sys.argv, sys.path[:0] = [PATH], [os.path.dirname(PATH)]
     linecache.clearcache()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.enable()
+    write(reports, b"started\n")
     try:
         exec(compile(source, PATH, "exec", dont_inherit=True), module.__dict__)
         write(reports, b"completed\n")

@@ -72,6 +72,7 @@ class Supervisor:
                 reader, writers[name] = os.pipe2(os.O_CLOEXEC)
                 os.fchown(writers[name], self.identity.uid, self.identity.gid)  # so that /dev/stderr can be opened
                 readers[reader] = name
+                os.set_blocking(reader, False)
                 stack.callback(os.close, reader)
             stdin = self._standard_input()
             self.exit_code = None
@@ -128,7 +129,10 @@ class Supervisor:
 
     def _read(self, descriptor: int, name: str) -> int:
         """Take a piece of output -> its length. What exceeds the limit is dropped and ends the run."""
-        piece = os.read(descriptor, 1 << 16)
+        try:
+            piece = os.read(descriptor, 1 << 16)
+        except BlockingIOError:  # a writer that is on its way to nobody
+            return 0
         room = self.caps[name] - len(self.outputs[name])
         self.outputs[name] += piece[:room]
         if len(piece) > room and name != "report":
@@ -201,7 +205,7 @@ class Supervisor:
 
     def result(self, files: dict[str, bytes]) -> RunResult:
         """The verdict."""
-        report = self.outputs["report"].decode("utf-8", "replace")
+        report = self.outputs["report"].decode("utf-8", "replace").removeprefix("started\n")
         completed = report.startswith("completed") or (bool(self.job.commands) and self.exit_code == 0)
         status, detail = self.limit or self._own_end(report)
         if self.building and status != "ok":
@@ -224,7 +228,7 @@ class Supervisor:
     def _own_end(self, report: str) -> tuple[Status, str]:
         """The verdict on a program that ended without being stopped."""
         kind, _, text = report.strip().partition(" ")
-        if kind == "broken":
+        if self.outputs["report"].startswith(b"broken"):  # later words come from a process that the program controls
             return "harness error", text
         if self.exit_code == 0:
             return "ok", ""

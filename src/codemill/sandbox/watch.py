@@ -22,8 +22,11 @@ def memory(pids: Iterable[int]) -> int:
 
 
 def exact_memory(pids: Iterable[int]) -> int:
-    """Bytes of their own pages, one that several share counted once. Slower than `memory`."""
-    return sum(_sum_of_kilobytes(_read(f"/proc/{pid}/smaps_rollup"), ("Pss_Anon:", "Pss_Shmem:")) for pid in pids)
+    """Bytes of their own pages, one that several share counted once where the kernel says so. Slower than `memory`."""
+    return sum(
+        _sum_of_kilobytes(_read(f"/proc/{pid}/smaps_rollup"), ("Pss_Anon:", "Pss_Shmem:")) or memory([pid])
+        for pid in pids
+    )
 
 
 def waited_seconds(pids: Iterable[int]) -> float:
@@ -53,9 +56,9 @@ def _waited(pid: int, thread: str) -> float:
 
 
 def _read(path: str) -> str:
-    """The file's text; nothing if the process has gone meanwhile."""
+    """The file's text; nothing if the process has gone meanwhile, or may not be looked at."""
     try:
         with open(path) as file:
             return file.read()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return ""
