@@ -17,7 +17,7 @@ EXAMPLES = """
 codemill sandbox --check
 codemill sandbox solution.py --timeout 5 --memory 512
 echo 'print(6 * 7)' | codemill sandbox -
-codemill sandbox Main.java --json < input.txt
+codemill sandbox Main.java --stdin input.txt --json
 """
 MIB = 1 << 20
 
@@ -32,9 +32,15 @@ def sandbox(
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Try each promise on this host; a row for each.")] = False,
     language: Annotated[str | None, typer.Option(help="Its language; default: by the file's name.")] = None,
-    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds of CPU time.")] = 10.0,
+    stdin: Annotated[str | None, typer.Option(metavar="FILE", help="What it reads; - for our own input.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.01, help="Seconds of CPU time; default: by language, 10 for Python.")
+    ] = None,
     wall_timeout: Annotated[float | None, typer.Option(min=0.01, help="Seconds; default: two more than that.")] = None,
-    memory: Annotated[int, typer.Option(min=1, help="MiB, of all its processes together.")] = 1024,
+    memory: Annotated[
+        int | None,
+        typer.Option(min=1, help="MiB, of all its processes together; default: by language, 1024 for Python."),
+    ] = None,
     unsafe: Annotated[bool, typer.Option("--unsafe", help="Run without isolation where the host has none.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -46,23 +52,23 @@ def sandbox(
         return
     from codemill.sandbox import run
 
-    source, stdin = _read_program(program)
+    source = _read(program)
     language = language or _language_of(program)
-    result = run(source, language, stdin, timeout, memory * MIB, wall_timeout, unsafe=unsafe)
+    num_bytes = None if memory is None else memory * MIB
+    result = run(source, language, _read(stdin) if stdin else "", timeout, num_bytes, wall_timeout, unsafe=unsafe)
     _print_result(result, as_json)
     if result.status != "ok":
         raise typer.Exit(1)
 
 
-def _read_program(program: str) -> tuple[str, str]:
-    """The source, and standard input where that is not the source."""
-    if program == "-":
-        return options.read_prompt("-"), ""
+def _read(name: str) -> str:
+    """The text of a file, or of standard input for `-`. Raises UsageError for what is no text."""
+    if name == "-":
+        return options.read_prompt("-")
     try:
-        source = Path(program).read_text("utf-8")
+        return Path(name).read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{program} cannot be read as a program: {error}") from None
-    return source, "" if sys.stdin.isatty() else sys.stdin.buffer.read().decode("utf-8", "replace")
+        raise UsageError(f"{name} cannot be read as text: {error}") from None
 
 
 def _language_of(program: str) -> str:

@@ -13,6 +13,7 @@ Where the host cannot isolate, nothing runs at all, unless the caller says `unsa
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,8 @@ def run(
     source: str,
     language: str = "python",
     stdin: str = "",
-    timeout: float = 10.0,
-    memory: int = 1 << 30,
+    timeout: float | None = None,
+    memory: int | None = None,
     wall_timeout: float | None = None,
     files: Mapping[str, bytes] | None = None,
     unsafe: bool = False,
@@ -45,15 +46,25 @@ def run(
     """Run a program in a sandbox that is started on the first call and kept. Safe to call from several threads.
 
     timeout: seconds of CPU time; `wall_timeout` of time, by default two more. memory: bytes, of all its processes.
-    files: path in the work directory -> content. Raises UsageError for an unknown language, CodemillError where its
-    toolchain is missing, IsolationError where the host cannot isolate.
+    None is what the language usually needs: 10 s and 1 GiB for Python. A compiler has limits of its own. files: path in
+    the work directory -> content. Raises UsageError for an unknown language, CodemillError where its toolchain is
+    missing, IsolationError where the host cannot isolate.
     """
-    from codemill.sandbox.job import Limits
-    from codemill.sandbox.languages import language_job
+    from codemill.errors import CodemillError
+    from codemill.sandbox.languages import find_language, language_job, missing
     from codemill.sandbox.shared import shared_pool
 
-    limits = Limits(cpu_seconds=timeout, wall_seconds=wall_timeout, memory=memory)
-    return shared_pool(unsafe).run(language_job(language, source, limits, stdin, files))
+    found = find_language(language)
+    if lacks := missing(found):
+        raise CodemillError(lacks)
+    usual = found.limits
+    limits = replace(
+        usual,
+        cpu_seconds=usual.cpu_seconds if timeout is None else timeout,
+        wall_seconds=wall_timeout,
+        memory=usual.memory if memory is None else memory,
+    )
+    return shared_pool(unsafe).run(language_job(found, source, limits, stdin, files))
 
 
 def __getattr__(name: str) -> Any:
