@@ -3,8 +3,8 @@
     python runs/embedded_report.py runs/out/embedded_2/model
 
 Everything is measured on text and tasks that no training row contains (see `codemill.data`): whole library modules,
-and tasks whose combination of operations was held out. Programs that the model writes are run in a process of their
-own with limits on CPU time and memory; that is no sandbox against hostile code.
+and tasks whose combination of operations was held out. Programs that the model writes run in the sandbox, as the
+`tasks` suite of `codemill eval` runs them.
 """
 
 import argparse
@@ -14,8 +14,6 @@ import json
 import lzma
 import math
 import random
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,19 +30,16 @@ from codemill.data.chunks import chunk_modules
 from codemill.data.corpus import Module, split_modules, stdlib_modules
 from codemill.data.fim import FimExample, single_line_example
 from codemill.data.synthesis import SyntheticTask, generate_tasks
+from codemill.eval.suite import Style
+from codemill.eval.synthetic_tasks import SEED, SyntheticTasks, task_problem
+from codemill.sandbox.pool import SandboxPool
+from codemill.sandbox.result import Status
 from codemill.train.config import PretrainConfig, load_config
 from codemill.train.loop import StepReport, TrainingLog
 from codemill.train.pretrain import held_out_modules
 
 ROOT = Path(__file__).resolve().parents[1]
 FIM_TOKENS = 448  # of a module around the missing line
-TASK_SEED = 987_654  # not the seed of training: even the tasks of seen combinations are new
-PRELUDE = """
-import resource
-resource.setrlimit(resource.RLIMIT_CPU, (5, 5))
-resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-"""
 
 
 def bits_per_byte(llm: LLM, modules: Sequence[Module], stride: int = 512) -> float:
@@ -136,50 +131,49 @@ def single_line_fim(llm: LLM, examples: Sequence[FimExample]) -> dict[str, Any]:
     return {"n": len(examples), "exact_match": hits / len(examples)}
 
 
-def pass_at_1(llm: LLM, tasks: Sequence[SyntheticTask], style: str) -> dict[str, Any]:
+def pass_at_1(llm: LLM, tasks: Sequence[SyntheticTask], style: Style) -> dict[str, Any]:
     """Greedy pass@1, in all and by the number of operations, completing the function or answering a chat."""
     params = SamplingParams(temperature=0.0, max_tokens=200)
     if style == "chat":
-        texts = [o.outputs[0].text for o in llm.chat([[_user(task)] for task in tasks], params)]
-        programs = [text.removeprefix("```python\n").partition("```")[0] for text in texts]
+        outputs = llm.chat([[{"role": "user", "content": task.instruction}] for task in tasks], params)
     else:
         outputs = llm.generate([task.prompt for task in tasks], params)
-        programs = [task.prompt + o.outputs[0].text for task, o in zip(tasks, outputs, strict=True)]
-    with ThreadPoolExecutor(2) as pool:
-        passed = list(pool.map(passes, tasks, programs))
+    verdicts = judge(tasks, [output.outputs[0].text for output in outputs], style)
     by_operations: dict[int, list[bool]] = defaultdict(list)
-    for task, result in zip(tasks, passed, strict=True):
-        by_operations[len(task.operations)].append(result)
+    for task, verdict in zip(tasks, verdicts, strict=True):
+        by_operations[len(task.operations)].append(verdict == "ok")
     share = {str(n): sum(results) / len(results) for n, results in sorted(by_operations.items())}
-    return {"n": len(tasks), "pass@1": sum(passed) / len(passed), "by number of operations": share}
+    return {"n": len(tasks), "pass@1": verdicts.count("ok") / len(tasks), "by number of operations": share}
 
 
-def _user(task: SyntheticTask) -> dict[str, str]:
-    return {"role": "user", "content": task.instruction}
+def judge(tasks: Sequence[SyntheticTask], texts: Sequence[str], style: Style) -> list[Status]:
+    """The verdict of the `tasks` suite on what the model wrote for each task."""
+    suite = SyntheticTasks()
+    with SandboxPool(preload=suite.preload()) as pool, ThreadPoolExecutor(pool.num_workers) as threads:
 
+        def verdict(task: SyntheticTask, text: str) -> Status:
+            problem = task_problem(task)
+            return suite.judge(problem, suite.clean(problem, text, style), pool.run).verdict
 
-def passes(task: SyntheticTask, program: str) -> bool:
-    source = "\n".join([PRELUDE, program, *task.tests])
-    try:
-        done = subprocess.run([sys.executable, "-I", "-S", "-c", source], capture_output=True, timeout=30)
-    except (subprocess.TimeoutExpired, ValueError):  # ValueError: a NUL byte in the program
-        return False
-    return done.returncode == 0
+        verdicts = list(threads.map(verdict, tasks, texts))
+    if "harness error" in verdicts:
+        raise SystemExit("the sandbox failed: see `codemill sandbox --check`")
+    return verdicts
 
 
 def measure(llm: LLM, directory: Path, config: PretrainConfig, num_tasks: int, num_holes: int) -> dict[str, Any]:
     train, held_out = split_modules(stdlib_modules(), config.data.held_out_fraction)
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     held_out_tasks, seen_tasks = (
-        list(itertools.islice(generate_tasks(TASK_SEED, held_out=flag), num_tasks)) for flag in (True, False)
+        list(itertools.islice(generate_tasks(SEED, held_out=flag), num_tasks)) for flag in (True, False)
     )
     return {
         "bits per byte": {"embedded model": bits_per_byte(llm, held_out), **compression(tokenizer, train, held_out)},
         "single-line FIM, held-out modules": single_line_fim(llm, module_lines(tokenizer, held_out, num_holes)),
         "single-line FIM, held-out tasks": single_line_fim(llm, task_lines(held_out_tasks)),
-        "held-out combinations": pass_at_1(llm, held_out_tasks, "plain"),
+        "held-out combinations": pass_at_1(llm, held_out_tasks, "base"),
         "held-out combinations, as chat": pass_at_1(llm, held_out_tasks, "chat"),
-        "new tasks of seen combinations": pass_at_1(llm, seen_tasks, "plain"),
+        "new tasks of seen combinations": pass_at_1(llm, seen_tasks, "base"),
     }
 
 

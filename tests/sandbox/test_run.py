@@ -190,3 +190,17 @@ def test_a_command_reads_its_own_copy_of_the_input(pool: SandboxPool) -> None:
 
 def test_the_interpreter_of_a_virtual_environment(pool: SandboxPool) -> None:
     assert pool.run(python_job("import sys; print(sys.prefix)")).stdout.strip() == sys.prefix
+
+
+def test_what_a_run_time_tries_by_itself_is_not_held_against_the_program(pool: SandboxPool) -> None:
+    program = b"import socket, sys\ntry:\n    socket.socket()\nexcept OSError:\n    sys.exit(1)\n"
+    assert pool.run(Job(source=program)).status == "blocked"
+    assert pool.run(Job(source=program, tolerated=("socket(family 2)",))).status == "failed"
+
+
+def test_a_build_that_fails_has_failed(pool: SandboxPool) -> None:
+    tries = ("python3", "-c", "import socket; socket.socket()")
+    result = pool.run(Job(build=(tries,), commands=(("true",),)))
+    assert (result.status, result.detail) == ("failed", "in the build: exit status 1")
+    result = pool.run(Job(build=(("sh", "-c", f"{' '.join(map(repr, tries))} || true"),), commands=(("false",),)))
+    assert result.status == "failed"

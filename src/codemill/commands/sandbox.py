@@ -74,9 +74,9 @@ def _read(name: str) -> str:
 def _language_of(program: str) -> str:
     from codemill.sandbox.languages import LANGUAGES
 
-    suffix = Path(program).suffix
+    suffix = Path(program).suffix.lower()
     for name, language in LANGUAGES.items():
-        if suffix and suffix == Path(language.file).suffix:
+        if suffix and suffix == Path(language.file).suffix.lower():
             return name
     if program == "-":
         return "python"

@@ -154,5 +154,5 @@ def judgement_of(result: RunResult, needs_end: bool = True) -> Judgement:
 def _why(result: RunResult) -> str:
     if result.status == "ok":
         return ""
-    lines = [line for line in result.stderr.strip().splitlines() if line.strip()]
+    lines = [line for line in result.stderr.splitlines() if line.strip(" \t^~")]  # a line of carets says nothing alone
     return "\n".join(filter(None, [result.detail, *lines[-2:]]))[:2000]

@@ -44,6 +44,7 @@ class Job:
     """One run: either Python `source`, or `commands` run one after the other until one fails.
 
     build: commands that run before, such as a compiler, under `build_limits`: a program's limits are its own.
+    tolerated: refused system calls that do not make a failure "blocked", because its run-time tries them by itself.
     files: path relative to the work directory -> content, written before the run. collect: patterns (`fnmatch`) of
     files to bring back, `*` crosses folders. environment: variables added to the sandbox's own few.
     """
@@ -55,6 +56,7 @@ class Job:
     stdin: bytes = b""
     collect: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    tolerated: tuple[str, ...] = ()
     limits: Limits = Limits()
     build_limits: Limits = Limits()
 

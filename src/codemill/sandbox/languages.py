@@ -5,14 +5,13 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 from codemill.errors import UsageError
 from codemill.sandbox.job import Job, Limits, python_job, to_bytes
 from codemill.sandbox.result import RunResult
-from codemill.sandbox.toolchains import MAIN, SUM, TOOLCHAINS, Language
+from codemill.sandbox.toolchains import MAIN, PUBLIC, SUM, TOOLCHAINS, Language
 
 __all__ = [
     "LANGUAGES",
@@ -52,38 +51,46 @@ def language_job(
     stdin: str = "",
     files: Mapping[str, bytes] | None = None,
 ) -> Job:
-    """The job that compiles and runs a program. limits: None is what the language usually needs. files: more files of
-    the work directory. Raises UsageError for a language that is not known."""
+    """The job that builds and runs a program. limits: of the program, None is what its language usually needs. files:
+    more files of the work directory. Raises UsageError for a language that is not known."""
     language = find_language(language) if isinstance(language, str) else language
     limits = language.limits if limits is None else limits
-    if not language.commands:
+    if not language.run:
         return python_job(source, stdin, limits, files)
-    file_name, main = _names(language, source)
-    commands = tuple(tuple(word.replace(MAIN, main) for word in command) for command in language.commands)
+    names = _class_names(source) if MAIN in language.run else {}
     return Job(
-        commands=commands,
-        files={**language.files, **(files or {}), file_name: to_bytes(source)},
+        commands=(_filled(language.run, names),),
+        build=tuple(_filled(command, names) for command in language.build),
+        files={**language.files, **(files or {}), _replaced(language.file, names): to_bytes(source)},
         stdin=to_bytes(stdin),
         environment=language.environment,
+        tolerated=language.tolerated,
         limits=limits,
+        build_limits=language.build_limits,
     )
 
 
-def _names(language: Language, source: str) -> tuple[str, str]:
-    """The source file and the main class. javac wants the file named after the public class, if there is one."""
-    if not any(MAIN in word for command in language.commands for word in command):
-        return language.file, ""
-    main = _main_class(source)
-    return language.file.replace(MAIN, main), main
+def _filled(command: tuple[str, ...], names: Mapping[str, str]) -> tuple[str, ...]:
+    """The command for a program, with the toolchain that `missing` saw, whatever else the PATH of an unsafe run has."""
+    program, *words = command
+    return (find_executable(program) or program, *(_replaced(word, names) for word in words))
 
 
-def _main_class(source: str) -> str:
-    """The last outermost type that begins before the main method, or else the public one, the first one, or Main."""
+def _replaced(text: str, names: Mapping[str, str]) -> str:
+    for placeholder, name in names.items():
+        text = text.replace(placeholder, name)
+    return text
+
+
+def _class_names(source: str) -> dict[str, str]:
+    """The class to start: the last outermost type that begins before the main method, or else the public one, the
+    first one, or Main. And the public class, or else the same."""
     types = list(_TYPE.finditer(source))
     method = _MAIN_METHOD.search(source)
     before = [found[2] for found in types if method and found.start() <= method.start()]
     public = [found[2] for found in types if found[1]]
-    return [*before[-1:], *public, *(found[2] for found in types), "Main"][0]
+    main = [*before[-1:], *public, *(found[2] for found in types), "Main"][0]
+    return {MAIN: main, PUBLIC: [*public, main][0]}
 
 
 def missing(language: str | Language) -> str | None:
@@ -135,9 +142,8 @@ def check_toolchain(language: str | Language, run: Callable[[Job], RunResult]) -
     language = find_language(language) if isinstance(language, str) else language
     if lack := missing(language):
         return lack
-    limits = replace(language.limits, cpu_seconds=2 * language.limits.cpu_seconds)
     for number, wanted in (("2", "ok"), ("7", "failed")):
-        result = run(language_job(language, language.probe.replace(SUM, number), limits))
+        result = run(language_job(language, language.probe.replace(SUM, number)))
         if result.status != wanted:
             lines = [*result.stderr.strip().splitlines(), *result.stdout.strip().splitlines()]
             reason = "; ".join(filter(None, [result.detail, *lines[:1]]))

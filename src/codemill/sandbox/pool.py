@@ -19,6 +19,9 @@ class Runner(Protocol):
     def run(self, job: Job) -> RunResult:
         """Run it; the verdict is in the result, never in an exception."""
 
+    def kill(self) -> None:
+        """End its run at once, from any thread."""
+
     def close(self) -> None:
         """End everything."""
 
@@ -38,11 +41,13 @@ class SandboxPool:
         readable: Sequence[str | Path] = (),
     ) -> None:
         """Raises IsolationError where the host cannot isolate a program and `unsafe` is not set: it fails closed."""
-        self.num_workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        self.num_workers = workers or len(os.sched_getaffinity(0))
         self._make = (lambda: UnsafeWorker()) if unsafe else (lambda: Worker(preload, readable))
         self._idle: queue.LifoQueue[Runner | None] = queue.LifoQueue()
         for _ in range(self.num_workers - 1):
             self._idle.put(None)  # a place where a worker may be started
+        self._busy: set[Runner] = set()
+        self._aborted = False
         self._idle.put(self._make())
 
     def run(self, job: Job) -> RunResult:
@@ -50,9 +55,20 @@ class SandboxPool:
         worker = self._idle.get()
         try:
             worker = worker or self._make()
+            self._busy.add(worker)
+            if self._aborted:
+                return RunResult("harness error", detail="interrupted")
             return worker.run(job)
         finally:
+            if worker is not None:
+                self._busy.discard(worker)
             self._idle.put(worker)
+
+    def abort(self) -> None:
+        """End all runs at once: those that are going on, and all that would begin, come back as "harness error"."""
+        self._aborted = True
+        for worker in list(self._busy):
+            worker.kill()
 
     def map(self, jobs: Iterable[Job]) -> Iterator[RunResult]:
         """Run all jobs -> their results in the same order."""

@@ -53,6 +53,7 @@ class Supervisor:
         if not self._run_each(self.job.build):
             return
         self.building = False
+        self.refused = {}
         self._begin(self.job.limits)
         self._run_each(self.job.commands or (None,))
 
@@ -236,8 +237,9 @@ class Supervisor:
             return "memory", f"MemoryError at {self.limits.memory / MIB:.0f} MiB"
         if self.exit_code == -signal.SIGXCPU:
             return "timeout", f"more than {self.limits.cpu_seconds:g} s of CPU time"
-        if self.refused or kind == "blocked" or self.exit_code == -signal.SIGSYS:
-            return "blocked", f"the sandbox refused {', '.join(self.refused) or text or 'a system call'}"
+        refused = [name for name in self.refused if name not in self.job.tolerated]
+        if not self.building and (refused or kind == "blocked" or self.exit_code == -signal.SIGSYS):
+            return "blocked", f"the sandbox refused {', '.join(refused) or text or 'a system call'}"
         return "failed", _end_in_words(self.exit_code)
 
 

@@ -31,6 +31,9 @@ _POLL = 0.02
 class UnsafeWorker:
     """Runs one job at a time as an ordinary process of this user. Linux and macOS."""
 
+    def __init__(self) -> None:
+        self._killed = threading.Event()
+
     def run(self, job: Job) -> RunResult:
         """Run it. `refused` stays empty: nothing is refused."""
         with tempfile.TemporaryDirectory(prefix="codemill-", ignore_cleanup_errors=True) as folder:
@@ -43,22 +46,26 @@ class UnsafeWorker:
             work.mkdir(exist_ok=True)
             result = RunResult("ok")
             for command in job.build:
-                result = _Process(replace(job, limits=job.build_limits), command, work).result()
+                result = _Process(replace(job, limits=job.build_limits), command, work, self._killed).result()
                 if result.status != "ok":
                     return replace(result, detail=f"in the build: {result.detail}")
             for command in job.commands or ((sys.executable, "-s", "-c", _RUN_PYTHON),):
-                result = _Process(job, command, work).result()
+                result = _Process(job, command, work, self._killed).result()
                 if result.status != "ok":
                     break
             return result
+
+    def kill(self) -> None:
+        """End what runs at once, whichever thread it belongs to: it comes back as a "harness error"."""
+        self._killed.set()
 
     def close(self) -> None:
         """Nothing outlives a run."""
 
 
 class _Process:
-    def __init__(self, job: Job, command: tuple[str, ...], work: Path) -> None:
-        self.job, self.work = job, work
+    def __init__(self, job: Job, command: tuple[str, ...], work: Path, killed: threading.Event) -> None:
+        self.job, self.work, self.killed = job, work, killed
         self.start = time.monotonic()
         self.limit: tuple[Status, str] | None = None
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -112,6 +119,8 @@ class _Process:
         while self.process.poll() is None and self.limit is None:
             if time.monotonic() - self.start > self.job.limits.wall:
                 self.limit = ("timeout", f"more than {self.job.limits.wall:g} s")
+            if self.killed.is_set():
+                self.limit = ("harness error", "interrupted")
             time.sleep(_POLL)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
