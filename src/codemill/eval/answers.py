@@ -96,6 +96,8 @@ class ModelAnswers:
         request = generated.request
         if generated.error is not None:
             return Candidate(problem, request.index, Judgement("harness error", generated.error), seed=request.seed)
+        if generated.unable is not None:
+            return Candidate(problem, request.index, Judgement("failed", generated.unable), seed=request.seed)
         notes = [generated.note, "the answer reached max_tokens" if generated.finish_reason == "length" else ""]
         note = "\n".join(filter(None, notes))
         return self._candidate(problem, request.index, request.seed, generated.text, note)

@@ -35,7 +35,8 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class Generated:
-    """What came of a request: `text` as the model wrote it, or the `error` why there is none.
+    """What came of a request: `text` as the model wrote it, or the `error` why there is none, or why the model was
+    `unable` to answer: its context does not hold the prompt.
 
     finish_reason: "stop", "length" and so on, as the engine or the server says. note: one line on what is worth knowing
     about the answer, such as that its prompt was cut.
@@ -45,6 +46,7 @@ class Generated:
     text: str = ""
     finish_reason: str | None = None
     error: str | None = None
+    unable: str | None = None
     note: str = ""
 
 

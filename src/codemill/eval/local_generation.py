@@ -72,7 +72,9 @@ class LocalGenerator:
         for request in requests:
             try:
                 ready.append(self._prepare(request))
-            except (DoesNotFit, UsageError) as error:
+            except DoesNotFit as error:
+                yield Generated(request, unable=str(error))
+            except UsageError as error:
                 yield Generated(request, error=str(error))
         ready.sort(key=lambda each: len(each.token_ids), reverse=True)
         for start in range(0, len(ready), BATCH):
@@ -125,7 +127,7 @@ class LocalGenerator:
         A prompt that leaves little room is asked all the same: leaving it out would flatter the model.
         """
         if not token_ids:
-            raise DoesNotFit("the prompt is empty")
+            raise UsageError("the prompt is empty")
         longest, room = self._llm.max_model_len, self._room(request)
         if request.may_cut and len(token_ids) > room and request.prompt.messages is None:
             note = _cut_note(len(token_ids) - room)
@@ -138,7 +140,7 @@ class LocalGenerator:
         """The hole with as many other files as fit, or with its surroundings only if not even its own file does."""
         prompt, tokenizer, room = request.prompt, self._llm.tokenizer, self._room(request)
         if not prefix and not prompt.suffix:
-            raise DoesNotFit("the prompt is empty")
+            raise UsageError("the prompt is empty")
         for first in range(len(prompt.context_files) + 1):
             others = prompt.context_files[first:]
             token_ids = fim_ids(tokenizer, prefix, prompt.suffix, prompt.repo_name, others, prompt.path)

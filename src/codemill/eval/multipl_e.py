@@ -146,8 +146,7 @@ class MultiPlE(Suite):
         return self._dialect.missing() if self._dialect else None
 
     def toolchain_fault(self, problems: Sequence[Problem], run: Run) -> str | None:
-        """What is wrong with the toolchains of these problems, in one line, or None: the check before judging where
-        the data has no solutions. Runs a passing and a failing program in each language."""
+        """A passing and a failing program in each language: most of the data has no solutions to check with."""
         for dialect in {problem.fields["language"]: _dialect(problem) for problem in problems}.values():
             if fault := dialect.missing() or check_toolchain(dialect.toolchain, run):
                 return fault

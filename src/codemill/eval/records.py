@@ -117,12 +117,23 @@ def _items(path: Path) -> Iterator[_Item]:
         else:
             raise CodemillError(f"{path}: the file is empty")
         if raw.lstrip().startswith(b"["):
-            yield from _list_items(path, raw + stream.read(), start)
-            return
+            rest = stream.read()
+            if not _is_stray(raw, rest):
+                yield from _list_items(path, raw + rest, start)
+                return
+            stream = io.BytesIO(rest)
         yield _line_item(f"{path}, line {start}", raw)
         for number, raw in enumerate(stream, start + 1):
             if raw.strip():
                 yield _line_item(f"{path}, line {number}", raw)
+
+
+def _is_stray(first: bytes, rest: bytes) -> bool:
+    """Whether a first line that begins as a list does is a damaged line before lines that are records by themselves."""
+    line, following = first.strip(), next((line for line in io.BytesIO(rest) if line.strip()), b"")
+    if line == b"[" or line.endswith(b","):
+        return False
+    return isinstance(_line_item("", following), Record)
 
 
 def _line_item(where: str, raw: bytes) -> _Item:

@@ -26,8 +26,6 @@ from codemill.sandbox.result import Status
 def evaluate(evaluation: Evaluation, listener: Listener) -> Outcome:
     """Run it, or what is left of it. Raises UsageError and CodemillError, and KeyboardInterrupt after Ctrl-C: what was
     judged until then is in the directory, and the same evaluation continues."""
-    if missing := evaluation.suite.missing():
-        raise CodemillError(f"{evaluation.suite.title} cannot be judged here: {missing}")
     with ExitStack() as stack:
         directory = None
         if evaluation.output is not None or evaluation.labels:
@@ -56,6 +54,7 @@ class _Runner:
     def run(self) -> Outcome:
         complete = False
         try:
+            self._check_toolchain()
             gold_failures = self._gold_failures()
             problems = {task_id: p for task_id, p in self._problems.items() if task_id not in gold_failures}
             recorder = self._judge_answers(problems)
@@ -69,6 +68,13 @@ class _Runner:
             write_results(path, results)
             write_report(path)
         return Outcome(results, path, gold_failures, recorder.finished())
+
+    def _check_toolchain(self) -> None:
+        suite = self._evaluation.suite
+        problems = list(self._problems.values())
+        fault = suite.toolchain_fault(problems, self._pool.run) if self._evaluation.gold_check else suite.missing()
+        if fault:
+            raise CodemillError(f"{suite.title} cannot be judged here: {fault}")
 
     def _gold_failures(self) -> Mapping[str, str]:
         evaluation, directory = self._evaluation, self._directory

@@ -1,7 +1,7 @@
 """What a benchmark is: problems, how a model is asked, what of its answer counts, and how that is judged.
 
-A suite is a file beside this one with a subclass of `Suite`. It knows nothing of models: `generation` asks them, and the
-runner brings both together. Untrusted code goes to the `run` that `judge` is given and nowhere else.
+A suite is a file beside this one with a subclass of `Suite`. It knows nothing of models: `generation` asks them, and
+the runner brings both together. Untrusted code goes to the `run` that `judge` is given and nowhere else.
 """
 
 from abc import ABC, abstractmethod
@@ -96,7 +96,7 @@ class Suite(ABC):
     cheap_gold: ClassVar[bool] = True  # all gold solutions can be run before every evaluation (seconds, not minutes)
     cut_prompts: ClassVar[bool] = False  # a text prompt too long for the model may lose its beginning
 
-    def __init__(self, options: SuiteOptions = SuiteOptions()) -> None:  # noqa: B008
+    def __init__(self, options: SuiteOptions = SuiteOptions()) -> None:
         """Raises UsageError for a variant or language that the suite does not have."""
         self.options = options
 
@@ -106,7 +106,7 @@ class Suite(ABC):
 
     @abstractmethod
     def load(self, path: Path) -> list[Problem]:
-        """The problems in a file (or folder) of the suite's public format. Raises CodemillError naming file and line."""
+        """The problems in a file or folder of the suite's public format. Raises CodemillError naming file and line."""
 
     @abstractmethod
     def prompt(self, problem: Problem, style: Style) -> Prompt:
@@ -131,6 +131,10 @@ class Suite(ABC):
     def missing(self) -> str | None:
         """What this host lacks to judge the suite (a toolchain, with the package that brings it), or None."""
         return None
+
+    def toolchain_fault(self, problems: Sequence[Problem], run: Run) -> str | None:
+        """What is wrong on this host with what these problems need, in one line, or None. Asked before judging."""
+        return self.missing()
 
     def preload(self) -> Sequence[str]:
         """Python modules that the tests import often: loaded once in the sandbox's warm interpreter."""
