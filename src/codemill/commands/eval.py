@@ -1,6 +1,5 @@
 """`codemill eval`: benchmarks, whose answers are judged by running them."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -103,6 +102,7 @@ def evaluate(
     from codemill.eval.endpoint_client import Endpoint
     from codemill.eval.request import Drawing, EvalRequest, LocalModel, SamplesFile, Server, SuiteSolutions
     from codemill.eval.suite import SuiteOptions
+    from codemill.sandbox.pool import num_cores
 
     part = SuiteOptions(variant, language)
     if languages:
@@ -128,7 +128,7 @@ def evaluate(
         output=output,
         overwrite=overwrite,
         gold_check=not no_gold_check,
-        workers=workers or _usable_cpus(),
+        workers=workers or num_cores(),
         timeout=timeout,
         unsafe=unsafe,
     )
@@ -148,10 +148,6 @@ def _one_source(local: "LocalModel", *others: "AnswersFrom | None") -> "AnswersF
     if local != named:
         raise UsageError("--model, --dtype, --device, --max-model-len, --threads: no model runs in this process here")
     return given[0]
-
-
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _numbers(ks: str | None) -> list[int] | None:

@@ -26,6 +26,11 @@ class Runner(Protocol):
         """End everything."""
 
 
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class SandboxPool:
     """Runs jobs from any number of threads, at most `workers` (default: one a core) at a time.
 
@@ -41,7 +46,7 @@ class SandboxPool:
         readable: Sequence[str | Path] = (),
     ) -> None:
         """Raises IsolationError where the host cannot isolate a program and `unsafe` is not set: it fails closed."""
-        self.num_workers = workers or len(os.sched_getaffinity(0))
+        self.num_workers = workers or num_cores()
         self._make = (lambda: UnsafeWorker()) if unsafe else (lambda: Worker(preload, readable))
         self._idle: queue.LifoQueue[Runner | None] = queue.LifoQueue()
         for _ in range(self.num_workers - 1):
