@@ -44,10 +44,14 @@ def open_blocks(code: str) -> int:
 
 
 def without_block(text: str, language: str, head: str) -> str:
-    """The text without the first block whose beginning, up to its brace, the pattern `head` finds."""
-    code = code_only(text, language)
-    found = re.search(head, code)
-    if found is None:
-        return text
-    end = end_of_block(code, found.start())
-    return text[: found.start()] + (text[end:] if end is not None else "")
+    """The text without every block whose beginning, up to its brace, the pattern `head` finds."""
+    code, kept, position = code_only(text, language), [], 0
+    for found in re.finditer(head, code):
+        if found.start() < position:
+            continue
+        kept.append(text[position : found.start()])
+        end = end_of_block(code, found.start())
+        if end is None:
+            return "".join(kept)
+        position = end
+    return "".join([*kept, text[position:]])

@@ -184,18 +184,9 @@ def _record(where: str, value: Any) -> _Item:
     return Record(where, value)
 
 
-def _whole_number(digits: str) -> int:
-    """Python refuses more than 4300 digits at a time; test inputs of generated suites have more."""
-    try:
-        return int(digits)
-    except ValueError:
-        half = len(digits) // 2
-        sign = -1 if digits.startswith("-") else 1
-        return _whole_number(digits[:-half]) * 10**half + sign * _whole_number(digits[-half:])
-
-
-_DECODER = json.JSONDecoder(parse_int=_whole_number)
-_BAD_JSON = (ValueError, RecursionError)  # not UTF-8 and not JSON are ValueErrors
+_DECODER = json.JSONDecoder()
+# ValueError: not UTF-8, not JSON, or a number with more digits than Python converts.
+_BAD_JSON = (ValueError, RecursionError)
 
 
 def _reason(error: Exception) -> str:
