@@ -36,8 +36,8 @@ SECTION = """\
 ## Benchmarks
 
 Measured by `codemill eval`, greedy, one sample a problem, `base` and `fim` prompts
-(`runs/embedded_benchmarks.py`, figures in `runs/results/embedded_benchmarks.json`). The model has 11 million parameters
-and saw no natural docstrings: these figures say how far it is from a code model.
+(`runs/embedded_benchmarks.py`, figures in `runs/results/embedded_benchmarks.json`). They say how far 11 million
+parameters and 9.6 million tokens of training are from a code model.
 
 | benchmark | problems | pass@1 | 95 % interval |
 |---|---|---|---|

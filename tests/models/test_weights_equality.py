@@ -9,6 +9,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from codemill.models import CausalLM, load_model, save_pretrained
+from models.precision import assert_same_network
 from models.reference import FAMILIES, make_ours, make_reference
 
 CASES = [
@@ -50,8 +51,7 @@ def test_we_load_what_transformers_saves(
     assert not ours.training
     assert not any(parameter.requires_grad for parameter in ours.parameters())
     assert_same_weights(ours, reference)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(INPUT_IDS), reference(INPUT_IDS).logits, atol=1e-4, rtol=0)
+    assert_same_network(ours, reference, INPUT_IDS)
 
 
 @pytest.mark.parametrize("max_shard_bytes", SHARDS.values(), ids=SHARDS)
@@ -64,8 +64,7 @@ def test_transformers_loads_what_we_save(
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (max_shard_bytes == SHARDS["sharded"])
     reference = load_reference(tmp_path)
     assert_same_weights(ours, reference)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(INPUT_IDS), reference(INPUT_IDS).logits, atol=1e-4, rtol=0)
+    assert_same_network(ours, reference, INPUT_IDS)
     assert torch.equal(load_model(tmp_path)(INPUT_IDS), ours(INPUT_IDS))
 
 

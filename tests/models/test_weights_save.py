@@ -94,7 +94,7 @@ def test_failing_while_writing_leaves_the_old_model(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(save, "save_file", full)
+    monkeypatch.setattr(save, "write_file", full)
     with pytest.raises(CodemillError, match=r"the model cannot be saved \(No space left on device\)"):
         save_pretrained(model, tmp_path)
     assert files(tmp_path) == before

@@ -5,7 +5,7 @@ Muennighoff et al. 2023, "OctoPack: Instruction Tuning Code Large Language Model
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,8 +91,12 @@ class HumanEvalPack(Suite):
         return Problem(task_id, {**record.fields, "language": language})
 
     def missing(self) -> str | None:
-        dialect = _DIALECTS.get(self._language or "python")
-        return missing(dialect.toolchain) if dialect else None
+        return _missing(self._language or "python")
+
+    def toolchain_fault(self, problems: Sequence[Problem], run: Run) -> str | None:
+        """The languages are those of the data. That their toolchains work, the gold check shows."""
+        languages = sorted({problem.fields["language"] for problem in problems})
+        return next(filter(None, map(_missing, languages)), None)
 
     def prompt(self, problem: Problem, style: Style) -> Prompt:
         dialect = _DIALECTS.get(problem.fields["language"])
@@ -200,3 +204,8 @@ def _answered(text: str, dialect: Dialect, name: str) -> Answer:
     defining = [code for code in codes if dialect.defines(code, name)]
     code = max(defining or codes, key=len)
     return Answer(code, whole=True) if defining else Answer(_body(code, dialect))
+
+
+def _missing(language: str) -> str | None:
+    dialect = _DIALECTS.get(language)
+    return missing(dialect.toolchain) if dialect else None

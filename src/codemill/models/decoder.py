@@ -27,7 +27,7 @@ class DecoderLayer(nn.Module):
             self.self_attn = Attention(config)
         else:
             self.linear_attn = GatedDeltaNet(config)
-        self.mlp: nn.Module
+        self.mlp: SparseMoe | Mlp
         if config.moe is not None and config.is_moe_layer(index):
             self.mlp = SparseMoe(config.hidden_size, config.moe)
         else:
@@ -38,7 +38,8 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, context: ForwardContext, state: LayerState | None) -> Tensor:
         mixer = self.self_attn if self.layer_type == "full_attention" else self.linear_attn
         x = x + mixer(self.input_layernorm(x), context, state)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        normed = self.post_attention_layernorm(x)
+        return x + (self.mlp(normed, context.documents) if isinstance(self.mlp, SparseMoe) else self.mlp(normed))
 
 
 class Decoder(nn.Module):

@@ -1,5 +1,7 @@
 """Sparse mixture of experts, with the shared expert of hybrid models. Shapes: E experts, F ffn, D model."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,11 +34,12 @@ class SparseMoe(nn.Module):
             self.shared_expert = Mlp(hidden_size, moe.shared_expert_intermediate_size)
             self.shared_expert_gate = Linear(hidden_size, 1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, T, D] -> [B, T, D]."""
+    def forward(self, x: Tensor, documents: Sequence[int] = ()) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; `documents` are the lengths of packed documents, as in `ForwardContext`."""
         flat = x.flatten(0, 1)
         weights, experts = route(self.gate(flat), self.moe.num_experts_per_tok, self.moe.norm_topk_prob)
-        out = grouped_experts(flat, weights, experts, self.experts.gate_up_proj, self.experts.down_proj)
+        stacked = self.experts.gate_up_proj, self.experts.down_proj
+        out = grouped_experts(flat, weights, experts, *stacked, documents)
         if self.moe.shared_expert_intermediate_size:
             out = out + F.sigmoid(self.shared_expert_gate(flat)) * self.shared_expert(flat)
         return out.view(x.shape)

@@ -1,13 +1,15 @@
-"""Reads safetensors files by memory mapping.
+"""Reads safetensors files by memory mapping, and writes them so that they can be mapped.
 
 The format (https://huggingface.co/docs/safetensors): the header's length as 8 bytes, little endian; the header, a JSON
 object {name: {dtype, shape, data_offsets}}; the tensors' bytes. We read it ourselves so that an error can name the
-tensor it is about, and so that each tensor can be mapped alone and its pages given back once it is copied.
+tensor it is about, and so that each tensor can be mapped alone and its pages given back once it is copied. We write it
+ourselves so that the tensors are aligned.
 """
 
 import json
 import mmap
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,7 +27,11 @@ DTYPES: dict[str, torch.dtype] = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
 }
+# MKL, which computes fp32 products, rounds by where the data lie: equal weights are sure to yield equal bits only at
+# multiples of 64 bytes. The kernels of the other dtypes do not look at addresses.
+ALIGNMENT = 64
 MAX_HEADER_BYTES = 100_000_000
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -42,14 +48,15 @@ class StoredTensor:
 
     def read(self) -> Tensor:
         """The tensor, on a mapping of its own that goes when the tensor goes."""
-        return self._shaped(map_bytes(self.path, self.begin, self.end))
+        return self._shaped(map_bytes(self.path, self.begin, self.end), self.dtype.itemsize)
 
     def view(self, mapped_file: Tensor) -> Tensor:
-        """The tensor as part of a mapping of the whole file (uint8 [size])."""
-        return self._shaped(mapped_file[self.begin : self.end])
+        """The tensor as part of a mapping of the whole file (uint8 [size]), to compute with."""
+        alignment = ALIGNMENT if self.dtype == torch.float32 else self.dtype.itemsize
+        return self._shaped(mapped_file[self.begin : self.end], alignment)
 
-    def _shaped(self, raw: Tensor) -> Tensor:
-        if raw.data_ptr() % self.dtype.itemsize:
+    def _shaped(self, raw: Tensor, alignment: int) -> Tensor:
+        if raw.data_ptr() % alignment:
             raw = raw.clone()  # the format does not promise alignment
         return raw.view(self.dtype).view(self.shape)
 
@@ -64,6 +71,23 @@ def map_bytes(path: Path, begin: int = 0, end: int | None = None) -> Tensor:
     except (OSError, ValueError) as error:
         raise CodemillError(f"{path}: cannot be read ({error}): was the file replaced or cut meanwhile?") from error
     return torch.frombuffer(mapping, dtype=torch.uint8)[begin - start :]
+
+
+def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by name; the data of each begin at a multiple of ALIGNMENT, where the sizes allow it."""
+    # The format has no gaps: a tensor of an odd size goes last, where it shifts none that is large.
+    tensors = dict(sorted(tensors.items(), key=lambda item: item[1].nbytes % ALIGNMENT != 0))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-(8 + len(encoded)) % ALIGNMENT)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for tensor in tensors.values():
+            file.write(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from codemill.errors import CodemillError
@@ -17,6 +15,7 @@ from codemill.models.decoder import CausalLM
 from codemill.models.names import disk_views
 from codemill.models.placement import dtype_name
 from codemill.models.progress import progress
+from codemill.models.safetensors_file import write_file
 
 MAX_SHARD_BYTES = 5_000_000_000
 COMPANION_FILES = (
@@ -64,22 +63,20 @@ def save_pretrained(
             if tokenizer_files_from is not None:
                 _copy_companions(Path(tokenizer_files_from), Path(staging))
             _publish(Path(staging), target)
-    except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise CodemillError(f"{target}: the model cannot be saved ({reason}): check permissions and space") from error
 
 
 def _write(model: CausalLM, staging: Path, max_shard_bytes: int) -> None:
-    config = staging / "config.json"
-    _write_json(config, replace(model.config, dtype=dtype_name(model.dtype)).to_dict())
+    _write_json(staging / "config.json", replace(model.config, dtype=dtype_name(model.dtype)).to_dict())
     shards = _split(model, max_shard_bytes)
     total = sum(shard.num_bytes for shard in shards)
     weight_map: dict[str, str] = {}
     with progress("saving weights", total) as advance:
         for number, shard in enumerate(shards, start=1):
             file = SINGLE_FILE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
-            save_file(shard.tensors, staging / file, metadata={"format": "pt"})
-            shutil.copymode(config, staging / file)  # the library keeps files to their owner; the umask decides
+            write_file(staging / file, shard.tensors)
             weight_map |= dict.fromkeys(shard.tensors, file)
             advance(shard.num_bytes)
     if len(shards) > 1:
