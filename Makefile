@@ -11,13 +11,14 @@ FUNCTION := 'def solve(numbers: list[int]) -> int:\n    """Keep the even numbers
 # Where `make run` completes code: FILE:LINE.
 COMPLETE_AT := examples/shopping.py:5
 
-.PHONY: run test test-slow bench docs clean help
+.PHONY: run test test-slow bench toolchains docs clean help
 
 help:
 	@echo 'make run        set up, then generate and complete code with the embedded model'
 	@echo 'make test       set up, then the whole check: format, lint, types, tests'
 	@echo 'make test-slow  the tests that take minutes'
 	@echo 'make bench      every script in benchmarks/'
+	@echo 'make toolchains the compilers and interpreters of the sandbox, by apt-get (Debian 12, as root)'
 	@echo 'make docs       check the commands, links and code in the documentation'
 	@echo 'make clean      remove what the tools left behind, but not $(VENV)'
 
@@ -36,6 +37,10 @@ test-slow: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+toolchains: $(VENV)/run.stamp
+	apt-get update
+	apt-get install --yes --no-install-recommends $$($(BIN)/python -c 'from codemill.eval.multipl_e import debian_packages as p; print(*p())')
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest tests/test_docs.py

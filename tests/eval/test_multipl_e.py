@@ -11,7 +11,7 @@ import pytest
 
 from codemill.errors import CodemillError, UsageError
 from codemill.eval import multipl_e_dialects
-from codemill.eval.multipl_e import MultiPlE, language_table
+from codemill.eval.multipl_e import MultiPlE, debian_packages, language_table
 from codemill.eval.multipl_e_dialects import DIALECTS, find_dialect
 from codemill.eval.multipl_e_programs import cut
 from codemill.eval.suite import Answer, Problem, Run, SuiteOptions
@@ -367,3 +367,9 @@ def test_the_table_lists_every_language_with_its_packages() -> None:
     assert (table["sh"].name, table["sh"].executable) == ("Bash", find_executable("bash"))
     for row in table.values():
         assert (row.version is None) <= (row.missing is not None)
+
+
+def test_the_page_of_toolchains_names_every_package() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "toolchains.md").read_text()
+    table = {word for line in page.splitlines() if line.startswith("|") for word in line.split()}
+    assert set(debian_packages()) <= table

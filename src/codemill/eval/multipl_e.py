@@ -173,6 +173,11 @@ def language_table() -> list[LanguageRow]:
         return sorted(rows, key=lambda row: row.name.lower())
 
 
+def debian_packages() -> list[str]:
+    """Everything that `apt-get install` has to bring for all the languages that Debian 12 has; Python is there."""
+    return sorted({package for dialect in DIALECTS.values() for package in dialect.packages} - {"python3", "bash"})
+
+
 def _language_row(dialect: Dialect) -> LanguageRow:
     language = dialect.toolchain
     executable = find_executable(language.executables[0]) if language.executables else language.version[0]
