@@ -1,7 +1,7 @@
 """Whether this host can judge a suite at all: its own solutions have to pass before anything else is judged."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from codemill.errors import CodemillError
 from codemill.eval.answers import SuiteAnswers
@@ -66,9 +66,3 @@ def _broken(failures: Mapping[str, str], checked: int) -> str:
         f"{len(failures)} of {checked} gold solutions do not pass here ({task_id}: {why}): the toolchain or the "
         "sandbox is broken, see `codemill sandbox --check`; --no-gold-check goes on regardless"
     )
-
-
-def describe_failures(failures: Mapping[str, str], most: int = 5) -> Sequence[str]:
-    """A line for each of the first few."""
-    lines = [f"{task_id}: {why}" for task_id, why in list(failures.items())[:most]]
-    return [*lines, f"and {len(failures) - most} more"] if len(failures) > most else lines
