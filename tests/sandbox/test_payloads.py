@@ -258,6 +258,19 @@ def test_deep_folders_do_not_break_the_collection(run_python: RunSource) -> None
     assert (result.status, list(result.files)) == ("ok", ["top"])
 
 
+def test_huge_sparse_files_stay_behind(run_python: RunSource) -> None:
+    program = (
+        "import os\nfor n in range(500):\n    with open(f'{n}.bin', 'wb') as f:\n        f.truncate(15 << 20)\n"
+        "with open('small.bin', 'wb') as f:\n    f.write(b'x')\n"
+    )
+    start = time.monotonic()
+    result = run_python(program, collect=("*.bin",))
+    assert result.status == "ok"
+    assert sum(map(len, result.files.values())) <= 64 << 20
+    assert result.files["small.bin"] == b"x"
+    assert time.monotonic() - start < 10
+
+
 def test_a_descriptor_in_flight_does_not_hold_the_run_up(run_python: RunSource) -> None:
     program = (
         "import socket\na, b = socket.socketpair()\nsocket.send_fds(a, [b'x'], [1, 2, a.fileno(), b.fileno()])\n"

@@ -38,16 +38,19 @@ def collect(patterns: Sequence[str]) -> dict[str, bytes]:
     room = MOST_BYTES
     folder = os.open(WORK, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        for name, content in _matching(folder, "", patterns):
-            if len(found) < _MOST_FILES and len(content) <= room:
-                found[name] = content
-                room -= len(content)
+        for name, inner, entry in _matching(folder, "", patterns):
+            if len(found) == _MOST_FILES:
+                break
+            if entry.stat(follow_symlinks=False).st_size <= room:
+                found[name] = _read(entry.name, inner)
+                room -= len(found[name])
     finally:
         os.close(folder)
     return found
 
 
-def _matching(folder: int, path: str, patterns: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def _matching(folder: int, path: str, patterns: Sequence[str]) -> Iterator[tuple[str, int, os.DirEntry[str]]]:
+    """Path, open folder and entry of each file; the folder stays open until the next one is asked for."""
     with os.scandir(folder) as entries:
         listing = sorted(entries, key=lambda entry: entry.name)
     for entry in listing:
@@ -59,6 +62,9 @@ def _matching(folder: int, path: str, patterns: Sequence[str]) -> Iterator[tuple
             finally:
                 os.close(inner)
         elif entry.is_file(follow_symlinks=False) and any(fnmatch.fnmatchcase(name, each) for each in patterns):
-            descriptor = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder)
-            with open(descriptor, "rb") as file:
-                yield name, file.read(MOST_BYTES + 1)
+            yield name, folder, entry
+
+
+def _read(name: str, folder: int) -> bytes:
+    with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=folder), "rb") as file:
+        return file.read()
