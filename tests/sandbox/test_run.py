@@ -36,6 +36,7 @@ def test_standard_input_and_output() -> None:
         ("while True: pass", "timeout", None),
         ("import time; time.sleep(99)", "timeout", None),
         ("'x' * 10**12", "memory", 1),
+        ("import mmap; mmap.mmap(-1, 1 << 40)", "memory", 1),
         ("print('x' * 10**7)", "output limit", None),
         ("import socket; socket.socket()", "blocked", 1),
         ("open('/etc/hosts', 'w')", "blocked", 1),

@@ -62,7 +62,7 @@ def _exit_status(code: Any) -> int:
 
 
 def _reason(error: BaseException) -> bytes:
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return b"memory\n"
     if isinstance(error, OSError) and error.errno in _REFUSALS:
         return f"blocked {error}".encode("utf-8", "replace")[:500].replace(b"\n", b" ") + b"\n"

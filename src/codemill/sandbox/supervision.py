@@ -234,7 +234,7 @@ class Supervisor:
         if self.exit_code == 0:
             return "ok", ""
         if kind == "memory":
-            return "memory", f"MemoryError at {self.limits.memory / MIB:.0f} MiB"
+            return "memory", f"no more memory at {self.limits.memory / MIB:.0f} MiB"
         if self.exit_code == -signal.SIGXCPU:
             return "timeout", f"more than {self.limits.cpu_seconds:g} s of CPU time"
         refused = [name for name in self.refused if name not in self.job.tolerated]
