@@ -73,7 +73,7 @@ bare = all(line.split()[1].strip("0") == "" for line in status.splitlines() if l
 print("contained" if bare and "NoNewPrivs:\\t1" in status and os.getuid() != 0 else status)
 """
 _HOME = """import os
-found = [path for path in ("/etc/shadow", "/root/.ssh", "/root/.bashrc", "/var", "/run", "/mnt", "/srv", "/home/*")
+found = [path for path in ("/etc/shadow", "/etc/ssh", "/root/.ssh", "/root/.bashrc", "/var/log", "/var/lib", "/boot")
          if os.path.exists(path)]
 print("contained" if not found else found)
 """
