@@ -249,6 +249,49 @@ def test_a_program_cannot_blame_the_harness(pool: SandboxPool, text: str) -> Non
     assert pool.run(Job(source=program.encode(), limits=LIMITS)).status == "failed"
 
 
+def test_a_program_cannot_take_its_report_back(pool: SandboxPool) -> None:
+    program = (
+        "import os\nfor n in range(3, 40):\n    try:\n"
+        "        r = os.open(f'/proc/self/fd/{n}', os.O_RDONLY | os.O_NONBLOCK)\n        os.read(r, 100)\n"
+        "        os.write(n, b'broken by me')\n    except OSError:\n        pass\nos._exit(1)\n"
+    )
+    job = Job(source=program.encode(), limits=LIMITS)
+    assert {pool.run(job).status for _ in range(60)} == {"failed"}
+
+
+def test_a_name_of_a_process_in_any_bytes(run_python: RunSource) -> None:
+    program = (
+        "import ctypes, time\nctypes.CDLL(None).prctl(15, b'\\xff', 0, 0, 0)\ntime.sleep(0.2)\nraise SystemExit(1)\n"
+    )
+    assert run_python(program).status == "failed"
+
+
+def test_memory_of_a_process_whose_first_thread_has_ended(run_python: RunSource) -> None:
+    program = (
+        "import ctypes, os, threading, time\n"
+        "def fill():\n    data = [bytearray(b'x' * (1 << 20)) for _ in range(200)]\n    time.sleep(30)\n"
+        "for _ in range(2):\n    if os.fork() == 0:\n        threading.Thread(target=fill).start()\n"
+        "        ctypes.CDLL(None).syscall(60 if os.uname().machine == 'x86_64' else 93, 0)\ntime.sleep(30)\n"
+    )
+    assert run_python(program).status == "memory"
+
+
+def test_limits_of_the_server_cannot_be_changed(pool: SandboxPool, run_python: RunSource) -> None:
+    result = run_python("import resource\nresource.prlimit(1, resource.RLIMIT_NOFILE, (8, 8))\n")
+    assert (result.status, result.refused) == ("blocked", ("prlimit64",))
+    assert run_python("import resource\nprint(resource.prlimit(0, resource.RLIMIT_NOFILE)[0])\n").status == "ok"
+
+
+def test_cpu_time_of_children_that_nobody_waits_for(run_python: RunSource) -> None:
+    program = (
+        "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nfor _ in range(30):\n"
+        "    if os.fork() == 0:\n        while time.process_time() < 0.3:\n            pass\n        os._exit(0)\n"
+        "    time.sleep(0.4)\n"
+    )
+    result = run_python(program, replace(LIMITS, wall_seconds=20.0))
+    assert (result.status, "CPU" in result.detail) == ("timeout", True)
+
+
 def test_deep_folders_do_not_break_the_collection(run_python: RunSource) -> None:
     program = (
         "import os\nopen('top', 'w').close()\nfor _ in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\n"

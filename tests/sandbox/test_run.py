@@ -205,3 +205,25 @@ def test_a_build_that_fails_has_failed(pool: SandboxPool) -> None:
     assert (result.status, result.detail) == ("failed", "in the build: exit status 1")
     result = pool.run(Job(build=(("sh", "-c", f"{' '.join(map(repr, tries))} || true"),), commands=(("false",),)))
     assert result.status == "failed"
+
+
+def test_what_a_build_made_and_cannot_be_started_has_failed(pool: SandboxPool) -> None:
+    job = Job(build=(("sh", "-c", "echo text > main"),), commands=(("./main",),))
+    result = pool.run(job)
+    assert (result.status, result.exit_code) == ("failed", 126)
+
+
+def test_only_the_program_itself_reports_its_end() -> None:
+    assert run("import os, sys\nif os.fork():\n    os.wait()\n    sys.exit(0)\n").completed is False
+    result = run("import os\nif os.fork() == 0:\n    raise MemoryError\nos.wait()\n")
+    assert (result.status, result.completed) == ("ok", True)
+
+
+def test_a_program_may_close_every_descriptor() -> None:
+    assert run("import os\nos.closerange(3, 256)\nprint('fine')\n").stdout == "fine\n"
+
+
+def test_an_input_that_does_not_fit_leaves_nothing_behind(pool: SandboxPool) -> None:
+    for _ in range(50):
+        assert pool.run(Job(source=b"", stdin=bytes(9 << 20), limits=Limits(disk=8 << 20))).status == "harness error"
+    assert pool.run(python_job("print(1)")).stdout == "1\n"

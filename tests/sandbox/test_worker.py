@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from codemill.errors import CodemillError
 from codemill.sandbox import Job, Limits, SandboxPool, python_job
 from codemill.sandbox.worker import Worker, interpreter_paths
 from sandbox.test_payloads import server_pid
@@ -128,3 +129,22 @@ def test_a_worker_takes_commands_and_python_in_turn() -> None:
         for _ in range(3):
             assert worker.run(Job(commands=(("echo", "a"),))).stdout == "a\n"
             assert worker.run(python_job("print('b')")).stdout == "b\n"
+
+
+def test_a_closed_pool_refuses_and_a_forked_child_cannot_use_its_parent_s() -> None:
+    pool = SandboxPool(workers=1)
+    pool.close()
+    pool.close()
+    with pytest.raises(CodemillError, match="closed"):
+        pool.run(python_job("pass"))
+    with SandboxPool(workers=1) as mine:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                mine.run(python_job("pass"))
+            except CodemillError:
+                mine.close()
+                os._exit(7)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        assert mine.run(python_job("print(1)")).stdout == "1\n"

@@ -30,13 +30,25 @@ def be_born(
         confinement.confine(identity, limits, address_space)
         if command is not None:
             confinement.restore_signals()
-            os.execvp(command[0], command)
+            status = _execute(command)
+            leave(status)
         assert job.source is not None
         status = program.execute(job.source, report)
     except BaseException as error:  # noqa: BLE001 - there is nobody above to tell
         write(report, f"broken {type(error).__name__}: {error}".encode("utf-8", "replace"))
     finally:
         leave(status)
+
+
+def _execute(command: tuple[str, ...]) -> int:
+    """Become the command. Returns 126, as a shell does, if the run itself made it and it cannot be started."""
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        if not command[0].startswith("./"):
+            raise  # a toolchain that is not there: no fault of the program
+        os.write(2, f"{command[0]}: {error.strerror}\n".encode())
+        return 126
 
 
 def _address_space() -> int:

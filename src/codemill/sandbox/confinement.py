@@ -26,6 +26,7 @@ def prepare() -> None:
     for kind, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_STACK, _STACK), (resource.RLIMIT_MSGQUEUE, 0)):
         resource.setrlimit(kind, (value, value))
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)  # its files in /proc are root's then, though a program's user may be the same
 
 
 def confine(identity: Identity, limits: Limits, address_space: int | None) -> None:
@@ -35,19 +36,28 @@ def confine(identity: Identity, limits: Limits, address_space: int | None) -> No
     here: the child has it from the server.
     """
     seconds = math.ceil(limits.cpu_seconds) + 1  # for each process; the sum over all of them is watched from outside
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limits.open_files, limits.open_files))
-    resource.setrlimit(resource.RLIMIT_NPROC, (limits.processes, limits.processes))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limits.disk, limits.disk))
+    _limit(resource.RLIMIT_CPU, seconds, seconds + 1)
+    _limit(resource.RLIMIT_NOFILE, limits.open_files)
+    _limit(resource.RLIMIT_NPROC, limits.processes)
+    _limit(resource.RLIMIT_FSIZE, limits.disk)
     if address_space is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+        _limit(resource.RLIMIT_AS, address_space)
     if identity.switch:  # the change of user takes all capabilities with it
         os.setgroups([])
         os.setresgid(identity.gid, identity.gid, identity.gid)
         os.setresuid(identity.uid, identity.uid, identity.uid)
-        linux.prctl(linux.PR_SET_DUMPABLE, 1)  # or its own /proc/self is closed to it; ptrace is refused anyway
     else:
         linux.drop_capabilities()
+    linux.prctl(linux.PR_SET_DUMPABLE, 1)  # or its own /proc/self is closed to it; ptrace is refused anyway
+
+
+def _limit(kind: int, soft: int, hard: int | None = None) -> None:
+    """Set a limit, or leave the host's where that is lower."""
+    highest = resource.getrlimit(kind)[1]
+    hard = soft if hard is None else hard
+    if highest != resource.RLIM_INFINITY:
+        soft, hard = min(soft, highest), min(hard, highest)
+    resource.setrlimit(kind, (soft, hard))
 
 
 def attach(stdin: int, stdout: int, stderr: int, keep: int) -> None:

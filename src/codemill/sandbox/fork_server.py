@@ -127,7 +127,7 @@ class Server:
             supervisor = Supervisor(job, self.identity, self.listener, self.control)
             supervisor.run()
             return supervisor.result(files.collect(job.collect))
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - one job must not end the server for those after it
             return RunResult("harness error", detail=f"the job's files or processes: {error}")
         finally:
             root.unmount_scratch()

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from codemill.errors import CodemillError
 from codemill.sandbox.job import Job
 from codemill.sandbox.result import RunResult
 from codemill.sandbox.unsafe import UnsafeWorker
@@ -52,11 +53,14 @@ class SandboxPool:
         for _ in range(self.num_workers - 1):
             self._idle.put(None)  # a place where a worker may be started
         self._busy: set[Runner] = set()
-        self._aborted = False
+        self._aborted = self._closed = False
+        self._owner = os.getpid()
         self._idle.put(self._make())
 
     def run(self, job: Job) -> RunResult:
-        """Run one job, when a worker is free."""
+        """Run one job, when a worker is free. Raises CodemillError in a forked child, and after `close`."""
+        if self._closed or self._owner != os.getpid():
+            raise CodemillError("this sandbox is closed, or belongs to the process that this one was forked from")
         worker = self._idle.get()
         try:
             worker = worker or self._make()
@@ -81,7 +85,10 @@ class SandboxPool:
             yield from threads.map(self.run, jobs)
 
     def close(self) -> None:
-        """End all workers. Runs that are still going on must have come back."""
+        """End all workers; in a forked child nothing. Runs that are still going on must have come back."""
+        if self._closed or self._owner != os.getpid():
+            return
+        self._closed = True
         for _ in range(self.num_workers):
             worker = self._idle.get()
             if worker is not None:

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -22,7 +23,7 @@ def execute(source: bytes, reports: int) -> int:
     then "completed" (its last line was reached), "memory" (it died of MemoryError), or "blocked TEXT" (of a refusal).
     """
     # The program may replace any of these, in any module.
-    write, tell = os.write, traceback.print_exception
+    tell, report = traceback.print_exception, _reporter(reports)
     module = ModuleType("__main__")
     module.__file__ = PATH
     sys.modules["__main__"] = module
@@ -30,18 +31,30 @@ def execute(source: bytes, reports: int) -> int:
     linecache.clearcache()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.enable()
-    write(reports, b"started\n")
+    report(b"started\n")
     try:
         exec(compile(source, PATH, "exec", dont_inherit=True), module.__dict__)
-        write(reports, b"completed\n")
+        report(b"completed\n")
         return _finish(0)
     except SystemExit as stop:
         return _finish(_exit_status(stop.code))
     except BaseException as error:  # noqa: BLE001 - whatever the program raised is its outcome, not ours
-        write(reports, _reason(error))
+        report(_reason(error))
         with contextlib.suppress(BaseException):
             tell(type(error), error, _without_our_frames(error.__traceback__))
         return _finish(1)
+
+
+def _reporter(reports: int) -> Callable[[bytes], None]:
+    """Tells what this process came to: not its children, and not if the program has closed the descriptor."""
+    write, own, getpid = os.write, os.getpid(), os.getpid
+
+    def report(text: bytes) -> None:
+        with contextlib.suppress(OSError):
+            if getpid() == own:
+                write(reports, text)
+
+    return report
 
 
 def _without_our_frames(trace: TracebackType | None) -> TracebackType | None:
@@ -55,7 +68,7 @@ def _exit_status(code: Any) -> int:
     if code is None:
         return 0
     if isinstance(code, int):
-        return code & 0xFF
+        return code & 0xFF if -(1 << 63) <= code < 1 << 63 else 255
     with contextlib.suppress(BaseException):
         print(code, file=sys.stderr)
     return 1

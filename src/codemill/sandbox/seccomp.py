@@ -35,6 +35,7 @@ _REFUSED: Mapping[str, tuple[int | None, int | None]] = {
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
     "kcmp": (312, 272),
+    "vmsplice": (278, 75),  # pins pages that then belong to no process
     "pidfd_getfd": (438, 438),
     # mounts and namespaces
     "pivot_root": (155, 41),
@@ -90,7 +91,7 @@ _ABSENT: Mapping[str, tuple[int | None, int | None]] = {
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
 }
-_CLONE, _SOCKET = (56, 220), (41, 198)
+_CLONE, _SOCKET, _PRLIMIT = (56, 220), (41, 198), (302, 261)
 
 _ALLOW, _KILL, _NOTIFY, _ERRNO = 0x7FFF0000, 0x80000000, 0x7FC00000, 0x00050000
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -118,6 +119,7 @@ def filter_program() -> bytes:
         _Instruction(_JUMP_AT_LEAST, _FOREIGN_TABLE, "absent"),
         _Instruction(_JUMP_EQUAL, _CLONE[column], "clone"),
         _Instruction(_JUMP_EQUAL, _SOCKET[column], "socket"),
+        _Instruction(_JUMP_EQUAL, _PRLIMIT[column], "prlimit"),
         *[_Instruction(_JUMP_EQUAL, number, "refuse") for number in refused if number is not None],
         *[_Instruction(_JUMP_EQUAL, number, "absent") for number in absent if number is not None],
         _Instruction(_RETURN, _ALLOW),
@@ -130,6 +132,11 @@ def filter_program() -> bytes:
             _Instruction(_LOAD, _FIRST_ARGUMENT),
             _Instruction(_JUMP_ANY_BIT, _NAMESPACES, "refuse"),
             _Instruction(_RETURN, _ALLOW),
+        ],
+        "prlimit": [  # its own limits only, not the server's, whose user it may be
+            _Instruction(_LOAD, _FIRST_ARGUMENT),
+            _Instruction(_JUMP_EQUAL, 0, "allow"),
+            _Instruction(_JUMP_AT_LEAST, 0, "refuse"),
         ],
         "socket": [
             _Instruction(_LOAD, _FIRST_ARGUMENT),
@@ -184,6 +191,8 @@ def _name(number: int, first_argument: int) -> str:
     column = 0 if os.uname().machine == "x86_64" else 1
     if number == _SOCKET[column]:
         return f"socket(family {first_argument & 0xFFFFFFFF})"
+    if number == _PRLIMIT[column]:
+        return "prlimit64"
     if number == _CLONE[column]:
         return "clone(new namespace)"
     return next((name for name, numbers in _REFUSED.items() if numbers[column] == number), f"system call {number}")

@@ -14,6 +14,7 @@ from codemill.sandbox.confinement import Identity
 from codemill.sandbox.job import MIB, Job, Limits
 from codemill.sandbox.result import RunResult, Status
 
+_SECOND_LOOK = 0.003
 _TICK = 0.025  # seconds between looks at what the processes use
 _PATIENCE = 10  # times its wall limit that a run may take on a machine that gives it no CPU
 _MOST_REPORT = 4096
@@ -45,6 +46,8 @@ class Supervisor:
         self.start = time.monotonic()
         self.deadline = self.start + limits.wall
         self.reaped_cpu = self.waited = 0.0
+        self.seen_cpu = self.lost_cpu = 0.0
+        self.cpu_fell = False
         self.peak_memory = 0
 
     def run(self) -> None:
@@ -68,20 +71,22 @@ class Supervisor:
     def _run_process(self, command: tuple[str, ...] | None) -> None:
         """One process and all its children."""
         with contextlib.ExitStack() as stack:
-            readers, writers = {}, {}
-            for name in _OUTPUTS:
-                reader, writers[name] = os.pipe2(os.O_CLOEXEC)
-                os.fchown(writers[name], self.identity.uid, self.identity.gid)  # so that /dev/stderr can be opened
-                readers[reader] = name
-                os.set_blocking(reader, False)
-                stack.callback(os.close, reader)
-            stdin = self._standard_input()
-            self.exit_code = None
-            self.main_pid = os.fork()
-            if self.main_pid == 0:
-                be_born(self.identity, self.job, self.limits, command, stdin, writers)
-            for descriptor in (stdin, *writers.values()):
-                os.close(descriptor)
+            readers: dict[int, str] = {}
+            with contextlib.ExitStack() as given:
+                writers = {}
+                for name in _OUTPUTS:
+                    reader, writers[name] = _pipe(name)
+                    stack.callback(os.close, reader)
+                    given.callback(os.close, writers[name])
+                    readers[reader] = name
+                    os.set_blocking(reader, False)
+                    os.fchown(writers[name], self.identity.uid, self.identity.gid)  # so that /dev/stderr can be opened
+                stdin = self._standard_input()
+                given.callback(os.close, stdin)
+                self.exit_code = None
+                self.main_pid = os.fork()
+                if self.main_pid == 0:
+                    be_born(self.identity, self.job, self.limits, command, stdin, writers)
             self._watch(readers)
             self._end_all()
             self._drain(readers)
@@ -162,12 +167,15 @@ class Supervisor:
         used = watch.memory(pids) + files
         if used > limit:
             used = watch.exact_memory(pids) + files
+        if used > limit:  # a child that has not become its own program yet is counted with its parent's memory
+            time.sleep(_SECOND_LOOK)
+            used = min(used, watch.exact_memory(watch.processes()) + root.scratch_used())
         self.peak_memory = max(self.peak_memory, used)
         return ("memory", f"more than {limit / MIB:.0f} MiB") if used > limit else None
 
     def _time_limit(self, pids: list[int]) -> tuple[Status, str] | None:
         limits, now = self.limits, time.monotonic()
-        if self.reaped_cpu + watch.cpu_seconds(pids) > limits.cpu_seconds:
+        if self._cpu_seconds(pids) > limits.cpu_seconds:
             return ("timeout", f"more than {limits.cpu_seconds:g} s of CPU time")
         if now > self.deadline:
             self.waited = max(self.waited, watch.waited_seconds(pids))
@@ -176,6 +184,19 @@ class Supervisor:
                 return ("timeout", f"more than {limits.wall:g} s")
             self.deadline = self.start + limits.wall + self.waited
         return None
+
+    def _cpu_seconds(self, pids: list[int]) -> float:
+        """CPU time so far. Children whose parent does not wait for them take theirs along: a sum that has fallen, and
+        is still lower at the next look (a child may have been between two accounts), was higher for good."""
+        total = self.reaped_cpu + watch.cpu_seconds(pids)
+        fell = total < self.seen_cpu
+        if fell and self.cpu_fell:
+            self.lost_cpu += self.seen_cpu - total
+            fell = False
+        if not fell:
+            self.seen_cpu = total
+        self.cpu_fell = fell
+        return self.seen_cpu + self.lost_cpu
 
     def _reap_orphans(self) -> None:
         """Wait for what was left to us and has ended. The main process keeps its place: its end is still to be seen."""
@@ -219,7 +240,7 @@ class Supervisor:
             completed=completed and status == "ok",
             detail=detail,
             refused=tuple(self.refused),
-            cpu_seconds=self.reaped_cpu,
+            cpu_seconds=self.reaped_cpu + self.lost_cpu,
             wall_seconds=time.monotonic() - self.start,
             waited_seconds=self.waited,
             memory=self.peak_memory,
@@ -249,3 +270,11 @@ def _end_in_words(exit_code: int | None) -> str:
             return f"killed by {signal.Signals(-exit_code).name}"
         return f"killed by signal {-exit_code}"
     return f"exit status {exit_code}"
+
+
+def _pipe(name: str) -> tuple[int, int]:
+    """Both ends for an output. Reports go through a socket: a pipe can be opened again through /proc, and read."""
+    if name != "report":
+        return os.pipe2(os.O_CLOEXEC)
+    reader, writer = socket.socketpair()
+    return reader.detach(), writer.detach()

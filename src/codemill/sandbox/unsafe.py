@@ -104,7 +104,8 @@ class _Process:
             wanted[resource.RLIMIT_AS] = limits.memory
         for kind, value in wanted.items():
             with contextlib.suppress(ValueError, OSError):
-                resource.setrlimit(kind, (value, value))
+                # One second between SIGXCPU, which tells the reason, and SIGKILL.
+                resource.setrlimit(kind, (value, value + 1 if kind == resource.RLIMIT_CPU else value))
 
     def _communicate(self) -> list[bytes]:
         """Feed and read in threads until the process ends or a limit is reached."""

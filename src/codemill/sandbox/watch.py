@@ -17,16 +17,27 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def memory(pids: Iterable[int]) -> int:
-    """Bytes of their own pages. A page that several share after a fork counts for each: see `exact_memory`."""
-    return sum(_sum_of_kilobytes(_read(f"/proc/{pid}/status"), ("RssAnon:", "RssShmem:")) for pid in pids)
+    """Bytes of their own pages and page tables. A page that several share counts for each: see `exact_memory`."""
+    return sum(_sum_of_kilobytes(_status(pid), ("RssAnon:", "RssShmem:", "VmPTE:")) for pid in pids)
 
 
 def exact_memory(pids: Iterable[int]) -> int:
-    """Bytes of their own pages, one that several share counted once where the kernel says so. Slower than `memory`."""
-    return sum(
-        _sum_of_kilobytes(_read(f"/proc/{pid}/smaps_rollup"), ("Pss_Anon:", "Pss_Shmem:")) or memory([pid])
-        for pid in pids
-    )
+    """The same, a page that several share counted once where the kernel says so. Slower than `memory`."""
+    return sum(map(_exact_memory, pids))
+
+
+def _exact_memory(pid: int) -> int:
+    shared_out = _sum_of_kilobytes(_read(f"/proc/{pid}/smaps_rollup"), ("Pss_Anon:", "Pss_Shmem:"))
+    return shared_out + _sum_of_kilobytes(_status(pid), ("VmPTE:",)) if shared_out else memory([pid])
+
+
+def _status(pid: int) -> str:
+    """The status of the process, or of a living thread if the first one has ended: then only that tells of memory."""
+    text = _read(f"/proc/{pid}/status")
+    if "RssAnon:" in text:
+        return text
+    others = (_read(f"/proc/{pid}/task/{thread}/status") for thread in _threads(pid))
+    return next((other for other in others if "RssAnon:" in other), text)
 
 
 def waited_seconds(pids: Iterable[int]) -> float:
@@ -58,7 +69,7 @@ def _waited(pid: int, thread: str) -> float:
 def _read(path: str) -> str:
     """The file's text; nothing if the process has gone meanwhile, or may not be looked at."""
     try:
-        with open(path) as file:
+        with open(path, errors="replace") as file:  # a process names itself, in any bytes
             return file.read()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return ""
