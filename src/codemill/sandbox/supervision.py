@@ -124,8 +124,10 @@ class Supervisor:
                 os._exit(1)  # nobody waits for the result; everything here ends with process 1
             for descriptor, event in ready.items():
                 if event & select.POLLIN and descriptor in actions:
-                    actions[descriptor](descriptor)
-                elif descriptor != handle:
+                    at_end = actions[descriptor](descriptor) == 0
+                else:
+                    at_end = descriptor != handle
+                if at_end:  # or it would be ready for ever, and keep a lone core from the program
                     poller.unregister(descriptor)
             if handle in ready:
                 return
@@ -133,12 +135,13 @@ class Supervisor:
                 self._look()
                 next_look = time.monotonic() + _TICK
 
-    def _read(self, descriptor: int, name: str) -> int:
-        """Take a piece of output -> its length. What exceeds the limit is dropped and ends the run."""
+    def _read(self, descriptor: int, name: str) -> int | None:
+        """Take a piece of output -> its length, 0 at the end, None if there is none just now. What exceeds the limit is
+        dropped and ends the run."""
         try:
             piece = os.read(descriptor, 1 << 16)
         except BlockingIOError:  # a writer that is on its way to nobody
-            return 0
+            return None
         room = self.caps[name] - len(self.outputs[name])
         self.outputs[name] += piece[:room]
         if len(piece) > room and name != "report":
