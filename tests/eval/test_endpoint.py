@@ -144,3 +144,33 @@ def test_answers_that_are_none(answer: dict[str, Any]) -> None:
 )
 def test_messages_as_text(message: dict[str, Any], text: str) -> None:
     assert parse_chat({"choices": [{"message": message, "finish_reason": 7}]}) == (text, None)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens",
+        "the request exceeds the available context size, try increasing it",
+        "context_length_exceeded",
+    ],
+)
+def test_a_prompt_beyond_a_server_s_context_counts_against_the_model(server: Server, message: str) -> None:
+    server.replies = [Reply(json.dumps({"error": {"message": message}}).encode(), 400)]
+    result = ask(server)
+    assert (result.error, len(server.requests)) == (None, 1)
+    assert "answered 400" in (result.unable or "")
+
+
+def test_another_refusal_of_one_request_is_an_error() -> None:
+    with serving() as server:
+        server.replies = [Reply(b'{"error": {"message": "bad grammar"}}', 400)]
+        result = ask(server)
+    assert "bad grammar" in (result.error or "")
+    assert result.unable is None
+
+
+@pytest.mark.parametrize("reason", ["length", "stop", "content_filter"])
+def test_an_answer_without_text_is_an_answer(reason: str) -> None:
+    message = {"content": None, "reasoning_content": "hmm"}
+    text, found = parse_chat({"choices": [{"message": message, "finish_reason": reason}]})
+    assert (text.endswith("</think>\n"), found) == (True, reason)

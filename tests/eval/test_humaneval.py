@@ -352,3 +352,9 @@ def test_many_plus_problems_at_a_time(shared_data: Path, tmp_path: Path, run: Ru
     assert {judgement.verdict for judgement in judged.values()} == {"ok"}
     wrong = judge_all(suite, loaded, lambda _: Answer("    return 'wrong'"), run)
     assert {judgement.verdict for judgement in wrong.values()} == {"failed"}
+
+
+def test_humaneval_s_own_tests_are_not_taken_for_those_of_the_plus_suite(tmp_path: Path) -> None:
+    with pytest.raises(CodemillError, match="line 1: not EvalPlus's tests"):
+        problems(HumanEvalPlus(), tmp_path, ADD)
+    assert len(problems(HumanEvalPlus(), tmp_path, ON_THE_HUB)) == 1

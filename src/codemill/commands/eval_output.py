@@ -62,7 +62,8 @@ def _listed(names: Any, most: int = 5) -> str:
 def _as_text(outcome: "Outcome") -> str:
     results, scores = outcome.results, outcome.results.scores
     name = " ".join(filter(None, [results.title, results.variant, results.language]))
-    lines = [f"{name}: {len(results.problems)} problems"]
+    scored = len(results.problems) - len(scores.excluded)
+    lines = [f"{name}: {len(results.problems)} problems" + (f", {scored} scored" if scores.excluded else "")]
     for k, estimate in scores.pass_at.items():
         low, high = 100 * estimate.interval.low, 100 * estimate.interval.high
         lines.append(f"  pass@{k}  {100 * estimate.value:.2f} %  (95 % interval {low:.1f} to {high:.1f})")

@@ -22,6 +22,8 @@ OPENAI_STOPS = 4  # the most stop strings that OpenAI's own server takes
 
 Parsed = tuple[str, str | None]  # text, finish_reason
 _Results = Queue[Generated | BaseException | None]
+# What OpenAI, vLLM, llama.cpp and their kin say of a prompt that is too long, in a refusal that is final.
+_CONTEXT_FULL = re.compile(r"answered 4\d\d .*(context.?length|context (size|window)|maximum context)", re.IGNORECASE)
 
 
 class EndpointGenerator:
@@ -88,6 +90,8 @@ class EndpointGenerator:
             else:
                 text, reason = self._post(client, "completions", self._payload(request), parse_completion)
         except Unanswered as error:
+            if _CONTEXT_FULL.search(str(error)):  # the model's own limit, which no further try changes
+                return Generated(request, unable=str(error))
             return Generated(request, error=str(error))
         return Generated(request, text if is_chat else _until_control_token(text), reason)
 
@@ -161,7 +165,9 @@ def parse_chat(answer: Mapping[str, Any]) -> Parsed:
     if not isinstance(message, Mapping):
         raise ValueError("its choice has no message")
     content, calls = message.get("content"), message.get("tool_calls") or []
-    if not isinstance(content, str | None) or not isinstance(calls, list) or (content is None and not calls):
+    # Null is an answer without text if it ended as answers end: thinking took all tokens, or the model refused.
+    is_empty = content is None and not calls and _finish_reason(choice) is None
+    if not isinstance(content, str | None) or not isinstance(calls, list) or is_empty:
         raise ValueError("its message has no content")
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     parts = [f"{OPEN}\n{reasoning}\n{CLOSE}\n"] if isinstance(reasoning, str) else []

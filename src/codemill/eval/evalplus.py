@@ -5,10 +5,12 @@ sandbox when a problem is judged first, and compared there by `evalplus_checker`
 """
 
 import pickle
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from codemill.errors import CodemillError
 from codemill.eval import evalplus_checker
 from codemill.eval.records import Record
 from codemill.eval.suite import Answer, Judgement, Problem, Run, judgement_of
@@ -17,6 +19,13 @@ from codemill.sandbox.job import MIB, Job, Limits, to_bytes
 _CHECKER = Path(evalplus_checker.__file__)
 _LIMITS = Limits(cpu_seconds=60, memory=2048 * MIB)  # EvalPlus: 60 s and 4 GiB
 _EXPECTED = "expected.pickle"
+
+
+def need_plus_tests(record: Record) -> None:
+    """Raises CodemillError for a record whose `test` is not the one EvalPlus made, which lists its inputs: the base
+    benchmark's own tests would pass for the stricter ones."""
+    if re.search(r"\binputs\s*=", record.need("test", str)) is None:
+        raise CodemillError(f"{record.where}: not EvalPlus's tests, which list their inputs: name the suite without +")
 
 
 def is_plus(fields: Mapping[str, Any]) -> bool:

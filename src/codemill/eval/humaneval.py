@@ -9,7 +9,7 @@ from pathlib import Path
 
 from codemill.errors import CodemillError, UsageError
 from codemill.eval.cleaning import FUNCTION_STOPS, answered_function, continued_function
-from codemill.eval.evalplus import PlusTests, is_plus
+from codemill.eval.evalplus import PlusTests, is_plus, need_plus_tests
 from codemill.eval.python_program import judge_program
 from codemill.eval.records import Kind, find_file, read_records
 from codemill.eval.suite import (
@@ -92,7 +92,7 @@ class HumanEvalPlus(HumanEval):
             if is_plus(record.fields):
                 problems.append(self._tests.problem(record))
             elif "test" in record.fields:
-                record.need("test", str)
+                need_plus_tests(record)
                 problems.append(Problem(str(record.fields["task_id"]), record.fields))
             else:
                 raise CodemillError(f"{record.where}: the record has neither 'plus_input' nor 'test'")

@@ -17,7 +17,7 @@ from codemill.eval.cleaning import (
     continued_function,
     continued_program,
 )
-from codemill.eval.evalplus import PlusTests, is_plus
+from codemill.eval.evalplus import PlusTests, is_plus, need_plus_tests
 from codemill.eval.humaneval import function_prompt
 from codemill.eval.python_program import judge_program
 from codemill.eval.python_text import indented, top_level
@@ -137,7 +137,7 @@ class MbppPlus(Mbpp):
             return self._tests.problem(record)
         if "test" not in record.fields:
             raise CodemillError(f"{record.where}: the record has neither 'plus_input' nor 'test'")
-        record.need("test", str)
+        need_plus_tests(record)
         return _problem(record)
 
     def judge(self, problem: Problem, answer: Answer, run: Run) -> Judgement:
