@@ -227,3 +227,34 @@ def test_an_input_that_does_not_fit_leaves_nothing_behind(pool: SandboxPool) -> 
     for _ in range(50):
         assert pool.run(Job(source=b"", stdin=bytes(9 << 20), limits=Limits(disk=8 << 20))).status == "harness error"
     assert pool.run(python_job("print(1)")).stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cpu_seconds", float("inf")),
+        ("cpu_seconds", float("nan")),
+        ("wall_seconds", 1e12),
+        ("memory", 1e9),
+        ("memory", 1 << 64),
+        ("output", None),
+    ],
+)
+def test_limits_that_are_none_are_refused(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=name):
+        Limits(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"source": "print(1)"},
+        {"source": b"", "stdin": "x"},
+        {"source": b"", "files": {"a": "text"}},
+        {"commands": ["echo", "hi"]},
+        {"commands": ((),)},
+    ],
+)
+def test_jobs_of_wrong_types_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"bytes|words"):
+        Job(**fields)  # type: ignore[arg-type]

@@ -7,6 +7,8 @@ from pathlib import PurePosixPath
 from codemill.errors import UsageError
 
 MIB = 1 << 20
+MOST_SECONDS = 1_000_000
+MOST_UNITS = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,14 @@ class Limits:
     open_files: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("cpu_seconds", "memory", "output", "disk", "processes", "open_files"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} = {getattr(self, name)}: a limit must be above 0")
-        if self.wall_seconds is not None and not self.wall_seconds > 0:
-            raise UsageError(f"wall_seconds = {self.wall_seconds}: a limit must be above 0")
+        for name in ("cpu_seconds", "wall_seconds"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and 0 < value <= MOST_SECONDS):
+                raise UsageError(f"{name} = {value!r}: a limit must be above 0, and at most {MOST_SECONDS} seconds")
+        for name in ("memory", "output", "disk", "processes", "open_files"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and 0 < value <= MOST_UNITS):
+                raise UsageError(f"{name} = {value!r}: a limit must be a whole number above 0, and below 2**60")
 
     @property
     def wall(self) -> float:
@@ -63,6 +68,13 @@ class Job:
     def __post_init__(self) -> None:
         if (self.source is None) == (not self.commands):
             raise UsageError("a job is either Python source or a list of commands")
+        contents = {"source": self.source or b"", "stdin": self.stdin, **self.files}
+        for name, content in contents.items():
+            if not isinstance(content, bytes):
+                raise UsageError(f"{name}: a job takes bytes, not {type(content).__name__}")
+        for command in (*self.commands, *self.build):
+            if isinstance(command, str) or not command or not all(isinstance(word, str) for word in command):
+                raise UsageError(f"{command!r}: a command is a sequence of words")
         for name in self.files:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
