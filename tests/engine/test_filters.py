@@ -29,7 +29,9 @@ def expected_probs(logits: Tensor, row: Distribution) -> Tensor:
 
 
 def our_probs(logits: Tensor, rows: list[Distribution]) -> Tensor:
-    probs, token_ids = filtered_candidates(logits, Filters.build(rows, CPU))
+    """Probabilities [B, V] of rows with the same top-k."""
+    count = min(rows[0].top_k or logits.shape[-1], logits.shape[-1])
+    probs, token_ids = filtered_candidates(logits, Filters.build(rows, CPU), count)
     probs = probs / probs.sum(dim=-1, keepdim=True)
     return torch.zeros(logits.shape, dtype=torch.float64).scatter(1, token_ids, probs)
 
@@ -63,13 +65,19 @@ def test_equals_transformers(row, vocab_size, seed):
 @pytest.mark.parametrize("scale", [0.1, 1.0, 4.0], ids=["flat", "medium", "steep"])
 @pytest.mark.parametrize("row", [Distribution(1.0, top_p=0.9), Distribution(0.8, min_p=0.02)], ids=["top_p", "min_p"])
 def test_a_nucleus_may_be_larger_than_the_first_candidates(row, scale, monkeypatch):
-    monkeypatch.setattr(module, "NUCLEUS_CANDIDATES", 64)
-    logits = random_logits(1, 3000, seed=0, scale=scale)
-    assert_equal_probs(our_probs(logits, [row]), expected_probs(logits, row))
+    """Draws from many candidates at once are those from a few that are enlarged where they do not suffice."""
+    logits = torch.cat([random_logits(1, 3000, seed=0, scale=scale), random_logits(3, 3000, seed=1, scale=9.0)])
+    filters = Filters.build([row] * 4, CPU)
+    for uniform in (0.0, 0.3, 0.9, 0.999999):
+        uniforms = torch.full((4, 1), uniform, dtype=torch.float64)
+        monkeypatch.setattr(module, "NUCLEUS_CANDIDATES", 3000)
+        expected = draw_filtered(logits, filters, uniforms)
+        monkeypatch.setattr(module, "NUCLEUS_CANDIDATES", 64)
+        assert torch.equal(draw_filtered(logits, filters, uniforms), expected)
 
 
 def test_rows_keep_their_own_filters():
-    rows = [Distribution(0.5, 3, 0.9), Distribution(2.0, 40), Distribution(1.0, 10, 0.5, 0.1), Distribution(1.0, 200)]
+    rows = [Distribution(0.5, 9, 0.9), Distribution(2.0, 9), Distribution(1.0, 9, 0.5, 0.1), Distribution(1.0, 9)]
     logits = random_logits(4, 100, seed=1)
     ours = our_probs(logits, rows)
     for i, row in enumerate(rows):

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from codemill import LLM, SamplingParams
-from codemill.engine import batch as module
 
 GREEDY = SamplingParams(max_tokens=24, ignore_eos=True)
 NUM_VOCAB = 290  # no control tokens in prompts
@@ -79,13 +78,14 @@ def test_batched_equals_alone(llm, seed):
     assert [len(ids) for ids in together] == [params.max_tokens for params in each]
 
 
-def test_chunked_prefill_and_a_growing_cache_change_nothing(llm, monkeypatch):
+@pytest.mark.parametrize("options", [
+    {"max_num_batched_tokens": 1}, {"max_num_batched_tokens": 35, "max_mixed_tokens": 2}, {"max_num_seqs": 1},
+    {"block_size": 1, "state_interval": 7}, {"enable_prefix_cache": False}, {"speculative": "ngram"},
+])  # fmt: skip
+def test_settings_of_the_engine_change_nothing(llm, options):
     prompts = random_prompts([50, 3, 17, 64, 1])
-    expected = generate_ids(llm, prompts)
-    monkeypatch.setattr(module, "FIRST_ROOM", 1)
-    for prefill_tokens in (1, 35, 64 * 5):
-        monkeypatch.setattr(module, "PREFILL_TOKENS", prefill_tokens)
-        assert generate_ids(llm, prompts) == expected
+    other = LLM.from_parts(llm.model, llm.tokenizer, **options)
+    assert generate_ids(other, prompts) == generate_ids(llm, prompts)
 
 
 def test_samples_share_a_prompt_and_differ(llm):

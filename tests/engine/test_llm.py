@@ -14,7 +14,7 @@ from codemill import LLM, SamplingParams, StreamPiece
 from codemill.config import RopeConfig, YarnConfig
 from codemill.engine.generation_config import GenerationConfig
 from codemill.errors import CodemillError, UsageError
-from codemill.models import Cache, CausalLM, save_pretrained
+from codemill.models import Cache, CausalLM, ForwardContext, save_pretrained
 
 GREEDY = SamplingParams(max_tokens=8, ignore_eos=True)
 
@@ -24,15 +24,14 @@ class ScriptedModel(CausalLM):
 
     script: list[int]
 
-    def hidden_states(self, input_ids: Tensor, cache: Cache | None = None, *_: object) -> Tensor:
-        assert cache is not None
-        (length,) = cache.lengths
-        cache.lengths = [length + 1]
-        return torch.full((1, 1, self.config.hidden_size), float(length))
+    def compute(self, input_ids: Tensor, context: ForwardContext, cache: Cache | None = None) -> Tensor:
+        """The hidden state of a token is its position."""
+        (segment,) = context.segments.each
+        positions = torch.arange(segment.num_past, segment.length, dtype=torch.float32)
+        return positions.view(1, -1, 1).expand(1, -1, self.config.hidden_size)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        step = int(hidden[0, 0])
-        return torch.eye(self.config.vocab_size)[[self.script[step]]]
+        return torch.eye(self.config.vocab_size)[[self.script[int(position)] for position in hidden[:, 0]]]
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +295,7 @@ def test_an_interrupt_inside_a_step_leaves_nothing_behind(dense_llm, monkeypatch
 
 
 def test_a_stream_has_one_sample(dense_llm):
-    with pytest.raises(UsageError, match="n = 2: a stream has one sample"):
+    with pytest.raises(UsageError, match="a stream has one sample"):
         dense_llm.stream("a", SamplingParams(n=2))
 
 

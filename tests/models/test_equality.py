@@ -7,7 +7,8 @@ import pytest
 import torch
 import transformers
 
-from codemill.models import Cache, CausalLM
+from codemill.kernels.segments import Segment, Segments
+from codemill.models import Cache, CausalLM, ForwardContext
 from models.precision import FP64_TOLERANCE, exact_logits, fp32_limit, in_fp64
 from models.reference import make_ours, make_reference
 
@@ -123,22 +124,101 @@ def test_equals_transformers_however_tokens_are_fed(pair, tokens):
         assert_computes(ours, compute, expected, limit, name)
 
 
+BLOCK_SIZE = 16
+
+
+class Paged:
+    """A cache whose blocks are handed to sequences in a scattered order, and one pass after the other over it."""
+
+    def __init__(self, model: CausalLM, num_sequences: int, num_states: int) -> None:
+        self.model = model
+        self.cache = Cache.allocate_blocks(model.config, 64, BLOCK_SIZE, num_states)
+        self.tables = [[(7 * (i * 10 + j)) % 64 for j in range(10)] for i in range(num_sequences)]
+        self.lengths = [0] * num_sequences
+
+    def feed(self, pieces: dict[int, torch.Tensor], **marks: dict[int, object]) -> dict[int, torch.Tensor]:
+        """Feed each sequence its piece [1, T] in one pass -> its logits; `marks` are further fields of its segment."""
+        each = tuple(
+            Segment(
+                piece.shape[1], self.lengths[i], self.tables[i], state_slot=i,
+                **{name: values[i] for name, values in marks.items() if i in values},
+            )
+            for i, piece in pieces.items()
+        )  # fmt: skip
+        segments = Segments(each, BLOCK_SIZE, torch.device("cpu"))
+        input_ids = torch.cat(list(pieces.values()), dim=1)
+        self.context = ForwardContext.build(self.model.config, self.model.dtype, input_ids, segments=segments)
+        logits = self.model.logits(self.model.compute(input_ids, self.context, self.cache))
+        for i, piece in pieces.items():
+            self.lengths[i] += piece.shape[1]
+        return dict(zip(pieces, logits.split([piece.shape[1] for piece in pieces.values()], dim=1), strict=True))
+
+
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_moe", "qwen3_next"])
-def test_rows_of_unequal_length_equal_rows_alone(family):
+def test_sequences_in_one_pass_equal_sequences_alone(family):
+    """Prefill, decode, and both mixed, over scattered blocks; sequences come and go between passes."""
     reference = make_reference(family)
     ours = make_ours(reference)
-    lengths, more = [70, 3, 64, 1], [2, 66, 1, 5]
-    rows = [random_ids(ours, 1, sum(pair), seed) for seed, pair in enumerate(zip(lengths, more, strict=True))]
+    rows = [random_ids(ours, 1, length, seed) for seed, length in enumerate([73, 6, 140, 66])]
+    passes = [{0: 70, 1: 3}, {0: 1, 1: 1, 2: 64}, {0: 1, 1: 1, 2: 1}, {2: 67, 3: 1}, {0: 1, 1: 1, 2: 8, 3: 65}]
 
-    def in_one_batch(model):
-        cache = Cache.allocate(ours.config, 4, 140)
-        first = model(_pad([row[:, :n] for row, n in zip(rows, lengths, strict=True)]), cache, lengths)
-        second = model(_pad([row[:, n:] for row, n in zip(rows, lengths, strict=True)]), cache, more)
-        third = model(torch.full((4, 1), 7), cache)
-        real = [(first[i, : lengths[i]], second[i, : more[i]], third[i]) for i in range(4)]
-        return torch.cat([torch.cat(pieces) for pieces in real])[None]
+    def in_passes(model):
+        paged = Paged(model, 4, 4)
+        found = {i: [] for i in range(4)}
+        for sizes in passes:
+            pieces = {i: rows[i][:, paged.lengths[i] : paged.lengths[i] + size] for i, size in sizes.items()}
+            for i, logits in paged.feed(pieces).items():
+                found[i].append(logits)
+        return torch.cat([piece for pieces in found.values() for piece in pieces], dim=1)
 
-    assert_computes_each(ours, in_one_batch, reference, [torch.cat((row, torch.tensor([[7]])), dim=1) for row in rows])
+    assert_computes_each(ours, in_passes, reference, rows)
+
+
+@pytest.mark.parametrize("accepted", range(4))
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_next"])
+def test_drafts_are_taken_back_as_far_as_they_are_wrong(family, accepted):
+    reference = make_reference(family)
+    ours = make_ours(reference)
+    row, wrong = random_ids(ours, 1, 30), random_ids(ours, 1, 30, seed=9)
+
+    def with_drafts(model):
+        paged = Paged(model, 1, 1)
+        first = paged.feed({0: row[:, :20]})[0]
+        drafts = torch.cat((row[:, 21 : 21 + accepted], wrong[:, : 3 - accepted]), dim=1)
+        verified = paged.feed({0: torch.cat((row[:, 20:21], drafts), dim=1)}, num_uncertain={0: 3})[0]
+        paged.context.commit([accepted])
+        paged.lengths[0] = 21 + accepted
+        rest = paged.feed({0: row[:, paged.lengths[0] :]})[0]
+        return torch.cat((first, verified[:, : 1 + accepted], rest), dim=1)
+
+    assert_computes_each(ours, with_drafts, reference, [row])
+
+
+@pytest.mark.parametrize("after", [(16,), (16, 40), (48,), (50,)])
+def test_a_checkpoint_continues_as_the_sequence_did(after):
+    """The state after so many tokens is kept in other slots; another sequence with the same beginning starts there."""
+    reference = make_reference("qwen3_next")
+    ours = make_ours(reference)
+    row, other = random_ids(ours, 1, 60), random_ids(ours, 1, 80, seed=5)
+    start = after[-1]
+
+    def from_checkpoint(model):
+        paged = Paged(model, 2, 4)
+        logits = paged.feed({0: row[:, :50]}, checkpoints={0: tuple((n, 2 + i) for i, n in enumerate(after))})[0]
+        for layer in paged.cache.linear_states:
+            layer.copy_slot(1 + len(after), 1)
+        paged.tables[1] = paged.tables[0][: -(-start // BLOCK_SIZE)] + paged.tables[1]
+        paged.lengths[1] = start
+        more = paged.feed({1: other[:, start:]})[1] if start % BLOCK_SIZE == 0 else None
+        rest = paged.feed({0: row[:, 50:]})[0]
+        return torch.cat([logits, rest] if more is None else [logits, rest, more], dim=1)
+
+    mixed = torch.cat((row[:, :start], other[:, start:]), dim=1)
+    expected = exact_logits(reference, row)
+    if start % BLOCK_SIZE == 0:
+        expected = torch.cat((expected, exact_logits(reference, mixed)[:, start:]), dim=1)
+    limit = fp32_limit(reference, row, exact_logits(reference, row))
+    assert_computes(ours, from_checkpoint, expected, limit, "from a checkpoint")
 
 
 LENGTHS = [30, 1, 70, 64, 2]
@@ -186,7 +266,3 @@ def test_gradients_flow_through_packed_documents():
         for name, parameter in ours.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
-
-
-def _pad(rows: list[torch.Tensor]) -> torch.Tensor:
-    return torch.nn.utils.rnn.pad_sequence([row[0] for row in rows], batch_first=True)

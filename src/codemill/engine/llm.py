@@ -1,8 +1,9 @@
 """`LLM`: a model, its tokenizer and its defaults behind four calls: generate, chat, stream, stream_chat."""
 
-import time
+import threading
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,12 +11,13 @@ import torch
 
 from codemill.chat.tokenizer import Tokenizer
 from codemill.config import ModelConfig
-from codemill.engine.batch import Batch, plan_batches
+from codemill.engine.build import DraftNetwork, build_engine, load_draft
 from codemill.engine.generation_config import GenerationConfig
 from codemill.engine.outputs import RequestOutput, StreamPiece
 from codemill.engine.prompts import Prompt, parse_prompts
 from codemill.engine.request import Request, RequestBuilder, context_length, params_for_each
 from codemill.engine.sampling_params import SamplingParams
+from codemill.engine_config import EngineConfig
 from codemill.errors import UsageError
 from codemill.kernels.heap import keep_freed_memory
 from codemill.models import CausalLM, load_model
@@ -31,10 +33,11 @@ class LLM:
 
     model: a model spec (None for the embedded model, a directory, a hub id, `random:PRESET`). dtype, device: "auto"
     for the checkpoint's own, and a GPU where there is one. max_model_len: the context in tokens, prompt and answer
-    together; None for all that the model has. seed: where requests without a seed of their own get theirs from.
+    together; None for all that the model has, as far as the memory for its KV cache reaches. seed: where requests
+    without a seed of their own get theirs from. Further keyword arguments are those of `EngineConfig`.
 
-    Requests run in batches of at most 16 sequences whose KV caches take at most 2 GiB; the rest waits. Calls do not
-    share state, so a call that was interrupted leaves nothing behind.
+    All calls share one engine, and so its prefix cache. They may come from several threads; a call that was
+    interrupted leaves nothing behind.
     """
 
     def __init__(
@@ -45,14 +48,18 @@ class LLM:
         quantization: str | None = None,
         max_model_len: int | None = None,
         seed: int = 0,
+        **engine_options: Any,
     ) -> None:
         """Load it all. Raises UsageError for wrong arguments, CodemillError if the checkpoint cannot be loaded."""
         if quantization is not None:
             raise UsageError(f"quantization = {quantization!r} is not supported yet: only None is")
+        engine_config = EngineConfig.from_options(engine_options)
         config, defaults = _read_configs(resolve(model))
         context_length(config, max_model_len)  # before the weights, which may take long
         tokenizer = Tokenizer.load(model)
-        self._set_up(load_model(model, dtype, device), tokenizer, defaults, max_model_len, seed)
+        network = load_model(model, dtype, device)
+        draft = load_draft(engine_config, model, network)
+        self._set_up(network, tokenizer, defaults, max_model_len, seed, engine_config, draft)
 
     @classmethod
     def from_parts(
@@ -62,10 +69,18 @@ class LLM:
         generation_config: GenerationConfig | None = None,
         max_model_len: int | None = None,
         seed: int = 0,
+        draft: DraftNetwork | None = None,
+        **engine_options: Any,
     ) -> "LLM":
-        """An LLM of a model and a tokenizer that are already in memory, such as those of a training run."""
+        """An LLM of a model and a tokenizer that are already in memory, such as those of a training run.
+
+        draft: the network that drafts, where the settings ask for one.
+        """
         llm = cls.__new__(cls)
-        llm._set_up(model, tokenizer, generation_config or GenerationConfig(), max_model_len, seed)
+        engine_config = EngineConfig.from_options(engine_options)
+        draft = draft or load_draft(engine_config, None, model)
+        defaults = generation_config or GenerationConfig()
+        llm._set_up(model, tokenizer, defaults, max_model_len, seed, engine_config, draft)
         return llm
 
     def _set_up(
@@ -75,12 +90,17 @@ class LLM:
         generation_config: GenerationConfig,
         max_model_len: int | None,
         seed: int,
+        engine_config: EngineConfig,
+        draft: DraftNetwork | None,
     ) -> None:
         keep_freed_memory()
         self.model = model
         self.tokenizer = tokenizer
         self.generation_config = generation_config
-        self._builder = RequestBuilder(model.config, tokenizer, generation_config, max_model_len, seed)
+        built = build_engine(model, engine_config, max_model_len, draft)
+        self.engine = built.engine
+        self._builder = RequestBuilder(model.config, tokenizer, generation_config, built.max_model_len, seed)
+        self._lock = threading.RLock()
 
     @property
     def max_model_len(self) -> int:
@@ -141,20 +161,57 @@ class LLM:
     def _run(
         self, prompts: list[Prompt], params: SamplingParams | SequenceOf[SamplingParams] | None
     ) -> list[RequestOutput]:
-        start = time.perf_counter()
         names = ["the prompt"] if len(prompts) == 1 else [f"prompts[{i}]" for i in range(len(prompts))]
         each = params_for_each(params, len(prompts))
         requests = [self._builder.build(*parts) for parts in zip(prompts, each, names, strict=True)]
-        for batch in plan_batches(self.model, [sequence for request in requests for sequence in request.sequences]):
-            Batch(self.model, batch).run()
-        return [request.output(start) for request in requests]
+        with self._serving(requests):
+            for request in requests:
+                while not request.is_finished:
+                    self._step()
+                request.raise_error()
+        return [request.output() for request in requests]
 
     def _stream(self, prompt: Prompt, params: SamplingParams | None) -> Iterator[StreamPiece]:
         (params,) = params_for_each(params, 1)
-        if params.n != 1:
-            raise UsageError(f"n = {params.n}: a stream has one sample; call generate for several")
-        request = self._builder.build(prompt, params)
-        return _pieces(Batch(self.model, request.sequences), request)
+        if params.n != 1 or params.best_of is not None:
+            raise UsageError("a stream has one sample: leave n at 1 and best_of out, or call generate")
+        return self._pieces(self._builder.build(prompt, params))
+
+    def _pieces(self, request: Request) -> Iterator[StreamPiece]:
+        (sequence,) = request.sequences
+        num_pieces = num_tokens = 0
+        with self._serving([request]):
+            while True:
+                is_last = sequence.finish_reason is not None
+                text = "".join(sequence.text_pieces[num_pieces:])
+                if text or is_last:
+                    request.raise_error()
+                    token_ids = tuple(sequence.token_ids[num_tokens:])
+                    num_pieces, num_tokens = len(sequence.text_pieces), len(sequence.token_ids)
+                    metrics = request.metrics() if is_last else None
+                    reasons = (sequence.finish_reason, sequence.stop_reason) if is_last else (None, None)
+                    yield StreamPiece(text, token_ids, *reasons, metrics)
+                if is_last:
+                    return
+                if len(sequence.text_pieces) == num_pieces:  # another caller's step may have brought more
+                    self._step()
+
+    @contextmanager
+    def _serving(self, requests: list[Request]) -> Iterator[None]:
+        """The engine works on the requests, and no longer than the context lasts."""
+        try:
+            with self._lock:
+                for request in requests:
+                    self.engine.add(request)
+            yield
+        finally:
+            with self._lock:
+                for request in requests:
+                    self.engine.abort(request)
+
+    def _step(self) -> None:
+        with self._lock:
+            self.engine.step()
 
 
 def _read_configs(source: ModelSource) -> tuple[ModelConfig, GenerationConfig]:
@@ -162,20 +219,6 @@ def _read_configs(source: ModelSource) -> tuple[ModelConfig, GenerationConfig]:
         return source.preset.config, GenerationConfig()
     directory = source.fetch(CONFIG_FILES)
     return ModelConfig.load(directory), GenerationConfig.load(directory)
-
-
-def _pieces(batch: Batch, request: Request) -> Iterator[StreamPiece]:
-    (sequence,) = request.sequences
-    start = time.perf_counter()
-    num_pieces = num_tokens = 0
-    while sequence.finish_reason is None:
-        batch.step()
-        text = "".join(sequence.text_pieces[num_pieces:])
-        if text or sequence.finish_reason is not None:
-            token_ids = tuple(sequence.token_ids[num_tokens:])
-            num_pieces, num_tokens = len(sequence.text_pieces), len(sequence.token_ids)
-            metrics = None if sequence.finish_reason is None else request.metrics(start)
-            yield StreamPiece(text, token_ids, sequence.finish_reason, sequence.stop_reason, metrics)
 
 
 def _conversations(messages: Conversation | SequenceOf[Conversation]) -> list[Conversation]:

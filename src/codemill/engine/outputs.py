@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "abort", "error"]
 
 
 @dataclass(frozen=True)
 class CompletionOutput:
     """One sample. `token_ids` ends with the token that stopped it; `text` never includes what stopped it.
 
-    `finish_reason` is "stop" (end of text, a stop string or a stop id) or "length" (max_tokens, or the context is
-    full). `stop_reason` is the stop string or the stop id of the request that was met, None otherwise.
-    `logprobs[t]` belongs to `token_ids[t]`; `top_logprobs[t]` maps the likeliest ids there to theirs, best first.
-    Both are None unless asked for.
+    `finish_reason` is "stop" (end of text, a stop string or stop id, or a grammar that is complete), "length"
+    (max_tokens, or the context is full), "abort" or "error". `stop_reason` is the stop string or the stop id of the
+    request that was met, None otherwise. `logprobs[t]` belongs to `token_ids[t]`; `top_logprobs[t]` maps the likeliest
+    ids there to theirs, best first. Both are None unless asked for.
     """
 
     index: int
@@ -27,12 +27,18 @@ class CompletionOutput:
 
 @dataclass(frozen=True)
 class RequestMetrics:
-    """Token counts and seconds since the call began. In a batch the seconds include the waiting for other requests."""
+    """Token counts and seconds since the call began. In a batch the seconds include the waiting for other requests.
+
+    num_cached_tokens: tokens of the prompt that were not computed, since the prefix cache had them. queue_seconds: from
+    the call until the prompt was begun.
+    """
 
     num_prompt_tokens: int
     num_output_tokens: int
     first_token_seconds: float
     total_seconds: float
+    num_cached_tokens: int = 0
+    queue_seconds: float = 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -43,12 +49,17 @@ class RequestMetrics:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """All samples of one prompt. `prompt` is None if the request gave token ids."""
+    """All samples of one prompt. `prompt` is None if the request gave token ids.
+
+    `prompt_logprobs[t]`, if asked for, has the log-probability of prompt token t first, then those of the likeliest
+    ids there, best first; it is None for the first token, which nothing predicts.
+    """
 
     prompt: str | None
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     metrics: RequestMetrics
+    prompt_logprobs: list[dict[int, float] | None] | None = None
 
 
 class StreamPiece(str):

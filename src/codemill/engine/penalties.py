@@ -1,7 +1,8 @@
-"""Penalties for tokens that occurred before. Shapes: B rows, V vocabulary, L tokens seen."""
+"""Penalties for tokens that occurred before. Shapes: B rows, V vocabulary, L different tokens seen."""
 
 from collections.abc import Sequence as SequenceOf
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,43 +17,38 @@ class Penalties:
     occurrence. Only the logits of tokens that were seen are touched, since the vocabulary is large.
     """
 
-    def __init__(self, sequences: SequenceOf[Sequence], vocab_size: int, device: torch.device) -> None:
-        self._repetition = _column([row.distribution.repetition_penalty for row in sequences], device)
-        self._presence = _column([row.params.presence_penalty for row in sequences], device)
-        self._frequency = _column([row.params.frequency_penalty for row in sequences], device)
-        self._seen = _seen_ids(sequences).to(device)  # [B, L], an id may occur more than once
-        self._counts = torch.zeros(len(sequences), vocab_size, device=device)
-        for row, sequence in enumerate(sequences):
-            output = torch.tensor(sequence.token_ids, dtype=torch.long, device=device)
-            self._counts[row] = output.bincount(minlength=vocab_size)
-
-    @staticmethod
-    def are_wanted(sequences: SequenceOf[Sequence]) -> bool:
-        """Whether any of these rows has a penalty."""
-        return any(
-            row.distribution.repetition_penalty != 1 or row.params.presence_penalty or row.params.frequency_penalty
-            for row in sequences
-        )
+    def __init__(self, sequences: SequenceOf[Sequence], device: torch.device) -> None:
+        self._rows = [row for row, sequence in enumerate(sequences) if has_penalty(sequence)]
+        chosen = self._chosen = [sequences[row] for row in self._rows]
+        self._repetition = _column([each.distribution.repetition_penalty for each in chosen], device)
+        self._presence = _column([each.params.presence_penalty for each in chosen], device)
+        self._frequency = _column([each.params.frequency_penalty for each in chosen], device)
+        self._device = device
 
     def apply(self, logits: Tensor) -> Tensor:
         """Logits fp32 [B, V] -> penalised logits."""
-        seen, counts = logits.gather(1, self._seen), self._counts.gather(1, self._seen)
+        ids, counts = self._columns()
+        penalised = logits[self._rows]
+        seen = penalised.gather(1, ids)
         seen = torch.where(seen > 0, seen / self._repetition, seen * self._repetition)
         seen = seen - self._frequency * counts - self._presence * counts.clamp(max=1)
-        return logits.scatter(1, self._seen, seen)
+        logits = logits.clone()
+        logits[self._rows] = penalised.scatter(1, ids, seen)
+        return logits
 
-    def record(self, tokens: Tensor) -> None:
-        """Count the tokens [B] that were chosen."""
-        column = tokens[:, None]
-        self._seen = torch.cat((self._seen, column), dim=1)
-        self._counts.scatter_add_(1, column, torch.ones_like(self._repetition))
+    def _columns(self) -> tuple[Tensor, Tensor]:
+        """Ids and counts [rows, L]; short rows repeat their first id, which then gets the same value again."""
+        found = [sequence.seen.update(sequence.token_ids) for sequence in self._chosen]
+        longest = max(len(ids) for ids, _ in found)
+        padded = [np.concatenate((x, np.full(longest - len(x), x[0], x.dtype))) for pair in found for x in pair]
+        ids, counts = np.stack(padded[::2]), np.stack(padded[1::2])
+        return torch.from_numpy(ids).to(self._device), torch.from_numpy(counts).to(self._device)
 
 
-def _seen_ids(sequences: SequenceOf[Sequence]) -> Tensor:
-    """Ids of prompt and output [B, L]; short rows are filled up with an id of their own."""
-    rows = [(*sequence.prompt_token_ids, *sequence.token_ids) for sequence in sequences]
-    longest = max(map(len, rows))
-    return torch.tensor([row + row[:1] * (longest - len(row)) for row in rows])
+def has_penalty(sequence: Sequence) -> bool:
+    """Whether tokens that occurred before matter for the next one."""
+    params = sequence.params
+    return bool(sequence.distribution.repetition_penalty != 1 or params.presence_penalty or params.frequency_penalty)
 
 
 def _column(values: list[float], device: torch.device) -> Tensor:

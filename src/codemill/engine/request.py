@@ -1,6 +1,7 @@
 """A request: a prompt, what is asked of it, and the sequences that answer it. No torch here."""
 
 import itertools
+import time
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from codemill.chat.tokenizer import Tokenizer
 from codemill.config import ModelConfig
 from codemill.engine.generation_config import GenerationConfig, as_token_ids
+from codemill.engine.grammar import GrammarCompiler
 from codemill.engine.outputs import RequestMetrics, RequestOutput
 from codemill.engine.prompts import Prompt, check_prompt
 from codemill.engine.sampling_params import SamplingParams
@@ -19,24 +21,54 @@ DEFAULT_MAX_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt and its `n` sequences."""
+    """A prompt and the sequences that answer it: `n` of them, or `best_of`. `start` is when it was made."""
 
     prompt: Prompt
+    params: SamplingParams
     sequences: list[Sequence]
+    start: float
 
-    def output(self, start: float) -> RequestOutput:
-        """The result, all sequences being finished; `start` is when the call began, by `time.perf_counter`."""
-        outputs = [sequence.output() for sequence in self.sequences]
-        return RequestOutput(self.prompt.text, list(self.prompt.token_ids), outputs, self.metrics(start))
+    @property
+    def is_finished(self) -> bool:
+        return all(sequence.finish_reason is not None for sequence in self.sequences)
 
-    def metrics(self, start: float) -> RequestMetrics:
+    def raise_error(self) -> None:
+        """Raise the error of a sequence that failed, if one did."""
+        for sequence in self.sequences:
+            if sequence.error is not None:
+                raise sequence.error
+
+    def output(self) -> RequestOutput:
+        """The result, all sequences being finished."""
+        outputs = [sequence.output() for sequence in self._best()]
+        prompt_logprobs = None
+        if self.params.prompt_logprobs is not None:
+            prompt_logprobs = [None, *self.sequences[0].prompt_logprobs]
+        prompt = self.prompt
+        return RequestOutput(prompt.text, list(prompt.token_ids), outputs, self.metrics(), prompt_logprobs)
+
+    def metrics(self) -> RequestMetrics:
         """Counts and times of the finished request."""
+        first = min(self.sequences, key=lambda sequence: sequence.start_time)
+        # A sequence that was aborted early has no first token.
+        first_token_times = [s.first_token_time or s.finish_time for s in self.sequences]
         return RequestMetrics(
             num_prompt_tokens=len(self.prompt.token_ids),
             num_output_tokens=sum(len(sequence.token_ids) for sequence in self.sequences),
-            first_token_seconds=min(sequence.first_token_time for sequence in self.sequences) - start,
-            total_seconds=max(sequence.finish_time for sequence in self.sequences) - start,
+            first_token_seconds=min(first_token_times) - self.start,
+            total_seconds=max(sequence.finish_time for sequence in self.sequences) - self.start,
+            num_cached_tokens=first.num_reused,
+            queue_seconds=max(0.0, (first.start_time or first.finish_time) - self.start),
         )
+
+    def _best(self) -> list[Sequence]:
+        """The `n` samples to give back; of `best_of` those that are likeliest per token, best first."""
+        if self.params.best_of is None:
+            return self.sequences
+        best = sorted(self.sequences, key=lambda sequence: sequence.mean_logprob, reverse=True)[: self.params.n]
+        for index, sequence in enumerate(best):
+            sequence.index = index
+        return best
 
 
 class RequestBuilder:
@@ -62,13 +94,23 @@ class RequestBuilder:
         configured = (*defaults.eos_token_ids, *as_token_ids(config.eos_token_id, "config.json"))
         eos_token_ids = (*configured, *tokenizer.eos_token_ids)
         self._eos_token_ids = frozenset(i for i in eos_token_ids if 0 <= i < config.vocab_size)
+        self._grammars = GrammarCompiler(tokenizer, config.vocab_size, self._eos_token_ids)
 
-    def build(self, prompt: Prompt, params: SamplingParams, name: str = "the prompt") -> Request:
+    def build(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        name: str = "the prompt",
+        priority: int = 0,
+        salt: bytes = b"",
+    ) -> Request:
         """The request for `prompt`, called `name` in the UsageError raised if it cannot be served."""
+        start = time.perf_counter()
         check_prompt(prompt, name, self._vocab_size, self.max_model_len)
         _check_ids("stop_token_ids", params.stop_token_ids, self._vocab_size)
         _check_ids("logit_bias", list(params.logit_bias or ()), self._vocab_size)
         seed = f"{self._seed}/{next(self._numbers)}" if params.seed is None else str(params.seed)
+        grammar = None if params.structured_output is None else self._grammars.compile(params.structured_output)
         sequences = [
             Sequence(
                 prompt_token_ids=prompt.token_ids,
@@ -78,16 +120,21 @@ class RequestBuilder:
                 tokenizer=self._tokenizer,
                 seed=f"{seed}/{index}",
                 index=index,
+                priority=priority,
+                salt=salt,
+                grammar=None if grammar is None else grammar.start(),
             )
-            for index in range(params.n)
+            for index in range(params.best_of or params.n)
         ]
-        return Request(prompt, sequences)
+        return Request(prompt, params, sequences, start)
 
     def _limits(self, prompt: Prompt, params: SamplingParams) -> SequenceLimits:
+        ignores_eos = params.ignore_eos and params.structured_output is None
         max_tokens = params.max_tokens or self._defaults.max_new_tokens or DEFAULT_MAX_TOKENS
         return SequenceLimits(
             max_tokens=min(max_tokens, self.max_model_len - len(prompt.token_ids)),
-            eos_token_ids=frozenset() if params.ignore_eos else self._eos_token_ids,
+            # A grammar that is complete has nothing else to offer than the end of text.
+            eos_token_ids=frozenset() if ignores_eos else self._eos_token_ids,
             stop_token_ids=frozenset(params.stop_token_ids),
         )
 

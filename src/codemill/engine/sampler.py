@@ -7,22 +7,25 @@ import torch
 from torch import Tensor
 
 from codemill.engine.filters import Filters, draw_filtered, draw_unfiltered
-from codemill.engine.penalties import Penalties
+from codemill.engine.penalties import Penalties, has_penalty
 from codemill.engine.sequence import SampledToken, Sequence
-from codemill.errors import CodemillError
+from codemill.engine.token_mask import allowed_tokens
+
+NO_TOKEN = -1
+"""Stands for the token of a row whose logits are NaN or infinite."""
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Rows that are drawn in one way: all with top-k, all with other filters, or all with none."""
+    """Rows that are drawn in one way: with the same top-k, with other filters, or without any."""
 
     rows: list[int]
     filters: Filters
     filtered: bool
 
-    def draw(self, logits: Tensor, sequences: SequenceOf[Sequence]) -> Tensor:
-        """Token ids for these rows out of logits fp32 [B, V]; one random number from each row's own generator."""
-        numbers = [sequences[row].random.random() for row in self.rows]
+    def draw(self, logits: Tensor, sequences: SequenceOf[Sequence], ahead: int) -> Tensor:
+        """Token ids for these rows out of logits fp32 [B, V], each by its sequence's own random number."""
+        numbers = [sequences[row].uniform(ahead) for row in self.rows]
         uniforms = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None]
         mine = logits if len(self.rows) == len(sequences) else logits[self.rows]
         if self.filtered:
@@ -31,39 +34,46 @@ class RowGroup:
 
 
 class Sampler:
-    """Samples for a fixed list of sequences; make another when the batch changes.
+    """Samples for a fixed list of sequences; make another when the list changes.
 
-    Order: penalties, bias and bans, then greedy choice, or temperature, top-k, top-p, min-p and a draw. A row's
-    result does not depend on the others. Log-probabilities are those of the logits as they came.
+    Order: penalties, bias, bans and grammar, then greedy choice, or temperature, top-k, top-p, min-p and a draw. Given
+    its logits, a row's token does not depend on the other rows: every operation works row by row, and the random
+    number is the sequence's own. Log-probabilities are those of the logits as they came.
+
+    for_drafts: the tokens are guesses, for which grammars and log-probabilities do not count.
     """
 
-    def __init__(self, sequences: SequenceOf[Sequence], vocab_size: int, device: torch.device) -> None:
+    def __init__(
+        self, sequences: SequenceOf[Sequence], vocab_size: int, device: torch.device, for_drafts: bool = False
+    ) -> None:
         self._sequences = sequences
+        self._vocab_size = vocab_size
         self._device = device
-        self._penalties = Penalties(sequences, vocab_size, device) if Penalties.are_wanted(sequences) else None
+        self._penalties = Penalties(sequences, device) if any(map(has_penalty, sequences)) else None
         self._groups = _group_rows(sequences, device)
         self._bias = _bias(sequences, device)
         self._may_ban = any(sequence.banned_ids for sequence in sequences)
-        self._logprob_rows = [row for row, sequence in enumerate(sequences) if sequence.params.logprobs is not None]
+        strict = [] if for_drafts else list(enumerate(sequences))
+        self._grammar_rows = [row for row, sequence in strict if sequence.grammar is not None]
+        self._logprob_rows = [row for row, sequence in strict if sequence.wants_logprobs]
 
-    def sample(self, logits: Tensor) -> tuple[Tensor, list[SampledToken]]:
-        """Logits [B, V] of any float dtype -> token ids [B] on their device, and the same for the host.
+    def sample(self, logits: Tensor, ahead: int = 0) -> list[SampledToken]:
+        """Logits [B, V] of any float dtype -> a token for each row; NO_TOKEN where a row is NaN or infinite.
 
-        Raises CodemillError naming the step if a row's logits are NaN or infinite.
+        ahead: how many tokens after the sequences' next one these logits are for, where that is a guess.
         """
         shaped = self._shape(logits)
         likeliest, tokens = shaped.max(dim=-1)
         for group in self._groups:
-            tokens[group.rows] = group.draw(shaped, self._sequences)
+            tokens[group.rows] = group.draw(shaped, self._sequences, ahead)
         # A mark among the ids, so that the check needs no transfer of its own.
-        token_ids = torch.where(likeliest.isfinite(), tokens, -1).tolist()
-        self._check(token_ids)
-        if self._penalties is not None:
-            self._penalties.record(tokens)
-        return tokens, self._with_logprobs(logits, tokens, token_ids)
+        token_ids = torch.where(likeliest.isfinite(), tokens, NO_TOKEN).tolist()
+        for row in self._grammar_rows:
+            token_ids[row] = next(iter(self._forced(row)), token_ids[row])
+        return self._with_logprobs(logits, token_ids)
 
     def _shape(self, logits: Tensor) -> Tensor:
-        """Penalties, bias and bans; a batch that only wants the largest logit keeps its dtype."""
+        """Penalties, bias, bans and grammar; a batch that only wants the largest logit keeps its dtype."""
         if self._groups or self._penalties is not None or self._bias is not None:
             logits = logits.float()
         if self._penalties is not None:
@@ -71,7 +81,9 @@ class Sampler:
         if self._bias is not None:
             places, values = self._bias
             logits = logits.index_put(places, values, accumulate=True)
-        return self._ban(logits) if self._may_ban else logits
+        if self._may_ban:
+            logits = self._ban(logits)
+        return self._obey_grammars(logits) if self._grammar_rows else logits
 
     def _ban(self, logits: Tensor) -> Tensor:
         pairs = [(row, i) for row, sequence in enumerate(self._sequences) for i in sequence.banned_ids]
@@ -80,44 +92,52 @@ class Sampler:
             return logits
         return logits.index_put(_places(pairs, self._device), logits.new_tensor(float("-inf")))
 
-    def _check(self, token_ids: list[int]) -> None:
-        if -1 in token_ids:
-            step = len(self._sequences[token_ids.index(-1)].token_ids) + 1
-            raise CodemillError(
-                f"the model produced NaN or infinite logits at output token {step}: "
-                "check the weights, or try dtype='float32'"
-            )
+    def _obey_grammars(self, logits: Tensor) -> Tensor:
+        """-inf for what the grammars do not allow next; a row whose next token is forced stays as it is."""
+        rows = [row for row in self._grammar_rows if not self._forced(row)]
+        if not rows:
+            return logits
+        states = [grammar for row in rows if (grammar := self._sequences[row].grammar) is not None]
+        allowed = allowed_tokens(states, self._vocab_size, self._device)
+        masked = logits[rows].masked_fill(~allowed, float("-inf"))
+        return logits.index_put((torch.tensor(rows, device=self._device),), masked)
 
-    def _with_logprobs(self, logits: Tensor, tokens: Tensor, token_ids: list[int]) -> list[SampledToken]:
+    def _forced(self, row: int) -> list[int]:
+        grammar = self._sequences[row].grammar
+        assert grammar is not None
+        return grammar.forced_tokens()
+
+    def _with_logprobs(self, logits: Tensor, token_ids: list[int]) -> list[SampledToken]:
         sampled = [SampledToken(token_id) for token_id in token_ids]
-        rows = self._logprob_rows
+        rows = [row for row in self._logprob_rows if token_ids[row] != NO_TOKEN]
         if not rows:
             return sampled
         logprobs = logits[rows].float().log_softmax(dim=-1)
-        chosen = logprobs.gather(1, tokens[rows, None])[:, 0].tolist()
         wanted = [self._sequences[row].params.logprobs or 0 for row in rows]
-        values, ids = (part.tolist() for part in logprobs.topk(min(max(wanted), logits.shape[-1])))
-        for i, row in enumerate(rows):
-            top = dict(zip(ids[i][: wanted[i]], values[i][: wanted[i]], strict=True))
-            sampled[row] = SampledToken(token_ids[row], chosen[i], top)
+        chosen = logprobs.gather(1, torch.tensor([[token_ids[row]] for row in rows], device=self._device))
+        tops = top_logprobs(logprobs, wanted)
+        for row, logprob, top in zip(rows, chosen[:, 0].tolist(), tops, strict=True):
+            sampled[row] = SampledToken(token_ids[row], logprob, top)
         return sampled
+
+
+def top_logprobs(logprobs: Tensor, wanted: list[int]) -> list[dict[int, float]]:
+    """The likeliest ids of each row of log-probabilities [B, V], `wanted[b]` of row b, best first."""
+    values, ids = (part.tolist() for part in logprobs.topk(min(max(wanted), logprobs.shape[-1])))
+    return [dict(zip(ids[i][:count], values[i][:count], strict=True)) for i, count in enumerate(wanted)]
 
 
 def _group_rows(sequences: SequenceOf[Sequence], device: torch.device) -> list[RowGroup]:
     """Greedy rows are in no group."""
-    drawn = [row for row, sequence in enumerate(sequences) if not sequence.distribution.is_greedy]
-    groups = []
-    for filtered, has_top_k in ((True, True), (True, False), (False, False)):
-        kind = (filtered, has_top_k)
-        rows = [row for row in drawn if _kind(sequences[row]) == kind]
-        if rows:
-            filters = Filters.build([sequences[row].distribution for row in rows], device)
-            groups.append(RowGroup(rows, filters, filtered))
-    return groups
-
-
-def _kind(sequence: Sequence) -> tuple[bool, bool]:
-    return sequence.distribution.is_filtered, sequence.distribution.top_k > 0
+    kinds: dict[tuple[bool, int], list[int]] = {}
+    for row, sequence in enumerate(sequences):
+        distribution = sequence.distribution
+        if not distribution.is_greedy:
+            kinds.setdefault((distribution.is_filtered, distribution.top_k), []).append(row)
+    return [
+        RowGroup(rows, Filters.build([sequences[row].distribution for row in rows], device), filtered)
+        for (filtered, _), rows in kinds.items()
+    ]
 
 
 def _bias(sequences: SequenceOf[Sequence], device: torch.device) -> tuple[tuple[Tensor, Tensor], Tensor] | None:

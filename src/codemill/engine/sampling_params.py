@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from codemill.engine.structured_output import StructuredOutput
 from codemill.errors import UsageError
 
 MAX_LOGPROBS = 20
@@ -34,7 +35,10 @@ class SamplingParams:
     ignore_eos: do not stop at those end-of-text ids.
     logprobs: the log-probability of each token and of this many alternatives (at most 20), under the model's own
         distribution, before penalties, bias, temperature and filters.
-    n: samples per prompt.
+    prompt_logprobs: the same for the tokens of the prompt; such a prompt is computed whole, not taken from the cache.
+    n: samples per prompt. best_of: so many are made, and the n of highest log-probability per token given back.
+    structured_output: what form the output must have.
+    speculative: False for no drafts where the engine makes them.
     skip_special_tokens: leave control tokens such as `<|im_start|>` out of the text.
     logit_bias: added to the logits of these token ids, each in [-100, 100].
     """
@@ -56,15 +60,21 @@ class SamplingParams:
     n: int = 1
     skip_special_tokens: bool = True
     logit_bias: Mapping[int, float] | None = None
+    prompt_logprobs: int | None = None
+    best_of: int | None = None
+    structured_output: StructuredOutput | None = None
+    speculative: bool = True
 
     def __post_init__(self) -> None:
         self._check_distribution()
         self._check_lengths()
         self._check_stops()
-        for name in ("ignore_eos", "skip_special_tokens"):
+        for name in ("ignore_eos", "skip_special_tokens", "speculative"):
             if not isinstance(getattr(self, name), bool):
                 raise _wrong(name, getattr(self, name), "True or False")
         _check_bias(self.logit_bias)
+        if self.structured_output is not None and not isinstance(self.structured_output, StructuredOutput):
+            raise _wrong("structured_output", self.structured_output, "a StructuredOutput")
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -88,8 +98,10 @@ class SamplingParams:
     def _check_lengths(self) -> None:
         _check_integer("max_tokens", self.max_tokens, 1, None, "at least 1", optional=True)
         _check_integer("min_tokens", self.min_tokens, 0, self.max_tokens, "from 0 to max_tokens")
-        _check_integer("logprobs", self.logprobs, 0, MAX_LOGPROBS, f"from 0 to {MAX_LOGPROBS}", optional=True)
+        for name in ("logprobs", "prompt_logprobs"):
+            _check_integer(name, getattr(self, name), 0, MAX_LOGPROBS, f"from 0 to {MAX_LOGPROBS}", optional=True)
         _check_integer("n", self.n, 1, MAX_SAMPLES, f"from 1 to {MAX_SAMPLES}")
+        _check_integer("best_of", self.best_of, self.n, MAX_SAMPLES, f"from n to {MAX_SAMPLES}", optional=True)
 
     def _check_stops(self) -> None:
         stops = [self.stop] if isinstance(self.stop, str) else self.stop

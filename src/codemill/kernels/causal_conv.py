@@ -17,8 +17,6 @@ def causal_conv(x: Tensor, weight: Tensor, window: Tensor) -> Tensor:
     return out.to(x.dtype)
 
 
-def next_window(x: Tensor, window: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """The last W - 1 inputs of each row once `lengths[b]` tokens of x have been consumed, [B, W - 1, C]."""
-    history = torch.cat((window, x), dim=1)
-    size = window.shape[1]
-    return torch.stack([history[row, length : length + size] for row, length in enumerate(lengths)])
+def next_window(x: Tensor, window: Tensor) -> Tensor:
+    """The last W - 1 inputs of each row once x [B, T, C] has been consumed, [B, W - 1, C]."""
+    return torch.cat((window, x), dim=1)[:, x.shape[1] :]

@@ -1,6 +1,6 @@
 """Full attention with grouped queries, per-head q/k norms and rotary positions; gated in hybrid models.
 
-Shapes: B batch, T new tokens, S cache slots, D model, H query heads, H_kv key/value heads, K head_dim.
+Shapes: B batch, T new tokens, N of all rows, D model, H query heads, H_kv key/value heads, K head_dim.
 """
 
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, zero_centered=config.is_hybrid)
 
     def forward(self, x: Tensor, context: ForwardContext, state: KVCache | None) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; writes the new keys and values to `state`."""
+        """x [B, T, D] -> [B, T, D]; writes the new keys and values to `state`, if there is one."""
         shape = (*x.shape[:2], -1, self.head_dim)
         query, gate = self.q_proj(x), None
         if self.gated:
@@ -41,13 +41,19 @@ class Attention(nn.Module):
         query = apply_rotary(self.q_norm(query.view(shape)), cos, sin)  # [B, T, H, K]
         key = apply_rotary(self.k_norm(self.k_proj(x).view(shape)), cos, sin)  # [B, T, H_kv, K]
         value = self.v_proj(x).view(shape)
-        if state is not None:
-            state.write(key, value, context.starts, context.lengths)
-        if state is None or context.is_fresh:
+        if state is None:
             out = context.for_each_document(attend, query, key, value)
         else:
-            key, value = state.key[:, : context.num_slots], state.value[:, : context.num_slots]
-            out = attend(query, key, value, context.cache_mask)
+            flat = (query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1))
+            out = self._attend_cached(*flat, context, state).view(query.shape)
         if gate is not None:
             out = out * gate.sigmoid()
         return self.o_proj(out.reshape(*x.shape[:2], -1))
+
+    def _attend_cached(
+        self, query: Tensor, key: Tensor, value: Tensor, context: ForwardContext, state: KVCache
+    ) -> Tensor:
+        """query [N, H, K], key and value [N, H_kv, K] -> [N, H, K], over what the cache holds of each segment."""
+        assert context.segments is not None
+        state.write(key, value, context.segments.slot_mapping)
+        return context.attention.attend(query, key, value, state.key, state.value)

@@ -1,43 +1,50 @@
-"""What the network remembers between calls: keys and values, or the recurrent and conv state, for each layer.
+"""What the network remembers between calls: keys and values in blocks, recurrent and conv states in slots.
 
-Rows are filled from slot 0 and slot equals position, so a mask of `slot <= position` hides both the future and
-whatever stale values lie beyond a row's length. That is why padding on the right needs no mask of its own.
+Who owns which block and slot is the caller's business: `Segment` says it for each pass. `Cache.allocate` is the simple
+case, rows of a fixed capacity.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from codemill.config import ModelConfig
+from codemill.kernels.segments import Segment, Segments
+
+_ALIGNMENT = 64
 
 
 @dataclass
 class KVCache:
-    """Keys and values of one full-attention layer, [B, S, H_kv, K] with S slots."""
+    """Keys and values of one full-attention layer, [S, H_kv, K] with S = blocks * block_size slots."""
 
     key: Tensor
     value: Tensor
 
-    def write(self, key: Tensor, value: Tensor, starts: Sequence[int], lengths: Sequence[int]) -> None:
-        """Store the first `lengths[b]` of the new keys and values [B, T, H_kv, K] from slot `starts[b]` on."""
-        if len({*starts}) == 1 and len({*lengths}) == 1:
-            slots = slice(starts[0], starts[0] + lengths[0])
-            self.key[:, slots] = key[:, : lengths[0]]
-            self.value[:, slots] = value[:, : lengths[0]]
-            return
-        for row, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-            self.key[row, start : start + length] = key[row, :length]
-            self.value[row, start : start + length] = value[row, :length]
+    def write(self, key: Tensor, value: Tensor, slot_mapping: Tensor) -> None:
+        """Store new keys and values [N, H_kv, K] in the slots [N]."""
+        self.key.index_copy_(0, slot_mapping, key)
+        self.value.index_copy_(0, slot_mapping, value)
 
 
 @dataclass
 class LinearState:
-    """State of one Gated DeltaNet layer: recurrent [B, H_v, K, V] in fp32, and the conv window [B, W - 1, C]."""
+    """States of one Gated DeltaNet layer: recurrent [n, H_v, K, V] in fp32, and conv windows [n, W - 1, C]."""
 
     recurrent: Tensor
     conv: Tensor
+
+    def copy_slot(self, source: int, target: int) -> None:
+        """Make slot `target` hold what slot `source` holds."""
+        self.recurrent[target].copy_(self.recurrent[source])
+        self.conv[target].copy_(self.conv[source])
+
+    def reset_slot(self, slot: int) -> None:
+        """The state before the first token."""
+        self.recurrent[slot].zero_()
+        self.conv[slot].zero_()
 
 
 LayerState = KVCache | LinearState
@@ -45,11 +52,11 @@ LayerState = KVCache | LinearState
 
 @dataclass
 class Cache:
-    """The states of all layers for a batch, and how many tokens each row holds."""
+    """The states of all layers. `lengths` says how many tokens each row holds where blocks are rows."""
 
     layers: list[LayerState]
-    lengths: list[int]
-    capacity: int
+    block_size: int
+    lengths: list[int] = field(default_factory=list)
 
     @classmethod
     def allocate(
@@ -60,23 +67,75 @@ class Cache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> "Cache":
-        """Empty states for `batch_size` rows of at most `capacity` tokens."""
-        layers = [_allocate_layer(config, kind, batch_size, capacity, dtype, device) for kind in config.layer_types]
-        return cls(layers, [0] * batch_size, capacity)
+        """Rows of at most `capacity` tokens: row b owns block b and state slot b."""
+        cache = cls.allocate_blocks(config, batch_size, capacity, batch_size, dtype, device)
+        cache.lengths = [0] * batch_size
+        return cache
+
+    @classmethod
+    def allocate_blocks(
+        cls,
+        config: ModelConfig,
+        num_blocks: int,
+        block_size: int,
+        num_states: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> "Cache":
+        """Empty blocks and state slots. On the CPU a page takes memory only once something is written to it."""
+        device = torch.device(device)
+        layers = [
+            _allocate_kv(config, num_blocks * block_size, dtype, device)
+            if kind == "full_attention"
+            else _allocate_states(config, num_states, dtype, device)
+            for kind in config.layer_types
+        ]
+        return cls(layers, block_size)
+
+    @property
+    def device(self) -> torch.device:
+        layer = self.layers[0]
+        return layer.recurrent.device if isinstance(layer, LinearState) else layer.key.device
+
+    def next_rows(self, num_new: int) -> Segments:
+        """Segments of `num_new` tokens that continue every row. Raises ValueError if they do not fit."""
+        if max(self.lengths) + num_new > self.block_size:
+            raise ValueError(f"{max(self.lengths) + num_new} tokens do not fit a cache of {self.block_size}")
+        segments = (Segment(num_new, past, (row,), row) for row, past in enumerate(self.lengths))
+        return Segments(tuple(segments), self.block_size, self.device)
+
+    @property
+    def linear_states(self) -> list[LinearState]:
+        """The states of the linear-attention layers, in the order of the layers."""
+        return [layer for layer in self.layers if isinstance(layer, LinearState)]
+
+    @property
+    def kv_caches(self) -> list[KVCache]:
+        """The caches of the full-attention layers, in the order of the layers."""
+        return [layer for layer in self.layers if isinstance(layer, KVCache)]
 
 
-def _allocate_layer(
-    config: ModelConfig, kind: str, batch_size: int, capacity: int, dtype: torch.dtype, device: torch.device | str
-) -> LayerState:
-    if kind == "full_attention":
-        shape = (batch_size, capacity, config.num_key_value_heads, config.head_dim)
-        # Zeros, not empty: a masked slot still takes part as 0 * value, and stray NaN would survive that.
-        return KVCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
+def _allocate_kv(config: ModelConfig, num_slots: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+    shape = (num_slots, config.num_key_value_heads, config.head_dim)
+    # Zeros, not empty: a masked slot still takes part as 0 * value, and stray NaN would survive that.
+    return KVCache(*(_zeros(shape, dtype, device) for _ in range(2)))
+
+
+def _allocate_states(config: ModelConfig, num_states: int, dtype: torch.dtype, device: torch.device) -> LinearState:
     linear = config.linear_attention
     assert linear is not None
     # The recurrent state is fp32 whatever the model's dtype: bf16 state visibly corrupts long generations.
-    recurrent = (batch_size, linear.num_value_heads, linear.key_head_dim, linear.value_head_dim)
-    conv = (batch_size, linear.conv_kernel_dim - 1, linear.conv_channels)
-    return LinearState(
-        torch.zeros(recurrent, dtype=torch.float32, device=device), torch.zeros(conv, dtype=dtype, device=device)
-    )
+    recurrent = (num_states, linear.num_value_heads, linear.key_head_dim, linear.value_head_dim)
+    conv = (num_states, linear.conv_kernel_dim - 1, linear.conv_channels)
+    return LinearState(_zeros(recurrent, torch.float32, device), _zeros(conv, dtype, device))
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on the CPU from calloc, which unlike `torch.zeros` leaves large memory untouched until it is used."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    probe = torch.empty(0, dtype=dtype)
+    size = int(np.prod(shape)) * probe.element_size()
+    raw = np.zeros(size + _ALIGNMENT, dtype=np.uint8)
+    offset = -raw.ctypes.data % _ALIGNMENT
+    return torch.from_numpy(raw[offset : offset + size]).view(probe.dtype).view(shape)

@@ -1,7 +1,7 @@
 """A checkpoint: the tensors of a Hugging Face model directory, in one safetensors file or in shards with an index."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from codemill.config import Fp8Config, ModelConfig, read_json_object
 from codemill.errors import CodemillError
 from codemill.models.fp8 import FP8_DTYPE, SCALE_DTYPES, dequantize, scale_shape
-from codemill.models.names import SCALE_SUFFIX, disk_views, is_ignored
+from codemill.models.names import SCALE_SUFFIX, disk_views
 from codemill.models.safetensors_file import StoredTensor, map_bytes, read_header
 
 SINGLE_FILE = "model.safetensors"
@@ -35,6 +35,10 @@ class Checkpoint:
         if index.is_file():
             return cls(index, _read_shards(index), fp8)
         raise CodemillError(f"{directory} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE}")
+
+    def select(self, wanted: Callable[[str], bool]) -> "Checkpoint":
+        """The same checkpoint with only the tensors whose names are `wanted`."""
+        return replace(self, tensors={name: stored for name, stored in self.tensors.items() if wanted(name)})
 
     def check(self, model: torch.nn.Module, config: ModelConfig) -> None:
         """Compare with what `model` needs, by name and shape, before anything is read. Raises CodemillError."""
@@ -70,13 +74,9 @@ class Checkpoint:
             raise CodemillError(f"{self.path}: {_listed(missing)} missing; is config.json that of this checkpoint?")
         for name in self.tensors:
             weight = name.removesuffix(SCALE_SUFFIX)
-            if weight != name and weight not in self.tensors and not is_ignored(name, config):
+            if weight != name and weight not in self.tensors:
                 raise CodemillError(f"{self.path}: {name} is the scale of a weight that is missing")
-        unexpected = [
-            name
-            for name in self.tensors
-            if name.removesuffix(SCALE_SUFFIX) not in expected and not is_ignored(name, config)
-        ]
+        unexpected = [name for name in self.tensors if name.removesuffix(SCALE_SUFFIX) not in expected]
         if unexpected:
             raise CodemillError(
                 f"{self.path}: {_listed(unexpected)} not part of a {config.model_type} model of this configuration"

@@ -2,8 +2,6 @@
 experts). Submodules carry the names of the Hugging Face checkpoints. Shapes: B batch, T tokens, D model.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -79,37 +77,38 @@ class CausalLM(nn.Module):
         self,
         input_ids: Tensor,
         cache: Cache | None = None,
-        lengths: Sequence[int] | None = None,
         position_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
     ) -> Tensor:
         """Token ids [B, T] -> logits [B, T, vocab]; see `hidden_states` for the arguments."""
-        return self.logits(self.hidden_states(input_ids, cache, lengths, position_ids, document_ids))
+        return self.logits(self.hidden_states(input_ids, cache, position_ids, document_ids))
 
     def hidden_states(
         self,
         input_ids: Tensor,
         cache: Cache | None = None,
-        lengths: Sequence[int] | None = None,
         position_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
     ) -> Tensor:
         """Token ids [B, T] -> final hidden states [B, T, D].
 
-        With a `cache` the tokens continue its rows, and are added to it. Rows shorter than T are padded on the right
-        and say so in `lengths`; what is returned for padding is meaningless. `position_ids` and `document_ids` [B, T]
-        describe packed rows, in which documents do not see each other.
+        With a `cache` from `Cache.allocate` the tokens continue its rows, and are added to it. `position_ids` and
+        `document_ids` [B, T] describe packed rows, in which documents do not see each other.
         """
-        context = ForwardContext.build(self.config, self.dtype, input_ids, cache, lengths, position_ids, document_ids)
-        if cache is not None and context.num_slots > cache.capacity:
-            raise ValueError(f"{context.num_slots} tokens do not fit a cache of {cache.capacity}")
-        if cache is not None and context.documents:
+        if cache is not None and document_ids is not None:
             raise ValueError("packed documents have no cache: it holds one sequence a row")
+        segments = None if cache is None else cache.next_rows(input_ids.shape[1])
+        context = ForwardContext.build(self.config, self.dtype, input_ids, position_ids, document_ids, segments)
+        hidden = self.compute(input_ids, context, cache)
+        if cache is not None:
+            cache.lengths = [length + input_ids.shape[1] for length in cache.lengths]
+        return hidden
+
+    def compute(self, input_ids: Tensor, context: ForwardContext, cache: Cache | None = None) -> Tensor:
+        """One pass over input_ids [B, T] as `context` describes it -> final hidden states [B, T, D]."""
         x = self.model.embed_tokens(input_ids)
         for index, layer in enumerate(self.model.layers):
             x = layer(x, context, None if cache is None else cache.layers[index])
-        if cache is not None:
-            cache.lengths = [start + new for start, new in zip(context.starts, context.lengths, strict=True)]
         return self.model.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
 """Gated DeltaNet, the linear-attention mixer of Qwen3-Next and Qwen3-Coder-Next.
 
-Shapes: B batch, T tokens, D model, G key heads, H value heads (R = H / G per key head), K key dim, V value dim,
-C conv channels, W conv width.
+Shapes: B batch, T tokens, N of all rows, D model, G key heads, H value heads (R = H / G per key head), K key dim,
+V value dim, C conv channels, W conv width.
 """
+
+from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +15,9 @@ from codemill.config import ModelConfig
 from codemill.kernels.causal_conv import causal_conv, next_window
 from codemill.kernels.gated_delta import gated_delta_chunked, gated_delta_recurrent
 from codemill.kernels.linear import Linear
+from codemill.kernels.segments import Single
 from codemill.models.cache import LinearState
-from codemill.models.context import ForwardContext
+from codemill.models.context import Deferred, ForwardContext
 from codemill.models.layers import GatedRMSNorm
 
 
@@ -42,18 +46,64 @@ class GatedDeltaNet(nn.Module):
         self.out_proj = Linear(linear.value_dim, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, context: ForwardContext, state: LinearState | None) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; updates `state` in place."""
+        """x [B, T, D] -> [B, T, D]; advances the states in `state`, if there is one."""
         mixed, z = self._project(x)  # [B, T, C], [B, T, H, V]
         g, beta = self._gates(x)  # [B, T, H] each
-        if context.has_padding:
-            g, beta = g * context.real[..., None], beta * context.real[..., None]
         if state is None:
             out = context.for_each_document(self._recur_from_zero, mixed, g, beta)  # [B, T, H, V]
         else:
-            out, recurrent = self._recur(mixed, g, beta, state.conv, state.recurrent)
-            state.conv.copy_(next_window(mixed, state.conv, context.lengths))
-            state.recurrent.copy_(recurrent)
+            flat = (mixed.flatten(0, 1), g.flatten(0, 1), beta.flatten(0, 1))
+            out = self._recur_segments(*flat, context, state).view(z.shape)
         return self.out_proj(self.norm(out.to(x.dtype), z).flatten(2))
+
+    def _recur_segments(
+        self, mixed: Tensor, g: Tensor, beta: Tensor, context: ForwardContext, state: LinearState
+    ) -> Tensor:
+        """mixed [N, C], g and beta [N, H] -> outputs fp32 [N, H, V]; advances the segments' states."""
+        assert context.segments is not None
+        linear = self.linear
+        out = g.new_empty(mixed.shape[0], linear.num_value_heads, linear.value_head_dim)
+        together = context.segments.single
+        if together is not None:
+            self._recur_single(mixed, g, beta, together, state, out)
+        for index, (start, segment) in enumerate(zip(context.segments.starts, context.segments.each, strict=True)):
+            if together is not None and segment.is_single:
+                continue
+            for first, stop in pairwise(segment.cuts):
+                piece = slice(start + first, start + stop)
+                inputs = mixed[None, piece], g[None, piece], beta[None, piece]
+                certain = stop <= segment.num_new - segment.num_uncertain
+                out[piece] = self._advance(inputs, state, segment.state_slot, certain)
+                if not certain:
+                    context.deferred.append(Deferred(index, partial(self._accept, inputs, state, segment.state_slot)))
+                for target in segment.checkpoints_after(stop):
+                    state.copy_slot(segment.state_slot, target)
+        return out
+
+    def _recur_single(
+        self, mixed: Tensor, g: Tensor, beta: Tensor, single: Single, state: LinearState, out: Tensor
+    ) -> None:
+        """One step for all sequences that have one new token; writes their rows of `out` [N, H, V]."""
+        rows, slots = single.rows, single.state_slots
+        mixed, window = mixed[rows, None], state.conv[slots]
+        outputs, recurrent = self._recur(mixed, g[rows, None], beta[rows, None], window, state.recurrent[slots])
+        out[rows] = outputs[:, 0]
+        state.recurrent.index_copy_(0, slots, recurrent)
+        state.conv.index_copy_(0, slots, next_window(mixed, window))
+
+    def _advance(self, inputs: tuple[Tensor, Tensor, Tensor], state: LinearState, slot: int, write: bool) -> Tensor:
+        """Outputs [n, H, V] of one sequence's tokens; its state moves on only if `write`."""
+        window, recurrent = state.conv[slot : slot + 1], state.recurrent[slot : slot + 1]
+        out, new_recurrent = self._recur(*inputs, window, recurrent)
+        if write:
+            recurrent.copy_(new_recurrent)
+            window.copy_(next_window(inputs[0], window))
+        return out[0]
+
+    def _accept(self, inputs: tuple[Tensor, Tensor, Tensor], state: LinearState, slot: int, num_accepted: int) -> None:
+        """Move the state over the first `num_accepted` of the drafts in `inputs`."""
+        mixed, g, beta = (x[:, :num_accepted] for x in inputs)
+        self._advance((mixed, g, beta), state, slot, write=True)
 
     def _recur(
         self, mixed: Tensor, g: Tensor, beta: Tensor, window: Tensor, recurrent: Tensor

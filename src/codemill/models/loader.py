@@ -2,17 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codemill.config import ModelConfig
 from codemill.models.checkpoint import INDEX_FILE, Checkpoint, MappedFiles
 from codemill.models.decoder import CausalLM
 from codemill.models.initialize import initialize
+from codemill.models.mtp import MtpHead
+from codemill.models.names import is_ignored, is_mtp
 from codemill.models.placement import check_memory, dtype_name, resolve_device, resolve_dtype
 from codemill.models.progress import progress
-from codemill.models.skeleton import build, empty, materialize, set_parameter
+from codemill.models.skeleton import build, build_mtp, empty, materialize, set_parameter
 from codemill.spec import ModelSource, resolve
 
 CONFIG_FILES = ("config.json", "generation_config.json")
@@ -46,10 +49,44 @@ def load_model(
         materialize(model, target)
         initialize(model, seed)
     else:
-        checkpoint = _open(source, config)
+        checkpoint = _open(source, config).select(lambda name: not is_ignored(name, config))
         checkpoint.check(model, config)
         _load_weights(model, checkpoint, target)
     return model.requires_grad_(trainable)
+
+
+def load_mtp(
+    spec: str | Path | None,
+    model: CausalLM,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    *,
+    trainable: bool = False,
+    seed: int = 0,
+) -> MtpHead | None:
+    """The multi-token prediction head that comes with `model` in the checkpoint `spec`; None where there is none.
+
+    dtype and device: those of `model` unless given. A random: spec of a hybrid model always has a head, whose weights
+    `seed` determines. Only published checkpoints and our own have one: `transformers` drops it when it saves.
+
+    Raises as `load_model` does, and CodemillError if tensors of the head are missing or not of the model's shape.
+    """
+    source = resolve(spec)
+    target, wanted = resolve_device(device or model.device), resolve_dtype(dtype or model.dtype, model.config)
+    if not model.config.is_hybrid:
+        return None
+    head = build_mtp(model.config, wanted)
+    if source.kind == "random":
+        materialize(head, target)
+        initialize(cast(CausalLM, head), seed)
+    else:
+        checkpoint = _open(source, ModelConfig.load(source.fetch(CONFIG_FILES))).select(is_mtp)
+        if not checkpoint.tensors:
+            return None
+        on_disk = nn.ModuleDict({"mtp": head})  # gives the parameters their names on disk
+        checkpoint.check(on_disk, model.config)
+        _load_weights(on_disk, checkpoint, target)
+    return head.requires_grad_(trainable)
 
 
 def _read_config(source: ModelSource) -> ModelConfig:
@@ -70,7 +107,7 @@ def _stored_dtype(checkpoint: Checkpoint) -> str | None:
     return None if embedding is None else dtype_name(embedding.dtype)
 
 
-def _load_weights(model: CausalLM, checkpoint: Checkpoint, device: torch.device) -> None:
+def _load_weights(model: nn.Module, checkpoint: Checkpoint, device: torch.device) -> None:
     """Replace the meta parameters one by one, so that no more than one tensor exists twice at any time."""
     parameters = dict(model.named_parameters())
     mapped = MappedFiles()

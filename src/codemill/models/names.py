@@ -12,8 +12,9 @@ from codemill.config import ModelConfig
 
 SCALE_SUFFIX = "_scale_inv"
 _EXPERTS = re.compile(r"(.+\.experts)\.(gate_up_proj|down_proj)")
-# The multi-token prediction head of Qwen3-Next, and buffers that old versions of transformers wrote.
-_IGNORED = re.compile(r"mtp\..+|.+\.rotary_emb\.inv_freq")
+_MTP_PREFIX = "mtp."
+# Buffers that old versions of transformers wrote.
+_IGNORED = re.compile(r".+\.rotary_emb\.inv_freq")
 
 
 def disk_views(name: str, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -34,6 +35,12 @@ def disk_views(name: str, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
             yield f"{match[1]}.{index}.up_proj.weight", up
 
 
+def is_mtp(name: str) -> bool:
+    """Whether a tensor on disk belongs to the multi-token prediction head of Qwen3-Next."""
+    return name.startswith(_MTP_PREFIX)
+
+
 def is_ignored(name: str, config: ModelConfig) -> bool:
-    """Whether a tensor on disk has no part in the network: MTP layers, and the copy of a tied head."""
-    return _IGNORED.fullmatch(name) is not None or (config.tie_word_embeddings and name == "lm_head.weight")
+    """Whether a tensor on disk has no part in the network: the MTP head, and the copy of a tied head."""
+    tied_head = config.tie_word_embeddings and name == "lm_head.weight"
+    return tied_head or is_mtp(name) or _IGNORED.fullmatch(name) is not None

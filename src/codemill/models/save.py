@@ -3,8 +3,9 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from codemill.errors import CodemillError
 from codemill.models.checkpoint import INDEX_FILE, SINGLE_FILE
 from codemill.models.decoder import CausalLM
+from codemill.models.mtp import MtpHead
 from codemill.models.names import disk_views
 from codemill.models.placement import dtype_name
 from codemill.models.progress import progress
@@ -45,13 +47,15 @@ def save_pretrained(
     directory: str | Path,
     tokenizer_files_from: str | Path | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    mtp: MtpHead | None = None,
 ) -> None:
     """Write `config.json` and safetensors (shards and an index above `max_shard_bytes`) to `directory`.
 
-    `tokenizer_files_from` is a model directory whose tokenizer, chat template and generation defaults to take along.
-    A model that is there already is replaced; other files stay. Everything is written aside first, and `config.json`
-    arrives last: an interrupted save leaves the old model, the new one, or a directory that loads as none. The model
-    may be one that was loaded from `directory`. Raises CodemillError if the directory cannot be written.
+    `tokenizer_files_from` is a model directory whose tokenizer, chat template and generation defaults to take along;
+    `mtp` is the model's MTP head, if it has one. A model that is there already is replaced; other files stay.
+    Everything is written aside first, and `config.json` arrives last: an interrupted save leaves the old model, the
+    new one, or a directory that loads as none. The model may be one that was loaded from `directory`. Raises
+    CodemillError if the directory cannot be written.
     """
     target = Path(directory)
     try:
@@ -59,7 +63,7 @@ def save_pretrained(
         for abandoned in target.glob(f"{_STAGING_PREFIX}*"):
             shutil.rmtree(abandoned)
         with tempfile.TemporaryDirectory(prefix=_STAGING_PREFIX, dir=target) as staging:
-            _write(model, Path(staging), max_shard_bytes)
+            _write(model, mtp, Path(staging), max_shard_bytes)
             if tokenizer_files_from is not None:
                 _copy_companions(Path(tokenizer_files_from), Path(staging))
             _publish(Path(staging), target)
@@ -68,9 +72,9 @@ def save_pretrained(
         raise CodemillError(f"{target}: the model cannot be saved ({reason}): check permissions and space") from error
 
 
-def _write(model: CausalLM, staging: Path, max_shard_bytes: int) -> None:
+def _write(model: CausalLM, mtp: MtpHead | None, staging: Path, max_shard_bytes: int) -> None:
     _write_json(staging / "config.json", replace(model.config, dtype=dtype_name(model.dtype)).to_dict())
-    shards = _split(model, max_shard_bytes)
+    shards = _split(_disk_tensors(model, mtp), max_shard_bytes)
     total = sum(shard.num_bytes for shard in shards)
     weight_map: dict[str, str] = {}
     with progress("saving weights", total) as advance:
@@ -83,10 +87,10 @@ def _write(model: CausalLM, staging: Path, max_shard_bytes: int) -> None:
         _write_json(staging / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _split(model: CausalLM, max_shard_bytes: int) -> list[_Shard]:
-    """Fill shards in the order of the network; a tensor larger than the limit gets a shard of its own."""
+def _split(tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int) -> list[_Shard]:
+    """Fill shards in the order of the tensors; one larger than the limit gets a shard of its own."""
     shards = [_Shard()]
-    for name, tensor in _disk_tensors(model):
+    for name, tensor in tensors:
         if shards[-1].tensors and shards[-1].num_bytes + tensor.nbytes > max_shard_bytes:
             shards.append(_Shard())
         shards[-1].tensors[name] = tensor
@@ -94,8 +98,10 @@ def _split(model: CausalLM, max_shard_bytes: int) -> list[_Shard]:
     return shards
 
 
-def _disk_tensors(model: CausalLM) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in model.named_parameters():
+def _disk_tensors(model: CausalLM, mtp: MtpHead | None) -> Iterator[tuple[str, Tensor]]:
+    """What goes to disk, in the order of the network, by its names there."""
+    heads = () if mtp is None else mtp.named_parameters(prefix="mtp")
+    for name, parameter in chain(model.named_parameters(), heads):
         yield from disk_views(name, parameter.detach())
 
 

@@ -6,7 +6,7 @@ avoids them.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 from codemill.config import ModelConfig
 from codemill.models.decoder import CausalLM
+from codemill.models.mtp import MtpHead
 from codemill.models.placement import dtype_name
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def build(config: ModelConfig, dtype: torch.dtype) -> CausalLM:
@@ -22,12 +25,21 @@ def build(config: ModelConfig, dtype: torch.dtype) -> CausalLM:
 
     Its config says what will be in memory: `dtype`, and no FP8.
     """
+    return _build(CausalLM, config, dtype)
+
+
+def build_mtp(config: ModelConfig, dtype: torch.dtype) -> MtpHead:
+    """The MTP head of the network that `config` describes; as `build`."""
+    return _build(MtpHead, config, dtype)
+
+
+def _build(network: Callable[[ModelConfig], Network], config: ModelConfig, dtype: torch.dtype) -> Network:
     in_memory = replace(config, dtype=dtype_name(dtype), fp8=None)
     with torch.device("meta"), _SkipInit():
-        return CausalLM(in_memory).to(dtype).eval().requires_grad_(False)
+        return network(in_memory).to(dtype).eval().requires_grad_(False)
 
 
-def materialize(model: CausalLM, device: torch.device) -> None:
+def materialize(model: nn.Module, device: torch.device) -> None:
     """Give a model from `build` memory on `device`, with arbitrary values in it."""
     for name, parameter in list(model.named_parameters()):
         set_parameter(model, name, empty(parameter, device))
