@@ -47,19 +47,20 @@ GRAMMARS = (
 class Plain:
     """One-at-a-time greedy generation, remembered."""
 
-    def __init__(self, model: CausalLM, tokenizer: Tokenizer, eos_token_ids: frozenset[int]) -> None:
-        self._model = model
-        self._grammars = GrammarCompiler(tokenizer, model.config.vocab_size, eos_token_ids)
-        self._eos = eos_token_ids
+    def __init__(self, model: CausalLM, tokenizer: Tokenizer) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self._eos = frozenset(tokenizer.eos_token_ids)
+        self._grammars = GrammarCompiler(tokenizer, model.config.vocab_size, self._eos)
         self.generate = lru_cache(maxsize=None)(self._generate)
 
     @torch.inference_mode()
     def _generate(self, prompt: tuple[int, ...], max_tokens: int, structured: StructuredOutput | None) -> list[int]:
-        cache = Cache.allocate(self._model.config, 1, LONGEST + 1)
+        cache = Cache.allocate(self.model.config, 1, LONGEST + 1)
         grammar = None if structured is None else self._grammars.compile(structured).start()
         tokens, feed = [], torch.tensor([prompt])
         while len(tokens) < max_tokens:
-            logits = self._model(feed, cache)[0, -1]
+            logits = self.model(feed, cache)[0, -1]
             forced = [] if grammar is None else grammar.forced_tokens()
             if grammar is not None and not forced:
                 allowed = allowed_tokens([grammar], len(logits), "cpu")[0]
@@ -77,7 +78,7 @@ class Plain:
 
     def is_tie(self, prompt: tuple[int, ...], output: list[int], one: int, other: int) -> bool:
         """Whether two tokens after prompt and output are so nearly as likely that rounding decides."""
-        with in_fp64(self._model) as double:
+        with in_fp64(self.model) as double:
             logits = double(torch.tensor([[*prompt, *output]]))[0, -1]
         return bool((logits[one] - logits[other]).abs() < TIE)
 
@@ -86,8 +87,6 @@ class Plain:
 class Harness:
     """An engine over a tiny model, and everything it was asked."""
 
-    model: CausalLM
-    tokenizer: Tokenizer
     plain: Plain
     options: dict[str, Any]
     draft: CausalLM | MtpHead | None = None
@@ -96,9 +95,9 @@ class Harness:
     most_used: int = 0
 
     def __post_init__(self) -> None:
-        built = build_engine(self.model, EngineConfig.from_options(self.options), draft=self.draft)
+        built = build_engine(self.plain.model, EngineConfig.from_options(self.options), draft=self.draft)
         self.engine, self.longest = built.engine, built.max_model_len
-        self._builder = RequestBuilder(self.model.config, self.tokenizer, GenerationConfig(), self.longest)
+        self._builder = RequestBuilder(self.plain.model.config, self.plain.tokenizer, GenerationConfig(), self.longest)
 
     def add(self, prompt: tuple[int, ...], max_tokens: int, **params: Any) -> Request:
         """Queue a greedy request; it is cut to what the cache can hold."""
@@ -112,6 +111,19 @@ class Harness:
 
     def step(self) -> None:
         self.engine.step()
+        self.check_accounts()
+
+    def fail_one_pass(self) -> None:
+        """The network fails when it has begun to change its caches."""
+        model = self.plain.model
+        layer = model.model.layers[-1]
+        handle = layer.register_forward_pre_hook(_fail)
+        try:
+            self.engine.step()
+        except OSError:
+            pass
+        finally:
+            handle.remove()
         self.check_accounts()
 
     def finish(self) -> None:
@@ -160,6 +172,10 @@ class Harness:
         self.most_used = max(self.most_used, blocks.num_used)
 
 
+def _fail(*_: object) -> None:
+    raise OSError("the pass fails here")
+
+
 def random_options(rng: random.Random, model: CausalLM) -> dict[str, Any]:
     """Settings that make the engine's life hard: small steps, little memory, odd blocks."""
     block_size = rng.choice([1, 4, 8, 16])
@@ -197,7 +213,7 @@ def random_prompt(rng: random.Random, vocab_size: int, earlier: list[tuple[int, 
 def drive(harness: Harness, rng: random.Random, num_requests: int) -> None:
     """Requests arrive at random, some are aborted, and at the end all are compared."""
     earlier: list[tuple[int, ...]] = []
-    vocab_size = harness.model.config.vocab_size
+    vocab_size = harness.plain.model.config.vocab_size
     for _ in range(num_requests):
         prompt = random_prompt(rng, vocab_size, earlier)
         earlier.append(prompt)

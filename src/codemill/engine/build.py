@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from codemill.engine.cache_manager import CacheManager
+from codemill.config import ModelConfig
+from codemill.engine.block_store import BlockStore, model_fingerprint
+from codemill.engine.cache_manager import CacheManager, CacheShape
+from codemill.engine.disk_cache import DiskCache
 from codemill.engine.draft_model import DraftModelDrafter
 from codemill.engine.engine import Engine, EngineParts
 from codemill.engine.memory import kv_bytes_per_token, plan_cache
@@ -46,13 +49,13 @@ def build_engine(
         draft_bytes_per_token=0 if draft is None else kv_bytes_per_token(draft.config, model.dtype),
     )
     shape = plan.shape
-    cache = Cache.allocate_blocks(
-        model.config, shape.num_blocks, shape.block_size, shape.num_states, model.dtype, model.device
-    )
-    manager = CacheManager(shape)
-    speculation = _speculation(config.speculative, model, draft, manager)
-    engine = Engine(EngineParts(config, manager, ModelRunner(model, cache), speculation))
-    return BuiltEngine(engine, plan.max_model_len)
+    networks = [model] if draft is None else [model, draft]
+    memory = [_allocate(network.config, shape, model) for network in networks]
+    disk = _open_disk_cache(config, model, memory)
+    manager = CacheManager(shape, disk)
+    speculation = _speculation(config.speculative, model, draft, memory[-1], manager)
+    parts = EngineParts(config, manager, ModelRunner(model, memory[0]), speculation, memory, disk)
+    return BuiltEngine(Engine(parts), plan.max_model_len)
 
 
 def load_draft(config: EngineConfig, spec: str | Path | None, model: CausalLM) -> DraftNetwork | None:
@@ -81,20 +84,33 @@ def check_draft(draft: CausalLM, model: CausalLM) -> None:
         )
 
 
+def _allocate(config: ModelConfig, shape: CacheShape, model: CausalLM) -> Cache:
+    """A cache for a network of this configuration, with the blocks of the model."""
+    sizes = (shape.num_blocks, shape.block_size, shape.num_states)
+    return Cache.allocate_blocks(config, *sizes, model.dtype, model.device)
+
+
+def _open_disk_cache(config: EngineConfig, model: CausalLM, memory: list[Cache]) -> DiskCache | None:
+    if config.prefix_cache_dir is None:
+        return None
+    fingerprint = model_fingerprint(model, str(model.config), str(config.block_size), str(len(memory)))
+    store = BlockStore(Path(config.prefix_cache_dir).expanduser(), fingerprint, config.prefix_cache_dir_bytes)
+    return DiskCache(store, memory)
+
+
 def _speculation(
-    config: SpeculativeConfig | None, model: CausalLM, draft: DraftNetwork | None, manager: CacheManager
+    config: SpeculativeConfig | None,
+    model: CausalLM,
+    draft: DraftNetwork | None,
+    cache: Cache,
+    manager: CacheManager,
 ) -> Speculation:
+    """`cache` is the drafting network's, if there is one."""
     if config is None:
         return Speculation(None, 0)
-    return Speculation(_drafter(config, model, draft, manager), config.num_tokens)
-
-
-def _drafter(config: SpeculativeConfig, model: CausalLM, draft: DraftNetwork | None, manager: CacheManager) -> Drafter:
-    if config.method == "ngram":
-        return NgramDrafter(config)
-    assert draft is not None
-    shape = manager.shape
-    cache = Cache.allocate_blocks(draft.config, shape.num_blocks, shape.block_size, 0, model.dtype, model.device)
+    drafter: Drafter = NgramDrafter(config)
     if isinstance(draft, MtpHead):
-        return MtpDrafter(draft, model, cache, manager)
-    return DraftModelDrafter(draft, cache, manager)
+        drafter = MtpDrafter(draft, model, cache, manager)
+    elif draft is not None:
+        drafter = DraftModelDrafter(draft, cache, manager)
+    return Speculation(drafter, config.num_tokens)

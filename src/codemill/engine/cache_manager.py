@@ -25,8 +25,12 @@ class CacheShape:
         return self.num_blocks * self.block_size
 
 
-class Restorer(Protocol):
-    """Brings blocks and states back that are kept elsewhere, such as on disk; says whether it had them."""
+class Keeper(Protocol):
+    """Keeps prompts elsewhere, such as on disk, and brings them back; restoring says whether it had them."""
+
+    def save_block(self, name: bytes, block: int) -> None: ...
+
+    def save_state(self, name: bytes, slot: int) -> None: ...
 
     def restore_block(self, name: bytes, block: int) -> bool: ...
 
@@ -39,16 +43,16 @@ class CacheManager:
     """Gives blocks and state slots to sequences and takes them back; finds prefixes that were computed before.
 
     state_copies: pairs (source, target) of state slots for the runner to copy before the next pass, in order; source
-    None is the state before the first token. named: blocks and states that became findable since it was last emptied.
+    None is the state before the first token.
     """
 
-    def __init__(self, shape: CacheShape, restorer: Restorer | None = None) -> None:
+    def __init__(self, shape: CacheShape, keeper: Keeper | None = None) -> None:
         self.shape = shape
         self.blocks = BlockManager(shape.num_blocks, self._on_evict)
         self.states = StatePool(shape.num_states, shape.max_num_seqs) if shape.num_states else None
         self.state_copies: list[tuple[int | None, int]] = []
-        self.named: list[tuple[bytes, int]] = []
-        self._restorer = restorer
+        self.keeper = keeper
+        self._to_save: list[tuple[bytes, int]] = []
 
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.shape.block_size)
@@ -122,6 +126,8 @@ class CacheManager:
             plan.append((boundary - start, slot))
             if boundary not in lasting:
                 cached.latest_checkpoint = name
+            elif boundary <= len(sequence.prompt_token_ids):
+                self._to_save.append((name, slot))
         return tuple(plan)
 
     def advance(self, sequence: Sequence, num_tokens: int) -> None:
@@ -134,7 +140,8 @@ class CacheManager:
             names = self.names(sequence)
             for index in range(first, last):
                 self.blocks.name(cached.block_table[index], names[index])
-                self.named.append((names[index], cached.block_table[index]))
+                if self.keeper is not None and (index + 1) * size <= len(sequence.prompt_token_ids):
+                    self.keeper.save_block(names[index], cached.block_table[index])
 
     def release(self, sequence: Sequence, started: bool = True) -> None:
         """Take everything back. What is findable stays so until the space is needed."""
@@ -146,12 +153,18 @@ class CacheManager:
     def settle(self) -> None:
         """The pass is done."""
         self.state_copies.clear()
-        if self.states is not None:
-            self.states.settle()
+        if self.states is None:
+            return
+        self.states.settle()
+        if self.keeper is not None:
+            for name, slot in self._to_save:
+                self.keeper.save_state(name, slot)
+        self._to_save.clear()
 
     def cancel(self) -> None:
         """The pass failed: nothing that it was to fill may be used."""
         self.state_copies.clear()
+        self._to_save.clear()
         if self.states is not None:
             self.states.cancel()
 
@@ -190,20 +203,20 @@ class CacheManager:
         assert self.states is not None
         if self.states.find(name) is not None:
             return True
-        if self._restorer is None or not self._restorer.has_state(name):
+        if self.keeper is None or not self.keeper.has_state(name):
             return False
         slot = self.states.reserve(name)
         if slot is None:
             return False
-        found = self._restorer.restore_state(name, slot)
+        found = self.keeper.restore_state(name, slot)
         self.states.settle_one(name, keep=found)
         return found
 
     def _restore_block(self, name: bytes) -> int | None:
-        if self._restorer is None or not self.blocks.num_free:
+        if self.keeper is None or not self.blocks.num_free:
             return None
         (block,) = self.blocks.allocate(1)
-        found = self._restorer.restore_block(name, block)
+        found = self.keeper.restore_block(name, block)
         if found:
             self.blocks.name(block, name)
         self.blocks.release([block])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from codemill.engine.cache_manager import CacheManager
+from codemill.engine.disk_cache import DiskCache
 from codemill.engine.metrics import EngineMetrics
 from codemill.engine.request import Request
 from codemill.engine.runner import ForwardPass, ModelRunner
@@ -16,16 +17,19 @@ from codemill.engine.sequence import SampledToken, Sequence
 from codemill.engine.speculative import Speculation
 from codemill.engine_config import EngineConfig
 from codemill.errors import CodemillError
+from codemill.models.cache import Cache
 
 
 @dataclass(frozen=True)
 class EngineParts:
-    """What an engine is made of."""
+    """What an engine is made of. memory: all caches, the runner's and the drafter's; disk: what outlives them."""
 
     config: EngineConfig
     cache: CacheManager
     runner: ModelRunner
     speculation: Speculation
+    memory: list[Cache]
+    disk: DiskCache | None = None
 
 
 class Engine:
@@ -41,6 +45,9 @@ class Engine:
         self.scheduler = Scheduler(parts.config, parts.cache)
         self.metrics = EngineMetrics()
         self._speculation = parts.speculation
+        self._memory = parts.memory
+        self._disk = parts.disk
+        self._is_asleep = False
         self._sampler = self._new_sampler([])
         self._sampled: list[Sequence] = []
 
@@ -63,6 +70,33 @@ class Engine:
                 self._count_finished(sequence)
             self.scheduler.remove(sequence)
 
+    def weights_changed(self) -> None:
+        """Nothing that was computed with other weights may be used any more: prompts that run are computed again.
+
+        From now on nothing is kept on disk, since what lies there is of the weights that were loaded.
+        """
+        self.cache.keeper = None
+        self._forget()
+
+    def close(self) -> None:
+        """Write what is on its way to disk."""
+        if self._disk is not None:
+            self._disk.store.close()
+
+    def sleep(self) -> None:
+        """Free the memory of the cache. What was running goes on after `wake`, and is then computed again."""
+        self._forget()
+        for cache in self._memory:
+            cache.free()
+        self._is_asleep = True
+
+    def wake(self) -> None:
+        """Take the memory again."""
+        if self._is_asleep:
+            for cache in self._memory:
+                cache.refill()
+        self._is_asleep = False
+
     # Not a context around the caller's loop: a stream hands control back between steps, outside inference mode.
     @torch.inference_mode()
     def step(self) -> list[Sequence]:
@@ -70,6 +104,8 @@ class Engine:
 
         Raises what the network raises; everything that was running is then computed again.
         """
+        if self._is_asleep:
+            raise CodemillError("the engine sleeps: wake it first")
         step = self.scheduler.schedule()
         self.metrics.preemptions += len(step.preempted)
         if not step.scheduled:
@@ -90,6 +126,10 @@ class Engine:
         self._speculation.propose([s for s in self.scheduler.running if s.num_pending == 1])
         self._count_step(step, num_accepted)
         return [each.sequence for each in chosen]
+
+    def _forget(self) -> None:
+        self.scheduler.preempt_all()
+        self.cache.forget_all()
 
     def _choose(self, done: ForwardPass, step: Step) -> list[int]:
         """Give sequences their next tokens -> how many drafts of each scheduled sequence were right.

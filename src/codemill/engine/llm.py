@@ -22,6 +22,7 @@ from codemill.errors import UsageError
 from codemill.kernels.heap import keep_freed_memory
 from codemill.models import CausalLM, load_model
 from codemill.models.loader import CONFIG_FILES
+from codemill.models.update import update_weights
 from codemill.spec import ModelSource, resolve
 
 Message = Mapping[str, Any]
@@ -151,6 +152,37 @@ class LLM:
     ) -> Iterator[StreamPiece]:
         """Answer one conversation piece by piece; see `stream` and `chat`."""
         return self._stream(self._chat_prompt(messages, tools, template_kwargs), params)
+
+    def update_weights(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put new weights into the model, between two steps; requests that run go on with them from where they are.
+
+        Names are those of the parameters or those on disk; what `state` lacks stays as it is. All that was cached is
+        dropped. Raises UsageError for a name or shape that the model does not have; nothing is changed then.
+        """
+        with self._lock:
+            update_weights(self.model, state)
+            self.engine.weights_changed()
+
+    def sleep(self) -> None:
+        """Free the memory of the KV cache, and with it the prefix cache, until `wake`; the weights stay."""
+        with self._lock:
+            self.engine.sleep()
+
+    def wake(self) -> None:
+        """Be ready again after `sleep`."""
+        with self._lock:
+            self.engine.wake()
+
+    def close(self) -> None:
+        """Finish writing the prefix cache on disk, if there is one. The `LLM` must not be used afterwards."""
+        with self._lock:
+            self.engine.close()
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Counts and times since the start: requests, tokens, queue, TTFT, TPOT, cache hits, accepted drafts."""
+        with self._lock:
+            return self.engine.metrics.snapshot()
 
     def _chat_prompt(
         self, messages: Conversation, tools: SequenceOf[Mapping[str, Any]] | None, template_kwargs: Mapping[str, Any]

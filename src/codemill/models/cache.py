@@ -4,6 +4,7 @@ Who owns which block and slot is the caller's business: `Segment` says it for ea
 case, rows of a fixed capacity.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,9 +55,12 @@ LayerState = KVCache | LinearState
 class Cache:
     """The states of all layers. `lengths` says how many tokens each row holds where blocks are rows."""
 
-    layers: list[LayerState]
+    make_layers: Callable[[], list[LayerState]]
     block_size: int
     lengths: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.layers = self.make_layers()
 
     @classmethod
     def allocate(
@@ -84,13 +88,24 @@ class Cache:
     ) -> "Cache":
         """Empty blocks and state slots. On the CPU a page takes memory only once something is written to it."""
         device = torch.device(device)
-        layers = [
-            _allocate_kv(config, num_blocks * block_size, dtype, device)
-            if kind == "full_attention"
-            else _allocate_states(config, num_states, dtype, device)
-            for kind in config.layer_types
-        ]
-        return cls(layers, block_size)
+
+        def make_layers() -> list[LayerState]:
+            return [
+                _allocate_kv(config, num_blocks * block_size, dtype, device)
+                if kind == "full_attention"
+                else _allocate_states(config, num_states, dtype, device)
+                for kind in config.layer_types
+            ]
+
+        return cls(make_layers, block_size)
+
+    def free(self) -> None:
+        """Give the memory back, with all that it holds, until `refill`."""
+        self.layers = []
+
+    def refill(self) -> None:
+        """Have the memory again, empty."""
+        self.layers = self.make_layers()
 
     @property
     def device(self) -> torch.device:
