@@ -1,7 +1,8 @@
 """The values of parameters in Qwen3-Coder's form, as Lark rules for llguidance. No torch here.
 
 The parser has to read back what the grammar lets through, so raw text cannot contain the tags that the parser may
-take for the value's end: a value with one of `TAGS` in it can only be written where the grammar is not used.
+take for the value's end: a value with one of `TAGS` in it can only be written where the grammar is not used. Values in
+JSON are not limited so: a string in an array or object that holds such tags may be misread, as without a grammar.
 """
 
 import json
@@ -16,7 +17,7 @@ Schema = Mapping[str, Any]
 
 TAGS = ("</parameter>", "<parameter=", "<function=", "<tool_call>")
 END = r'"\n</parameter>\n"'
-ANY_TEXT = "/(?s:.*)/ & ~/(?s:.*)(<\\/parameter>|<parameter=|<function=|<tool_call>)(?s:.*)/"
+ANY_TEXT = f"/(?s:.*)/ & ~/(?s:.*)({'|'.join(TAGS)})(?s:.*)/".replace("</", r"<\/")
 # Without the beginnings of those tags. Where the text is bounded too, ANY_TEXT would take llguidance too many states.
 SAFE_TEXT = r"/([^<]|<+([^<\/pft]|\/?p[^a<]|\/?pa[^r<]|\/[^p<]|f[^u<]|fu[^n<]|t[^o<]|to[^o<]))*<*/"
 # Text that is nothing but text: the parser would read the rest as a number, a word of JSON or Python, or a literal.
