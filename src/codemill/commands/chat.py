@@ -40,6 +40,8 @@ def chat(
     device: options.Device = "auto",
     max_model_len: options.MaxModelLen = None,
     threads: options.Threads = None,
+    speculative: options.Speculative = None,
+    prefix_cache_dir: options.PrefixCacheDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each answer.")] = False,
 ) -> None:
     """Talk with a model: /reset starts over, Ctrl-C stops an answer, Ctrl-D or /exit ends."""
@@ -54,7 +56,12 @@ def chat(
         seed=seed,
         max_tokens=max_tokens,
     )
-    dialogue = Dialogue(options.load_llm(model, dtype, device, max_model_len, threads), params, system, as_json)
+    dialogue = Dialogue(
+        options.load_llm(model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir),
+        params,
+        system,
+        as_json,
+    )
     for line in _lines():
         try:
             dialogue.take(line)

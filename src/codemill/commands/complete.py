@@ -50,6 +50,8 @@ def complete(
     device: options.Device = "auto",
     max_model_len: options.MaxModelLen = None,
     threads: options.Threads = None,
+    speculative: options.Speculative = None,
+    prefix_cache_dir: options.PrefixCacheDir = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Complete a file at the cursor, from what stands before and after it."""
@@ -66,7 +68,7 @@ def complete(
         stop=stop,
     )
     cursor = read_cursor(place)
-    llm = options.load_llm(model, dtype, device, max_model_len, threads)
+    llm = options.load_llm(model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir)
     max_tokens = answer_length(params, llm.max_model_len)
     prompt = completion_prompt(llm.tokenizer, cursor, llm.max_model_len - max_tokens, repo, window)
     _print_notes(prompt, with_context=repo is not None)

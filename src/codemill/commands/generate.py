@@ -1,20 +1,24 @@
 """`codemill generate`: continue a prompt."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from codemill.commands import add_verb, options, print_json
+from codemill.config import read_json_object
 from codemill.errors import UsageError
 
 if TYPE_CHECKING:
     from codemill.engine.outputs import RequestOutput
+    from codemill.engine.structured_output import StructuredOutput
 
 EXAMPLES = '''
 codemill generate 'def is_even(n: int)'
 printf 'def add(a: int, b: int) -> int:\\n    """Return the sum of a and b."""\\n' | codemill generate -
 codemill generate --model Qwen/Qwen3-0.6B --temperature 0.7 --seed 1 --max-tokens 200 '# Quick sort in Python'
+codemill generate --json-schema person.json 'A person as JSON: '
 codemill generate --json -n 3 --temperature 0.8 'def reverse(text: str) -> str:'
 '''
 
@@ -35,11 +39,17 @@ def generate(
     seed: options.Seed = None,
     stop: options.Stop = None,
     samples: Annotated[int, typer.Option("--samples", "-n", help="Number of continuations.")] = 1,
+    json_schema: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The answer is JSON that validates against this schema.")
+    ] = None,
+    regex: Annotated[str | None, typer.Option(help="The answer matches this regular expression.")] = None,
     logprobs: Annotated[int | None, typer.Option(help="With --json: log-probabilities of the K likeliest.")] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
     max_model_len: options.MaxModelLen = None,
     threads: options.Threads = None,
+    speculative: options.Speculative = None,
+    prefix_cache_dir: options.PrefixCacheDir = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Continue a prompt, as plain text (no chat template)."""
@@ -56,11 +66,12 @@ def generate(
         stop=stop,
         n=samples,
         logprobs=logprobs,
+        structured_output=_structure(json_schema, regex),
     )
     if logprobs is not None and not as_json:
         raise UsageError("--logprobs are only shown with --json: add it")
     text = options.read_prompt(prompt)
-    llm = options.load_llm(model, dtype, device, max_model_len, threads)
+    llm = options.load_llm(model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir)
     if as_json:
         print_json(as_object(llm.generate(text, params)[0]))
     elif samples > 1:
@@ -70,6 +81,16 @@ def generate(
             print(piece, end="", flush=True)
         print()
         options.print_speed(piece.metrics)
+
+
+def _structure(json_schema: Path | None, regex: str | None) -> "StructuredOutput | None":
+    """The form that the answer must have."""
+    from codemill.engine.structured_output import StructuredOutput
+
+    if json_schema is None and regex is None:
+        return None
+    schema = None if json_schema is None else read_json_object(json_schema, "give a file with a JSON schema")
+    return StructuredOutput(json_schema=schema, regex=regex)
 
 
 def _print_samples(output: "RequestOutput") -> None:

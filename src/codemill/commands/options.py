@@ -1,10 +1,12 @@
 """Options that several verbs share, and what becomes of them."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from codemill.engine_config import SpeculativeConfig
 from codemill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,10 +31,25 @@ RepetitionPenalty = Annotated[float | None, typer.Option(help="Above 1 makes rep
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Most tokens of an answer.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be repeated.")]
+Speculative = Annotated[
+    str | None,
+    typer.Option(metavar="HOW", help="Guess ahead: ngram, mtp, or draft=SPEC, a smaller model. Same output, sooner."),
+]
+PrefixCacheDir = Annotated[
+    Path | None, typer.Option(help="Keep computed prompts here, so that the next run need not compute them again.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
-def load_llm(model: str | None, dtype: str, device: str, max_model_len: int | None, threads: int | None) -> "LLM":
+def load_llm(
+    model: str | None,
+    dtype: str,
+    device: str,
+    max_model_len: int | None,
+    threads: int | None,
+    speculative: str | None = None,
+    prefix_cache_dir: Path | None = None,
+) -> "LLM":
     """The model that the options name."""
     import torch
 
@@ -40,7 +57,18 @@ def load_llm(model: str | None, dtype: str, device: str, max_model_len: int | No
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return LLM(model, dtype=dtype, device=device, max_model_len=max_model_len)
+    engine = {"speculative": _speculative(speculative), "prefix_cache_dir": prefix_cache_dir}
+    return LLM(model, dtype=dtype, device=device, max_model_len=max_model_len, **engine)
+
+
+def _speculative(how: str | None) -> SpeculativeConfig | None:
+    """What --speculative means. Raises UsageError."""
+    if how is None:
+        return None
+    method, is_model, spec = how.partition("=")
+    if is_model and method == "draft":
+        return SpeculativeConfig("draft", draft_model=spec or None)
+    return SpeculativeConfig(how)  # type: ignore[arg-type]  # checked there
 
 
 def print_speed(metrics: "RequestMetrics | None") -> None:

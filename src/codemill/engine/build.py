@@ -18,8 +18,9 @@ from codemill.engine_config import EngineConfig, SpeculativeConfig
 from codemill.errors import UsageError
 from codemill.models.cache import Cache
 from codemill.models.decoder import CausalLM
-from codemill.models.loader import load_model, load_mtp
+from codemill.models.loader import CONFIG_FILES, load_model, load_mtp
 from codemill.models.mtp import MtpHead
+from codemill.spec import resolve
 
 DraftNetwork = CausalLM | MtpHead
 
@@ -68,17 +69,18 @@ def load_draft(config: EngineConfig, spec: str | Path | None, model: CausalLM) -
         if head is None:
             raise UsageError("speculative method 'mtp': the checkpoint has no such head; choose ngram or draft")
         return head
-    draft = load_model(speculative.draft_model, model.dtype, model.device)
-    check_draft(draft, model)
-    return draft
+    source = resolve(speculative.draft_model)
+    draft_config = source.preset.config if source.preset else ModelConfig.load(source.fetch(CONFIG_FILES))
+    _check_draft(draft_config, model.config)
+    return load_model(speculative.draft_model, model.dtype, model.device)
 
 
-def check_draft(draft: CausalLM, model: CausalLM) -> None:
-    """Raise UsageError if `draft` cannot draft for `model`."""
-    if draft.config.vocab_size != model.config.vocab_size:
-        sizes = f"{draft.config.vocab_size} tokens, the model {model.config.vocab_size}"
+def _check_draft(draft: ModelConfig, target: ModelConfig) -> None:
+    """Raise UsageError if one model cannot draft for the other."""
+    if draft.vocab_size != target.vocab_size:
+        sizes = f"{draft.vocab_size} tokens, the model {target.vocab_size}"
         raise UsageError(f"the draft model has a vocabulary of {sizes}: choose one of the same family")
-    if draft.config.linear_attention is not None:
+    if draft.linear_attention is not None:
         raise UsageError(
             "the draft model has recurrent layers, whose drafts cannot be taken back: choose a Qwen3 model"
         )

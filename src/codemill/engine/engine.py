@@ -123,8 +123,8 @@ class Engine:
             self.scheduler.preempt_all()
             raise
         self.scheduler.complete(step, num_accepted)
-        self._speculation.propose([s for s in self.scheduler.running if s.num_pending == 1])
         self._count_step(step, num_accepted)
+        self._speculation.propose([s for s in self.scheduler.running if s.num_pending == 1])
         return [each.sequence for each in chosen]
 
     def _forget(self) -> None:
@@ -189,9 +189,11 @@ class Engine:
         for each in step.scheduled:
             if each.sequence.finish_reason is not None:
                 self._count_finished(each.sequence)
+        drafted = list(zip(step.scheduled, num_accepted, strict=True))
         metrics.step_done(
-            num_drafts=sum(len(each.drafts) for each in step.scheduled if each.sequence.grammar is None),
-            num_accepted=sum(num_accepted),
+            num_drafts=sum(len(each.drafts) for each in step.scheduled if not each.sequence.is_forced),
+            num_accepted=sum(accepted for each, accepted in drafted if not each.sequence.is_forced),
+            num_forced=sum(accepted for each, accepted in drafted if each.sequence.is_forced),
         )
         metrics.running, metrics.waiting = len(self.scheduler.running), len(self.scheduler.waiting)
         metrics.kv_blocks_used, metrics.kv_blocks_total = cache.blocks.num_used, cache.blocks.num_blocks

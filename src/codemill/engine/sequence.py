@@ -58,7 +58,7 @@ class Sequence:
 
     priority: lower runs first; `arrival` decides between equals. salt: whatever besides the tokens shapes the values in
     the cache, such as an adapter. drafts: guesses at the next tokens, for the engine to check; draft_limit: how many to
-    guess, 0 before the first. num_reused: tokens of the prompt that the prefix cache had.
+    guess, 0 before the first; is_forced: they are what a grammar forces. num_reused: tokens of the prompt that the prefix cache had.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -83,6 +83,7 @@ class Sequence:
     num_reused: int = 0
     drafts: list[int] = field(default_factory=list)
     draft_limit: int = 0
+    is_forced: bool = False
     error: CodemillError | None = None
     added_time: float = 0.0
     start_time: float = 0.0

@@ -63,7 +63,7 @@ class Speculation:
         if self._drafter is None:
             return
         for each, accepted in zip(step.scheduled, num_accepted, strict=True):
-            if each.drafts:
+            if each.drafts and not each.sequence.is_forced:
                 each.sequence.draft_limit = next_length(
                     each.sequence.draft_limit, len(each.drafts), accepted, self._most
                 )
@@ -74,6 +74,7 @@ class Speculation:
         asking = []
         for sequence in sequences:
             sequence.drafts = self._forced(sequence)
+            sequence.is_forced = bool(sequence.drafts)
             if not sequence.drafts and self._drafter is not None and sequence.params.speculative:
                 asking.append(sequence)
         if self._drafter is None or not asking:
