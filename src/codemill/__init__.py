@@ -7,16 +7,31 @@ if TYPE_CHECKING:
     from codemill.engine.llm import LLM
     from codemill.engine.outputs import CompletionOutput, RequestOutput, StreamPiece
     from codemill.engine.sampling_params import SamplingParams
+    from codemill.engine.structured_output import StructuredOutput
+    from codemill.engine_config import EngineConfig, SpeculativeConfig
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "CompletionOutput", "RequestOutput", "SamplingParams", "StreamPiece", "__version__"]
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "EngineConfig",
+    "RequestOutput",
+    "SamplingParams",
+    "SpeculativeConfig",
+    "StreamPiece",
+    "StructuredOutput",
+    "__version__",
+]
 
 _EXPORTS = {
     "LLM": "codemill.engine.llm",
     "CompletionOutput": "codemill.engine.outputs",
+    "EngineConfig": "codemill.engine_config",
     "RequestOutput": "codemill.engine.outputs",
     "SamplingParams": "codemill.engine.sampling_params",
+    "SpeculativeConfig": "codemill.engine_config",
     "StreamPiece": "codemill.engine.outputs",
+    "StructuredOutput": "codemill.engine.structured_output",
 }
 
 

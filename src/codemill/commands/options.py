@@ -57,8 +57,14 @@ def load_llm(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    engine = {"speculative": _speculative(speculative), "prefix_cache_dir": prefix_cache_dir}
-    return LLM(model, dtype=dtype, device=device, max_model_len=max_model_len, **engine)
+    return LLM(
+        model,
+        dtype=dtype,
+        device=device,
+        max_model_len=max_model_len,
+        speculative=_speculative(speculative),
+        prefix_cache_dir=prefix_cache_dir,
+    )
 
 
 def _speculative(how: str | None) -> SpeculativeConfig | None:

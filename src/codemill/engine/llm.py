@@ -1,6 +1,7 @@
 """`LLM`: a model, its tokenizer and its defaults behind four calls: generate, chat, stream, stream_chat."""
 
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
@@ -102,6 +103,7 @@ class LLM:
         self.engine = built.engine
         self._builder = RequestBuilder(model.config, tokenizer, generation_config, built.max_model_len, seed)
         self._lock = threading.RLock()
+        weakref.finalize(self, self.engine.close)  # also when the program ends: prompts may be on their way to disk
 
     @property
     def max_model_len(self) -> int:

@@ -53,14 +53,12 @@ class Histogram:
         As Prometheus' `histogram_quantile`: linear inside a bucket, of which the first begins at 0; values above the
         last bound count as that bound.
         """
-        cumulative = list(accumulate(self._counts))
-        rank = q * cumulative[-1]
-        index = bisect_left(cumulative, max(rank, 1e-9)) if cumulative[-1] else 0
-        if not cumulative[-1] or index == len(self._bounds):
-            return self._bounds[-1] if cumulative[-1] else 0.0
-        below = cumulative[index - 1] if index else 0
-        lower = self._bounds[index - 1] if index else 0.0
-        return lower + (self._bounds[index] - lower) * (rank - below) / (cumulative[index] - below)
+        rank, below, lower = q * self.count, 0, 0.0
+        for bound, count in zip(self._bounds, self._counts, strict=False):
+            if count and below + count >= rank:
+                return lower + (bound - lower) * (rank - below) / count
+            below, lower = below + count, bound
+        return lower if self.count else 0.0
 
     def snapshot(self) -> dict[str, Any]:
         """Plain values: count, total, buckets, and the quantiles p50, p90 and p99."""

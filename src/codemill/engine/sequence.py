@@ -57,8 +57,9 @@ class Sequence:
     """A prompt and what has been generated for it. `text_pieces` holds text that is final, stop strings cut off.
 
     priority: lower runs first; `arrival` decides between equals. salt: whatever besides the tokens shapes the values in
-    the cache, such as an adapter. drafts: guesses at the next tokens, for the engine to check; draft_limit: how many to
-    guess, 0 before the first; is_forced: they are what a grammar forces. num_reused: tokens of the prompt that the prefix cache had.
+    the cache, such as an adapter. drafts: guesses at the next tokens, for the engine to check, or, if `is_forced`, what
+    a grammar forces; draft_limit: how many to guess, 0 before the first. num_reused: tokens of the prompt that the
+    prefix cache had.
     """
 
     prompt_token_ids: tuple[int, ...]
