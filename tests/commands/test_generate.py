@@ -149,7 +149,7 @@ def test_ctrl_c_ends_it_with_130(codemill: Run, model_directory: Path, monkeypat
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("codemill.engine.batch.Batch.step", interrupt)
+    monkeypatch.setattr("codemill.engine.engine.Engine.step", interrupt)
     done = codemill("generate", "x", "--model", model_directory)
     assert (done.status, done.out, done.err) == (130, "", "")
     assert sys.stdin is not None

@@ -1,5 +1,7 @@
 """Temperature, top-k, top-p and min-p keep the tokens that `transformers` keeps, with its probabilities."""
 
+import random
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from transformers.generation import logits_process
 from codemill.engine import filters as module
 from codemill.engine.filters import Filters, draw_filtered, draw_unfiltered, filtered_candidates
 from codemill.engine.generation_config import Distribution
+from codemill.engine.noise import as_column, gumbel
 
 CPU = torch.device("cpu")
 
@@ -41,6 +44,11 @@ def random_logits(rows: int, vocab_size: int, seed: int, scale: float = 3.0) -> 
     return torch.randn(rows, vocab_size, generator=generator, dtype=torch.float64) * scale
 
 
+def random_keys(count: int, seed: int = 0) -> Tensor:
+    source = random.Random(seed)
+    return as_column([source.getrandbits(64) for _ in range(count)], CPU)
+
+
 def assert_equal_probs(ours: Tensor, expected: Tensor) -> None:
     assert torch.equal(ours > 0, expected > 0), "another set of tokens is kept"
     torch.testing.assert_close(ours, expected, atol=1e-9, rtol=1e-6)
@@ -68,12 +76,12 @@ def test_a_nucleus_may_be_larger_than_the_first_candidates(row, scale, monkeypat
     """Draws from many candidates at once are those from a few that are enlarged where they do not suffice."""
     logits = torch.cat([random_logits(1, 3000, seed=0, scale=scale), random_logits(3, 3000, seed=1, scale=9.0)])
     filters = Filters.build([row] * 4, CPU)
-    for uniform in (0.0, 0.3, 0.9, 0.999999):
-        uniforms = torch.full((4, 1), uniform, dtype=torch.float64)
+    for seed in range(50):
+        keys = random_keys(4, seed)
         monkeypatch.setattr(module, "NUCLEUS_CANDIDATES", 3000)
-        expected = draw_filtered(logits, filters, uniforms)
+        expected = draw_filtered(logits, filters, keys)
         monkeypatch.setattr(module, "NUCLEUS_CANDIDATES", 64)
-        assert torch.equal(draw_filtered(logits, filters, uniforms), expected)
+        assert torch.equal(draw_filtered(logits, filters, keys), expected)
 
 
 def test_rows_keep_their_own_filters():
@@ -90,20 +98,44 @@ def test_exactly_k_tokens_are_kept_where_logits_tie():
 
 @pytest.mark.parametrize("row", [Distribution(1.3, 12, 0.9), Distribution(1.3, top_p=0.8), Distribution(1.3)])
 def test_draws_follow_the_probabilities(row):
-    num_draws = 20_000
+    """Frequencies are within five standard deviations of the probabilities, for each of the tokens."""
+    num_draws = 50_000
     logits = random_logits(1, 40, seed=2, scale=1.5)
-    uniforms = (torch.arange(num_draws, dtype=torch.float64) / num_draws)[:, None]  # every quantile once
     many, filters = logits.expand(num_draws, -1), Filters.build([row] * num_draws, CPU)
     if row.is_filtered:
-        drawn = draw_filtered(many, filters, uniforms)
+        drawn = draw_filtered(many, filters, random_keys(num_draws))
     else:
-        drawn = draw_unfiltered(many, filters.temperature, uniforms)
+        drawn = draw_unfiltered(many, filters.temperature, random_keys(num_draws))
+    expected = expected_probs(logits, row)[0]
     frequencies = drawn.bincount(minlength=40) / num_draws
-    torch.testing.assert_close(frequencies.double(), expected_probs(logits, row)[0], atol=1.1 / num_draws, rtol=0)
+    deviation = (expected * (1 - expected) / num_draws).sqrt()
+    assert ((frequencies - expected).abs() <= 5 * deviation).all()
+
+
+def test_noise_is_gumbels_and_of_the_key_and_the_token_alone():
+    keys, token_ids = random_keys(200), torch.arange(500)[None]
+    noise = gumbel(keys, token_ids)
+    ordered = noise.flatten().sort().values
+    quantiles = torch.linspace(0.001, 0.999, 200, dtype=torch.float64)
+    expected = -(-quantiles.log()).log()
+    found = ordered[(quantiles * len(ordered)).long()]
+    torch.testing.assert_close(found, expected, atol=0.25, rtol=0.02)
+    for dim in (0, 1):  # neighbours, in keys as in tokens, have nothing to do with each other
+        a, b = noise.narrow(dim, 0, noise.shape[dim] - 1), noise.narrow(dim, 1, noise.shape[dim] - 1)
+        assert abs(torch.corrcoef(torch.stack((a.flatten(), b.flatten())))[0, 1]) < 0.02
+    shuffled = torch.randperm(500)
+    assert torch.equal(gumbel(keys[3:5], token_ids[:, shuffled]), noise[3:5, shuffled])
 
 
 def test_tokens_without_probability_are_never_drawn():
-    logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]])
-    one = torch.ones(1, 1)
-    for uniform, expected in ((0.0, 1), (0.4999, 1), (0.5, 3), (1 - 2**-53, 3)):
-        assert draw_unfiltered(logits, one, torch.tensor([[uniform]], dtype=torch.float64)) == expected
+    logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]]).expand(500, -1)
+    drawn = draw_unfiltered(logits, torch.ones(500, 1), random_keys(500))
+    assert drawn.unique().tolist() == [1, 3]
+
+
+def test_rounding_of_logits_seldom_changes_a_draw():
+    """Not even in a flat distribution over a large vocabulary, where a cumulative sum moves at every token."""
+    logits = torch.randn(400, 20_000, generator=torch.Generator().manual_seed(0))
+    rounded = logits * (1 + 1e-7 * torch.randn(400, 1, generator=torch.Generator().manual_seed(1)))
+    one, keys = torch.ones(400, 1), random_keys(400)
+    assert torch.equal(draw_unfiltered(logits, one, keys), draw_unfiltered(rounded, one, keys))

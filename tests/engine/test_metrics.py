@@ -71,16 +71,10 @@ def test_a_quantile_is_in_the_bucket_of_numpys(q):
 
 
 def test_quantiles_are_exact_where_values_are_even():
-    bounds = tuple(float(i) for i in range(1, 11))
-    values = np.linspace(0, 10, 100_001)[1:]
+    values = np.linspace(0, 10, 20_001)[1:]
+    histogram = filled(values, bounds=[float(i) for i in range(1, 11)])
     for q in np.linspace(0, 1, 41):
-        assert filled_evenly(bounds, values).quantile(q) == pytest.approx(np.quantile(values, q), abs=1e-3)
-
-
-def filled_evenly(bounds: tuple[float, ...], values: np.ndarray, cache: dict = {}) -> Histogram:  # noqa: B006
-    if bounds not in cache:
-        cache[bounds] = filled(values, bounds)
-    return cache[bounds]
+        assert histogram.quantile(q) == pytest.approx(np.quantile(values, q), abs=1e-3)
 
 
 def test_quantiles_at_the_ends():
@@ -118,13 +112,14 @@ def test_the_life_of_requests():
     metrics.first_token(0.7)
     metrics.step_done(num_drafts=8, num_accepted=6, num_forced=2)
     metrics.request_finished("stop", num_output_tokens=11, total_seconds=2.7, decode_seconds=2.0)
+    metrics.request_finished("length", num_output_tokens=1, total_seconds=0.0, decode_seconds=0.0)
     metrics.request_finished("abort", num_output_tokens=0, total_seconds=0.5, decode_seconds=0.0)
     metrics.kv_blocks_used, metrics.kv_blocks_total = 3, 12
     snapshot = metrics.snapshot()
     assert snapshot["requests_received"] == 2
-    assert snapshot["requests_finished"] == {"stop": 1, "length": 0, "abort": 1, "error": 0}
+    assert snapshot["requests_finished"] == {"stop": 1, "length": 1, "abort": 1, "error": 0}
     assert (snapshot["prompt_tokens"], snapshot["cached_prompt_tokens"]) == (160, 64)
-    assert (snapshot["generated_tokens"], snapshot["steps"], snapshot["forced_tokens"]) == (11, 1, 2)
+    assert (snapshot["generated_tokens"], snapshot["steps"], snapshot["forced_tokens"]) == (12, 1, 2)
     assert (snapshot["cache_hit_rate"], snapshot["acceptance_rate"], snapshot["kv_use"]) == (0.4, 0.75, 0.25)
     assert snapshot["tpot_seconds"]["count"] == 1
     assert snapshot["tpot_seconds"]["total"] == pytest.approx(0.2)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from codemill.engine.generation_config import Distribution
+from codemill.engine.noise import gumbel
 
 NUCLEUS_CANDIDATES = 1024
 """Without top-k, so many of the likeliest tokens are tried before the whole vocabulary is sorted."""
@@ -59,23 +60,29 @@ def filtered_candidates(logits: Tensor, filters: Filters, count: int) -> tuple[T
     return _keep_likely(probs, filters), token_ids
 
 
-def draw_filtered(logits: Tensor, filters: Filters, uniforms: Tensor) -> Tensor:
-    """One token id for each row [B], by inverting the cumulative distribution at `uniforms` [B, 1], fp64 in [0, 1)."""
+def draw_filtered(logits: Tensor, filters: Filters, keys: Tensor) -> Tensor:
+    """One token id for each row [B], drawn with the noise of `keys` [B, 1]."""
     vocab_size = logits.shape[-1]
     count = min(filters.top_k or NUCLEUS_CANDIDATES, vocab_size)
     probs, token_ids = filtered_candidates(logits, filters, count)
-    tokens = token_ids.gather(1, _invert(probs, uniforms))[:, 0]
+    tokens = _draw(probs, token_ids, keys)
     unfinished = (probs[:, -1] > 0).nonzero()[:, 0]  # the nucleus of these rows may go on
     if not filters.top_k and count < vocab_size and len(unfinished):
-        rest = filters.rows(unfinished)
-        probs, token_ids = filtered_candidates(logits[unfinished], rest, vocab_size)
-        tokens[unfinished] = token_ids.gather(1, _invert(probs, uniforms[unfinished]))[:, 0]
+        probs, token_ids = filtered_candidates(logits[unfinished], filters.rows(unfinished), vocab_size)
+        tokens[unfinished] = _draw(probs, token_ids, keys[unfinished])
     return tokens
 
 
-def draw_unfiltered(logits: Tensor, temperature: Tensor, uniforms: Tensor) -> Tensor:
+def draw_unfiltered(logits: Tensor, temperature: Tensor, keys: Tensor) -> Tensor:
     """As `draw_filtered`, from the whole vocabulary; nothing needs sorting."""
-    return _invert((logits / temperature).softmax(dim=-1).double(), uniforms)[:, 0]
+    token_ids = torch.arange(logits.shape[-1], device=logits.device)[None]
+    return (logits.double() / temperature + gumbel(keys, token_ids)).argmax(dim=-1)
+
+
+def _draw(probs: Tensor, token_ids: Tensor, keys: Tensor) -> Tensor:
+    """Token ids [B] out of candidates [B, K] with these probabilities, of which some are 0."""
+    picked = (probs.log() + gumbel(keys, token_ids)).argmax(dim=-1, keepdim=True)
+    return token_ids.gather(1, picked)[:, 0]
 
 
 def _keep_likely(probs: Tensor, filters: Filters) -> Tensor:
@@ -83,10 +90,3 @@ def _keep_likely(probs: Tensor, filters: Filters) -> Tensor:
     before = probs.cumsum(dim=-1) - probs
     kept = (before < filters.top_p) & (probs >= filters.min_p * probs[:, :1])
     return probs * kept
-
-
-def _invert(probs: Tensor, uniforms: Tensor) -> Tensor:
-    """Columns [B, 1] at which the cumulative sum of `probs` [B, K] first exceeds `uniforms` of its total."""
-    cumulative = probs.cumsum(dim=-1)
-    picked = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
-    return picked.clamp(max=probs.shape[-1] - 1)  # beyond only where probabilities are NaN

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from codemill.engine.filters import Filters, draw_filtered, draw_unfiltered
+from codemill.engine.noise import as_column
 from codemill.engine.penalties import Penalties, has_penalty
 from codemill.engine.sequence import SampledToken, Sequence
 from codemill.engine.token_mask import allowed_tokens
@@ -24,21 +25,20 @@ class RowGroup:
     filtered: bool
 
     def draw(self, logits: Tensor, sequences: SequenceOf[Sequence], ahead: int) -> Tensor:
-        """Token ids for these rows out of logits fp32 [B, V], each by its sequence's own random number."""
-        numbers = [sequences[row].uniform(ahead) for row in self.rows]
-        uniforms = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None]
+        """Token ids for these rows out of logits fp32 [B, V], each by its sequence's own noise."""
+        keys = as_column([sequences[row].noise_key(ahead) for row in self.rows], logits.device)
         mine = logits if len(self.rows) == len(sequences) else logits[self.rows]
         if self.filtered:
-            return draw_filtered(mine, self.filters, uniforms)
-        return draw_unfiltered(mine, self.filters.temperature, uniforms)
+            return draw_filtered(mine, self.filters, keys)
+        return draw_unfiltered(mine, self.filters.temperature, keys)
 
 
 class Sampler:
     """Samples for a fixed list of sequences; make another when the list changes.
 
     Order: penalties, bias, bans and grammar, then greedy choice, or temperature, top-k, top-p, min-p and a draw. Given
-    its logits, a row's token does not depend on the other rows: every operation works row by row, and the random
-    number is the sequence's own. Log-probabilities are those of the logits as they came.
+    its logits, a row's token does not depend on the other rows: every operation works row by row, and the noise is the
+    sequence's own. Log-probabilities are those of the logits as they came.
 
     for_drafts: the tokens are guesses, for which grammars and log-probabilities do not count.
     """

@@ -140,14 +140,14 @@ class Sequence:
         """For penalties; made when first asked for."""
         return SeenTokens(self.prompt_token_ids)
 
-    def uniform(self, ahead: int = 0) -> float:
-        """The random number in [0, 1) for the next token, or for one `ahead` of it.
+    def noise_key(self, ahead: int = 0) -> int:
+        """The 64 bits that decide the draw of the next token, or of one `ahead` of it.
 
-        It depends on the seed and on the token's position only: not on the batch, not on what was guessed or computed
-        again, and it is the same on every device.
+        They depend on the seed and on the token's position only: not on the batch, not on what was guessed or computed
+        again.
         """
         digest = blake2b(f"{self.seed}/{len(self.token_ids) + ahead}".encode(), digest_size=8).digest()
-        return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+        return int.from_bytes(digest, "little")
 
     def append(self, token: SampledToken) -> None:
         """Take the next token; sets `finish_reason` if it is the last."""

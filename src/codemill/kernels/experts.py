@@ -1,12 +1,14 @@
 """Mixture-of-experts feed-forward, tokens grouped by expert. Shapes: N tokens, D model, E experts, F ffn, k top-k."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from codemill.kernels.linear import linear
+from codemill.kernels.low_rank import ExpertUpdates, LowRank
 
 
 def route(logits: Tensor, top_k: int, normalise: bool) -> tuple[Tensor, Tensor]:
@@ -17,44 +19,90 @@ def route(logits: Tensor, top_k: int, normalise: bool) -> tuple[Tensor, Tensor]:
     return weights, experts
 
 
+@dataclass(frozen=True)
+class AdaptedExperts:
+    """Updates of the experts, and the rows of the tokens [N] that they are for: a slice, or ids [n] without repeats."""
+
+    rows: slice | Tensor
+    updates: ExpertUpdates
+
+
 def grouped_experts(
-    x: Tensor, weights: Tensor, experts: Tensor, gate_up: Tensor, down: Tensor, documents: Sequence[int] = ()
+    x: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    documents: Sequence[int] = (),
+    adapters: Sequence[AdaptedExperts] = (),
 ) -> Tensor:
     """Sum of each token's experts: x [N, D], weights and experts [N, k], gate_up [E, 2F, D], down [E, D, F] -> [N, D].
 
     Tokens are sorted by expert, so that an expert's weights are read once, and untouched experts never. `documents` are
-    the lengths of packed documents, N in sum: each gets, to the last bit, what it would get alone.
+    the lengths of packed documents, N in sum: each gets, to the last bit, what it would get alone. No two of the
+    `adapters` have a row in common.
     """
     top_k = experts.shape[1]
-    num_documents = max(len(documents), 1)
-    groups = experts.flatten() * num_documents
-    if documents:
-        lengths = torch.tensor([length * top_k for length in documents], device=x.device)
-        groups = groups + torch.arange(num_documents, device=x.device).repeat_interleave(lengths)
+    shape = gate_up.shape[0], max(len(documents), 1), len(adapters) + 1  # experts, documents, adapters with none first
+    groups = experts.flatten() * (shape[1] * shape[2])
+    if documents or adapters:
+        groups = groups + _parts(x, documents, adapters).repeat_interleave(top_k)
     order = groups.argsort(stable=True)
-    counts = torch.bincount(groups, minlength=gate_up.shape[0] * num_documents).view(-1, num_documents).tolist()
+    counts = torch.bincount(groups, minlength=shape[0] * shape[1] * shape[2]).view(shape).tolist()
     tokens, scales = order // top_k, weights.flatten()[order].to(x.dtype)
     out = torch.zeros_like(x)
     start = 0
     # Unbound, not indexed: the gradient of an index is as large as all experts together, once for each of them.
-    for expert_gate_up, expert_down, by_document in zip(gate_up.unbind(), down.unbind(), counts, strict=True):
-        if not any(by_document):
+    for index, (expert_gate_up, expert_down) in enumerate(zip(gate_up.unbind(), down.unbind(), strict=True)):
+        count = sum(map(sum, counts[index]))
+        if not count:
             continue
-        rows = slice(start, start + sum(by_document))
+        rows = slice(start, start + count)
         start = rows.stop
-        result = _expert(x[tokens[rows]], expert_gate_up, expert_down, by_document)
+        updates = [(each.updates.gate_up[index], each.updates.down[index]) for each in adapters]
+        result = _expert(x[tokens[rows]], expert_gate_up, expert_down, counts[index], updates)
         out.index_add_(0, tokens[rows], result * scales[rows, None])
     return out
 
 
-def _expert(x: Tensor, gate_up: Tensor, down: Tensor, by_document: Sequence[int]) -> Tensor:
-    """One expert on x [n, D], whose rows belong to documents of `by_document` tokens here -> [n, D].
+def _parts(x: Tensor, documents: Sequence[int], adapters: Sequence[AdaptedExperts]) -> Tensor:
+    """The number of each token's part [N]; a part is what a document has of an adapter, or of none, in that order."""
+    parts = torch.zeros(x.shape[0], dtype=torch.long, device=x.device)
+    if documents:
+        lengths = torch.tensor(documents, device=x.device)
+        parts += torch.arange(len(documents), device=x.device).repeat_interleave(lengths) * (len(adapters) + 1)
+    for index, adapter in enumerate(adapters, start=1):
+        parts[adapter.rows] += index
+    return parts
+
+
+def _expert(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    counts: Sequence[Sequence[int]],
+    updates: Sequence[tuple[LowRank | None, LowRank | None]],
+) -> Tensor:
+    """One expert on x [n, D] -> [n, D]; `counts` are the rows of each document, by adapter with those of none first.
 
     How a matrix product rounds a row depends on the number of rows, and on their address in memory. So that documents
     do not see in that way where the tokens of others went, each has its own product, on memory of its own.
     """
-    if len(by_document) > 1:
-        pieces = (piece.clone() for piece in x.split(by_document) if piece.shape[0])
-        return torch.cat([_expert(piece, gate_up, down, piece.shape[:1]) for piece in pieces])
-    gate, up = linear(x, gate_up).chunk(2, dim=-1)
-    return linear(F.silu(gate) * up, down)
+    if len(counts) > 1:
+        pieces = zip(x.split([sum(by_adapter) for by_adapter in counts]), counts, strict=True)
+        own = [(piece.clone(), by_adapter) for piece, by_adapter in pieces if piece.shape[0]]
+        return torch.cat([_expert(piece, gate_up, down, [by_adapter], updates) for piece, by_adapter in own])
+    gate, up = _product(x, gate_up, counts[0], [update for update, _ in updates]).chunk(2, dim=-1)
+    return _product(F.silu(gate) * up, down, counts[0], [update for _, update in updates])
+
+
+def _product(x: Tensor, weight: Tensor, counts: Sequence[int], updates: Sequence[LowRank | None]) -> Tensor:
+    """x [n, in] @ weight^T -> [n, out], with each update on its `counts` of rows, after `counts[0]` without one."""
+    out = linear(x, weight)
+    start = counts[0]
+    for count, update in zip(counts[1:], updates, strict=True):
+        rows = slice(start, start + count)
+        start = rows.stop
+        if update is not None and count:
+            out[rows].add_(update.apply(x[rows]))
+    return out

@@ -1,8 +1,12 @@
 """Matrix products with a weight [out, in]."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from codemill.kernels.low_rank import AdaptedRows
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -20,7 +24,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` by `linear`."""
+    """`nn.Linear` by `linear`. `name` is the one under which adapters know the layer; they leave one without alone."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+    name = ""
+
+    def forward(self, x: Tensor, adapters: Sequence[AdaptedRows] = ()) -> Tensor:
+        """x [..., in] -> [..., out]; rows that have an adapter get its update."""
+        out = linear(x, self.weight, self.bias)
+        for adapter in adapters:
+            adapter.add_linear(self.name, x, out)
+        return out

@@ -34,13 +34,14 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: ForwardContext, state: KVCache | None) -> Tensor:
         """x [B, T, D] -> [B, T, D]; writes the new keys and values to `state`, if there is one."""
         shape = (*x.shape[:2], -1, self.head_dim)
-        query, gate = self.q_proj(x), None
+        adapters = context.adapters
+        query, gate = self.q_proj(x, adapters), None
         if self.gated:
             query, gate = query.view(*shape[:3], 2 * self.head_dim).chunk(2, dim=-1)
         cos, sin = context.cos, context.sin
         query = apply_rotary(self.q_norm(query.view(shape)), cos, sin)  # [B, T, H, K]
-        key = apply_rotary(self.k_norm(self.k_proj(x).view(shape)), cos, sin)  # [B, T, H_kv, K]
-        value = self.v_proj(x).view(shape)
+        key = apply_rotary(self.k_norm(self.k_proj(x, adapters).view(shape)), cos, sin)  # [B, T, H_kv, K]
+        value = self.v_proj(x, adapters).view(shape)
         if state is None:
             out = context.for_each_document(attend, query, key, value)
         else:
@@ -48,7 +49,7 @@ class Attention(nn.Module):
             out = self._attend_cached(*flat, context, state).view(query.shape)
         if gate is not None:
             out = out * gate.sigmoid()
-        return self.o_proj(out.reshape(*x.shape[:2], -1))
+        return self.o_proj(out.reshape(*x.shape[:2], -1), adapters)
 
     def _attend_cached(
         self, query: Tensor, key: Tensor, value: Tensor, context: ForwardContext, state: KVCache

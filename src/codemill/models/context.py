@@ -1,6 +1,6 @@
 """What a forward pass knows besides the tokens; computed once, then handed to every layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from codemill.config import ModelConfig
+from codemill.kernels.low_rank import AdaptedRows
 from codemill.kernels.paged_attention import PagedAttention
 from codemill.kernels.segments import Segments
+from codemill.models.lora import LoraAdapter, adapted_rows
 from codemill.models.rope import rotary_tables
 
 
@@ -18,14 +20,16 @@ class ForwardContext:
     """One forward pass over `B` rows of `T` new tokens, N = B * T in all.
 
     `segments` say which tokens continue which sequences of a cache; None where there is no cache. `documents` are the
-    lengths of packed documents, row after row; they do not see each other. `deferred` collects what linear-attention
-    layers need to advance their state over drafts, once it is known how many were accepted.
+    lengths of packed documents, row after row; they do not see each other. `adapters` say which tokens have one; empty
+    where none does. `deferred` collects what linear-attention layers need to advance their state over drafts, once it
+    is known how many were accepted.
     """
 
     cos: Tensor  # [B or 1, T, 1, R] with R rotated dims; see `rotary_tables`
     sin: Tensor
     documents: tuple[int, ...] = ()
     segments: Segments | None = None
+    adapters: tuple[AdaptedRows, ...] = ()
     deferred: list["Deferred"] = field(default_factory=list)
 
     @classmethod
@@ -37,16 +41,18 @@ class ForwardContext:
         position_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
         segments: Segments | None = None,
+        adapters: Sequence[LoraAdapter | None] = (),
     ) -> "ForwardContext":
         """Positions of input_ids [B, T] continue where each segment ends, unless `position_ids` [B, T] says otherwise.
 
-        A run of equal `document_ids` [B, T] is a document.
+        A run of equal `document_ids` [B, T] is a document. `adapters`, if there are any, has one or None for each
+        segment, or for each row where there are no segments.
         """
         if position_ids is None:
             position_ids = _positions(input_ids, segments)
         cos, sin = rotary_tables(config, position_ids, dtype)
         documents = () if document_ids is None else _document_lengths(document_ids)
-        return cls(cos, sin, documents, segments)
+        return cls(cos, sin, documents, segments, _adapted(adapters, input_ids, segments))
 
     @cached_property
     def attention(self) -> PagedAttention:
@@ -87,6 +93,16 @@ def _positions(input_ids: Tensor, segments: Segments | None) -> Tensor:
         return torch.arange(input_ids.shape[1], device=input_ids.device)[None]
     positions = [range(segment.num_past, segment.length) for segment in segments.each]
     return torch.tensor([p for each in positions for p in each], device=input_ids.device).view(input_ids.shape)
+
+
+def _adapted(
+    adapters: Sequence[LoraAdapter | None], input_ids: Tensor, segments: Segments | None
+) -> tuple[AdaptedRows, ...]:
+    if not any(adapters):
+        return ()
+    rows, tokens = input_ids.shape
+    counts = [tokens] * rows if segments is None else [segment.num_new for segment in segments.each]
+    return adapted_rows(adapters, counts, input_ids.device)
 
 
 def _document_lengths(document_ids: Tensor) -> tuple[int, ...]:

@@ -2,17 +2,21 @@
 experts). Submodules carry the names of the Hugging Face checkpoints. Shapes: B batch, T tokens, D model.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from codemill.config import ModelConfig
 from codemill.kernels.linear import Linear, linear
+from codemill.kernels.low_rank import AdaptedRows
 from codemill.models.attention import Attention
 from codemill.models.cache import Cache, LayerState
 from codemill.models.context import ForwardContext
 from codemill.models.gated_deltanet import GatedDeltaNet
 from codemill.models.layers import Mlp, RMSNorm
-from codemill.models.moe import SparseMoe
+from codemill.models.lora import LoraAdapter, adapted_rows
+from codemill.models.moe import Experts, SparseMoe
 
 
 class DecoderLayer(nn.Module):
@@ -37,7 +41,9 @@ class DecoderLayer(nn.Module):
         mixer = self.self_attn if self.layer_type == "full_attention" else self.linear_attn
         x = x + mixer(self.input_layernorm(x), context, state)
         normed = self.post_attention_layernorm(x)
-        return x + (self.mlp(normed, context.documents) if isinstance(self.mlp, SparseMoe) else self.mlp(normed))
+        if isinstance(self.mlp, SparseMoe):
+            return x + self.mlp(normed, context.adapters, context.documents)
+        return x + self.mlp(normed, context.adapters)
 
 
 class Decoder(nn.Module):
@@ -59,6 +65,9 @@ class CausalLM(nn.Module):
         self.model = Decoder(config)
         if not config.tie_word_embeddings:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        for name, module in self.named_modules():
+            if isinstance(module, Linear | Experts):
+                module.name = name
 
     @property
     def dtype(self) -> torch.dtype:
@@ -79,9 +88,11 @@ class CausalLM(nn.Module):
         cache: Cache | None = None,
         position_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
+        adapters: Sequence[LoraAdapter | None] = (),
     ) -> Tensor:
         """Token ids [B, T] -> logits [B, T, vocab]; see `hidden_states` for the arguments."""
-        return self.logits(self.hidden_states(input_ids, cache, position_ids, document_ids))
+        hidden = self.hidden_states(input_ids, cache, position_ids, document_ids, adapters)
+        return self.logits(hidden, adapted_rows(adapters, [input_ids.shape[1]] * len(adapters), input_ids.device))
 
     def hidden_states(
         self,
@@ -89,16 +100,20 @@ class CausalLM(nn.Module):
         cache: Cache | None = None,
         position_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
+        adapters: Sequence[LoraAdapter | None] = (),
     ) -> Tensor:
         """Token ids [B, T] -> final hidden states [B, T, D].
 
         With a `cache` from `Cache.allocate` the tokens continue its rows, and are added to it. `position_ids` and
-        `document_ids` [B, T] describe packed rows, in which documents do not see each other.
+        `document_ids` [B, T] describe packed rows, in which documents do not see each other. `adapters`, if there are
+        any, has one or None for each row.
         """
         if cache is not None and document_ids is not None:
             raise ValueError("packed documents have no cache: it holds one sequence a row")
         segments = None if cache is None else cache.next_rows(input_ids.shape[1])
-        context = ForwardContext.build(self.config, self.dtype, input_ids, position_ids, document_ids, segments)
+        context = ForwardContext.build(
+            self.config, self.dtype, input_ids, position_ids, document_ids, segments, adapters
+        )
         hidden = self.compute(input_ids, context, cache)
         if cache is not None:
             cache.lengths = [length + input_ids.shape[1] for length in cache.lengths]
@@ -107,10 +122,15 @@ class CausalLM(nn.Module):
     def compute(self, input_ids: Tensor, context: ForwardContext, cache: Cache | None = None) -> Tensor:
         """One pass over input_ids [B, T] as `context` describes it -> final hidden states [B, T, D]."""
         x = self.model.embed_tokens(input_ids)
+        for adapter in context.adapters:
+            adapter.add_embedding("model.embed_tokens", input_ids, x)
         for index, layer in enumerate(self.model.layers):
             x = layer(x, context, None if cache is None else cache.layers[index])
         return self.model.norm(x)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., D] -> logits [..., vocab]."""
-        return linear(hidden, self.output_embedding)
+    def logits(self, hidden: Tensor, adapters: Sequence[AdaptedRows] = ()) -> Tensor:
+        """Hidden states [..., D] -> logits [..., vocab]; `adapters` are of these rows, see `adapted_rows`."""
+        logits = linear(hidden, self.output_embedding)
+        for adapter in adapters:
+            adapter.add_linear("lm_head", hidden, logits)
+        return logits

@@ -4,6 +4,7 @@ Shapes: B batch, T tokens, N of all rows, D model, G key heads, H value heads (R
 V value dim, C conv channels, W conv width.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -15,6 +16,7 @@ from codemill.config import ModelConfig
 from codemill.kernels.causal_conv import causal_conv, next_window
 from codemill.kernels.gated_delta import gated_delta_chunked, gated_delta_recurrent
 from codemill.kernels.linear import Linear
+from codemill.kernels.low_rank import AdaptedRows
 from codemill.kernels.segments import Single
 from codemill.models.cache import LinearState
 from codemill.models.context import Deferred, ForwardContext
@@ -47,14 +49,14 @@ class GatedDeltaNet(nn.Module):
 
     def forward(self, x: Tensor, context: ForwardContext, state: LinearState | None) -> Tensor:
         """x [B, T, D] -> [B, T, D]; advances the states in `state`, if there is one."""
-        mixed, z = self._project(x)  # [B, T, C], [B, T, H, V]
-        g, beta = self._gates(x)  # [B, T, H] each
+        mixed, z = self._project(x, context.adapters)  # [B, T, C], [B, T, H, V]
+        g, beta = self._gates(x, context.adapters)  # [B, T, H] each
         if state is None:
             out = context.for_each_document(self._recur_from_zero, mixed, g, beta)  # [B, T, H, V]
         else:
             flat = (mixed.flatten(0, 1), g.flatten(0, 1), beta.flatten(0, 1))
             out = self._recur_segments(*flat, context, state).view(z.shape)
-        return self.out_proj(self.norm(out.to(x.dtype), z).flatten(2))
+        return self.out_proj(self.norm(out.to(x.dtype), z).flatten(2), context.adapters)
 
     def _recur_segments(
         self, mixed: Tensor, g: Tensor, beta: Tensor, context: ForwardContext, state: LinearState
@@ -120,18 +122,18 @@ class GatedDeltaNet(nn.Module):
         shape = (batch_size, linear.num_value_heads, linear.key_head_dim, linear.value_head_dim)
         return self._recur(mixed, g, beta, window, mixed.new_zeros(shape, dtype=torch.float32))[0]
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _project(self, x: Tensor, adapters: Sequence[AdaptedRows]) -> tuple[Tensor, Tensor]:
         """The projection's rows are grouped by key head as [q | k | v of R heads | z of R heads]."""
         linear = self.linear
         value_size = linear.value_dim // linear.num_key_heads  # R * V
-        grouped = self.in_proj_qkvz(x).unflatten(-1, (linear.num_key_heads, -1))
+        grouped = self.in_proj_qkvz(x, adapters).unflatten(-1, (linear.num_key_heads, -1))
         *qkv, z = grouped.split((linear.key_head_dim, linear.key_head_dim, value_size, value_size), dim=-1)
         mixed = torch.cat([part.flatten(2) for part in qkv], dim=-1)
         return mixed, z.reshape(*x.shape[:2], linear.num_value_heads, linear.value_head_dim)
 
-    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _gates(self, x: Tensor, adapters: Sequence[AdaptedRows]) -> tuple[Tensor, Tensor]:
         """Log decay g = -exp(A_log) softplus(a + dt_bias) and write strength beta = sigmoid(b), fp32 [B, T, H]."""
-        b, a = self.in_proj_ba(x).unflatten(-1, (self.linear.num_key_heads, -1)).chunk(2, dim=-1)
+        b, a = self.in_proj_ba(x, adapters).unflatten(-1, (self.linear.num_key_heads, -1)).chunk(2, dim=-1)
         decay = -self.A_log.float().exp() * F.softplus(a.flatten(2).float() + self.dt_bias)
         return decay, b.flatten(2).sigmoid().float()
 

@@ -1,10 +1,13 @@
 """The small modules every decoder layer is made of. Shapes: B batch, T tokens, D model, F ffn."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codemill.kernels.linear import Linear
+from codemill.kernels.low_rank import AdaptedRows
 
 
 class RMSNorm(nn.Module):
@@ -54,5 +57,6 @@ class Mlp(nn.Module):
         self.up_proj = Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = Linear(intermediate_size, hidden_size, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+    def forward(self, x: Tensor, adapters: Sequence[AdaptedRows] = ()) -> Tensor:
+        """x [..., D] -> [..., D]."""
+        return self.down_proj(F.silu(self.gate_proj(x, adapters)) * self.up_proj(x, adapters), adapters)

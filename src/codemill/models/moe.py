@@ -7,13 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codemill.config import MoeConfig
-from codemill.kernels.experts import grouped_experts, route
+from codemill.kernels.experts import AdaptedExperts, grouped_experts, route
 from codemill.kernels.linear import Linear
+from codemill.kernels.low_rank import AdaptedRows
 from codemill.models.layers import Mlp
 
 
 class Experts(nn.Module):
-    """All experts of a layer, stacked: gate and up [E, 2F, D], down [E, D, F]. On disk they are one tensor each."""
+    """All experts of a layer, stacked: gate and up [E, 2F, D], down [E, D, F]. On disk they are one tensor each.
+
+    `name` is the one under which adapters know them.
+    """
+
+    name = ""
 
     def __init__(self, hidden_size: int, moe: MoeConfig) -> None:
         super().__init__()
@@ -34,12 +40,18 @@ class SparseMoe(nn.Module):
             self.shared_expert = Mlp(hidden_size, moe.shared_expert_intermediate_size)
             self.shared_expert_gate = Linear(hidden_size, 1, bias=False)
 
-    def forward(self, x: Tensor, documents: Sequence[int] = ()) -> Tensor:
+    def forward(self, x: Tensor, adapters: Sequence[AdaptedRows] = (), documents: Sequence[int] = ()) -> Tensor:
         """x [B, T, D] -> [B, T, D]; `documents` are the lengths of packed documents, as in `ForwardContext`."""
         flat = x.flatten(0, 1)
-        weights, experts = route(self.gate(flat), self.moe.num_experts_per_tok, self.moe.norm_topk_prob)
+        weights, experts = route(self.gate(flat, adapters), self.moe.num_experts_per_tok, self.moe.norm_topk_prob)
         stacked = self.experts.gate_up_proj, self.experts.down_proj
-        out = grouped_experts(flat, weights, experts, *stacked, documents)
+        out = grouped_experts(flat, weights, experts, *stacked, documents, self._adapted(adapters))
         if self.moe.shared_expert_intermediate_size:
-            out = out + F.sigmoid(self.shared_expert_gate(flat)) * self.shared_expert(flat)
+            gate = F.sigmoid(self.shared_expert_gate(flat, adapters))
+            out = out + gate * self.shared_expert(flat, adapters)
         return out.view(x.shape)
+
+    def _adapted(self, adapters: Sequence[AdaptedRows]) -> list[AdaptedExperts]:
+        """The adapters that change these experts."""
+        found = ((each.rows, each.updates.experts.get(self.experts.name)) for each in adapters)
+        return [AdaptedExperts(rows, updates) for rows, updates in found if updates is not None]

@@ -1,0 +1,125 @@
+"""What PEFT's `adapter_config.json` says about an adapter."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codemill.config import read_json_object
+from codemill.errors import CodemillError
+
+CONFIG_FILE = "adapter_config.json"
+# Settings with which the tensors mean something else than scale * B A added to a weight.
+_UNSUPPORTED = (
+    "modules_to_save",
+    "lora_bias",
+    "trainable_token_indices",
+    "layer_replication",
+    "ensure_weight_tying",
+    "fan_in_fan_out",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "velora_config",
+    "monteclora_config",
+    "arrow_config",
+    "kasa_config",
+)
+# Initialisations that move a part of the model's weights into the adapter.
+_CHANGED_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Ranks and scales. The patterns are regular expressions for the end of a module's name; the first that fits wins.
+
+    Source: `LoraConfig` and `get_pattern_key` of peft 0.21.
+    """
+
+    path: Path
+    r: int
+    lora_alpha: float
+    use_rslora: bool
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+
+    @classmethod
+    def load(cls, directory: Path) -> "LoraConfig":
+        """Raises CodemillError naming the file, and the setting that cannot be applied."""
+        path = directory / CONFIG_FILE
+        raw = read_json_object(path, "is this a directory that PEFT saved an adapter in?")
+        _check_supported(path, raw)
+        return cls(
+            path=path,
+            r=_positive_int(path, "r", raw.get("r")),
+            lora_alpha=_number(path, "lora_alpha", raw.get("lora_alpha")),
+            use_rslora=bool(raw.get("use_rslora")),
+            rank_pattern={
+                key: _positive_int(path, "rank_pattern", rank) for key, rank in _patterns(path, raw, "rank_pattern")
+            },
+            alpha_pattern={
+                key: _number(path, "alpha_pattern", alpha) for key, alpha in _patterns(path, raw, "alpha_pattern")
+            },
+        )
+
+    def rank(self, name: str) -> int:
+        """The rank of the update of module or parameter `name`."""
+        return next((rank for key, rank in self.rank_pattern.items() if _fits(key, name)), self.r)
+
+    def scale(self, name: str) -> float:
+        """What its product B A is multiplied by: alpha / r, or with rslora alpha / sqrt(r) (arXiv:2312.03732)."""
+        alpha = next((alpha for key, alpha in self.alpha_pattern.items() if _fits(key, name)), self.lora_alpha)
+        rank = self.rank(name)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def _check_supported(path: Path, raw: Mapping[str, Any]) -> None:
+    if raw.get("peft_type") != "LORA":
+        raise CodemillError(f"{path}: peft_type is {raw.get('peft_type')!r}: only LORA adapters can be applied")
+    if raw.get("use_dora"):
+        raise CodemillError(f"{path}: use_dora is not applied per request: merge the adapter into the model")
+    if raw.get("bias", "none") != "none":
+        raise CodemillError(
+            f"{path}: bias is {raw['bias']!r}: only 'none' is applied; merge the adapter into the model"
+        )
+    for key in _UNSUPPORTED:
+        if raw.get(key):
+            raise CodemillError(
+                f"{path}: {key} is not supported: train without it, or merge the adapter into the model"
+            )
+    start = raw.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_CHANGED_WEIGHTS):
+        raise CodemillError(
+            f"{path}: init_lora_weights {start!r} changed the model's own weights: convert the adapter to plain LoRA "
+            "with PEFT's path_initial_model_for_weight_conversion"
+        )
+
+
+def _patterns(path: Path, raw: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
+    patterns = raw.get(key) or {}
+    if not isinstance(patterns, dict):
+        raise CodemillError(f"{path}: {key} is no object of patterns")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise CodemillError(f"{path}: {key} has {pattern!r}, which is no regular expression ({error})") from None
+    return list(patterns.items())
+
+
+def _fits(pattern: str, name: str) -> bool:
+    return re.match(rf"(.*\.)?({pattern})$", name) is not None
+
+
+def _positive_int(path: Path, key: str, value: object) -> int:
+    if type(value) is not int or value < 1:
+        raise CodemillError(f"{path}: {key} is {value!r}: it has to be a positive integer")
+    return value
+
+
+def _number(path: Path, key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise CodemillError(f"{path}: {key} is {value!r}: it has to be a number")
+    return value

@@ -1,0 +1,65 @@
+"""Finds the places of an adapter's tensors in the network. Shapes: E experts, r rank, D model, F ffn."""
+
+import torch
+from torch import Tensor
+
+from codemill.config import ModelConfig
+from codemill.errors import CodemillError
+from codemill.kernels.linear import Linear
+from codemill.kernels.low_rank import LowRank, Updates
+from codemill.models.lora_config import LoraConfig
+from codemill.models.lora_experts import LayerExperts, expert_place
+from codemill.models.lora_file import StoredUpdate
+from codemill.models.moe import Experts
+from codemill.models.skeleton import build
+
+_EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
+
+
+class Placement:
+    """Takes updates one by one, to the places that a network of this configuration has for them."""
+
+    def __init__(self, settings: LoraConfig, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+        modules = dict(build(config, dtype).named_modules())
+        self._settings = settings
+        self._dtype, self._device = dtype, device
+        self._linear_shapes = {
+            name: (each.out_features, each.in_features) for name, each in modules.items() if isinstance(each, Linear)
+        }
+        self._linear_shapes[_HEAD] = config.vocab_size, config.hidden_size  # a tied head is no module
+        self._embedding_shape = config.hidden_size, config.vocab_size
+        self._experts = {
+            name: LayerExperts(name, *each.down_proj.shape)
+            for name, each in modules.items()
+            if isinstance(each, Experts)
+        }
+        self._linears: dict[str, LowRank] = {}
+        self._embeddings: dict[str, LowRank] = {}
+
+    def add(self, stored: StoredUpdate) -> None:
+        """Raises CodemillError if the network has no place for it."""
+        module = stored.module
+        if stored.is_embedding and module == _EMBEDDING:
+            self._embeddings[module] = self._read(stored, self._embedding_shape)
+        elif not stored.is_embedding and module in self._linear_shapes:
+            self._linears[module] = self._read(stored, self._linear_shapes[module])
+        elif not stored.is_embedding and (experts := self._experts.get(expert_place(module))) is not None:
+            experts.add(stored, self._settings)
+        else:
+            raise CodemillError(
+                f"{stored.a.path}: tensor {stored.a.name} is for {module}, which this model does not have, or which "
+                "cannot be adapted: is the adapter for another model?"
+            )
+
+    def updates(self) -> Updates:
+        """All that was added, in memory."""
+        experts = {name: each.updates(self._to_memory) for name, each in self._experts.items() if each.has_any}
+        return Updates(self._linears, experts, self._embeddings)
+
+    def _read(self, stored: StoredUpdate, shape: tuple[int, int]) -> LowRank:
+        a, b = stored.read(*shape, self._settings.rank(stored.module))
+        return LowRank(self._to_memory(a), self._to_memory(b), self._settings.scale(stored.module))
+
+    def _to_memory(self, tensor: Tensor) -> Tensor:
+        # A copy in any case: the file may change or go.
+        return tensor.to(self._device, self._dtype, copy=True, memory_format=torch.contiguous_format)
