@@ -19,6 +19,13 @@ from codemill.engine_config import EngineConfig
 VOCAB_SIZE = 100
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """What the cache needs to know of an adapter."""
+
+    fingerprint: bytes
+
+
 class OneByteTokens:
     """A tokenizer whose tokens are all the letter a."""
 
@@ -39,7 +46,7 @@ def make_sequence(
         limits=SequenceLimits(max_tokens),
         tokenizer=OneByteTokens(),
         priority=priority,
-        salt=salt,
+        adapter=Adapter(salt) if salt else None,
     )
 
 
@@ -71,7 +78,11 @@ class Shelf:
     def __init__(self) -> None:
         self.blocks: dict[bytes, list[int | None]] = {}
         self.states: dict[bytes, int | None] = {}
+        self.used: list[bytes] = []
         self.memory: Memory | None = None
+
+    def note_use(self, names: list[bytes]) -> None:
+        self.used += names
 
     def save_block(self, name: bytes, block: int) -> None:
         assert self.memory is not None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from codemill import LLM, SamplingParams
+from codemill.engine import serving
 from codemill.engine.admission import Admission, QueueFull
 from codemill.engine.async_engine import AsyncEngine
 from codemill.engine.outputs import RequestMetrics
@@ -175,6 +176,18 @@ def test_what_nobody_wants_is_stopped_and_stays_cached(llm: LLM, engine: AsyncEn
     metrics = asyncio.run(both())
     block_size = llm.engine.cache.shape.block_size
     assert metrics.num_cached_tokens == (metrics.num_prompt_tokens - 1) // block_size * block_size > 0
+
+
+def test_an_abort_counts_while_the_prompt_is_tokenized(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "LONG_PROMPT", 1)
+
+    async def main() -> str:
+        task = asyncio.create_task(engine.generate("value = ", ENDLESS, request_id="r"))
+        await asyncio.sleep(0)
+        engine.abort("r")
+        return (await task).outputs[0].finish_reason
+
+    assert asyncio.run(main()) == "abort"
 
 
 def test_aborting_what_is_not_there_is_an_error(engine: AsyncEngine) -> None:

@@ -28,6 +28,8 @@ class CacheShape:
 class Keeper(Protocol):
     """Keeps prompts elsewhere, such as on disk, and brings them back; restoring says whether it had them."""
 
+    def note_use(self, names: list[bytes]) -> None: ...
+
     def save_block(self, name: bytes, block: int) -> None: ...
 
     def save_state(self, name: bytes, slot: int) -> None: ...
@@ -80,8 +82,10 @@ class CacheManager:
         cached.num_computed = len(cached.block_table) * size
 
     def start(self, sequence: Sequence) -> None:
-        """Give the sequence a state to continue from, after `attach_prefix`."""
+        """Let the sequence run, after `attach_prefix`: it gets a state to continue from."""
         cached = sequence.cached
+        if self.keeper is not None:
+            self.keeper.note_use(cached.names[: len(cached.block_table)])
         if self.states is None:
             return
         source = self.states.find(cached.names[len(cached.block_table) - 1]) if cached.block_table else None

@@ -22,6 +22,10 @@ class DiskCache:
         self.store = store
         self._caches = caches
 
+    def note_use(self, names: list[bytes]) -> None:
+        """These blocks were reused, from memory perhaps: what lies on disk of them is not to age."""
+        self.store.touch([_BLOCK + name for name in names])
+
     def save_block(self, name: bytes, block: int) -> None:
         """Keep the keys and values of a block."""
         if not self.store.contains(_BLOCK + name):

@@ -165,7 +165,8 @@ class Engine:
             first_rows[i] = len(rows)
             first = done.rows[i] + each.num_new - 1
             rows += range(first, first + 1 + len(each.drafts))
-        return self.runner.logits(done, rows), first_rows
+        sequences, counts = [each.sequence for _, each in choosing], [1 + len(each.drafts) for _, each in choosing]
+        return self.runner.logits(done.hidden[rows], sequences, counts), first_rows
 
     def _sample(self, sequences: list[Sequence], logits: Tensor, rows: list[int]) -> list[SampledToken]:
         if sequences != self._sampled:

@@ -20,7 +20,7 @@ class Inbox:
         self.event_loop = asyncio.get_running_loop()
         self.progress: Progress | None = None  # the latest
         self.is_waiting = True
-        self.is_finished = False
+        self.is_finished = self.is_aborted = False
         self._arrived: deque[StreamUpdate | CodemillError] = deque()
         self._reader: asyncio.Future[None] | None = None
 

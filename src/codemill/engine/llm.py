@@ -12,6 +12,7 @@ import torch
 
 from codemill.chat.tokenizer import Tokenizer
 from codemill.config import ModelConfig
+from codemill.engine.adapters import AdapterChoice, Adapters
 from codemill.engine.build import DraftNetwork, build_engine, load_draft
 from codemill.engine.generation_config import GenerationConfig
 from codemill.engine.outputs import RequestOutput, StreamPiece
@@ -101,6 +102,7 @@ class LLM:
         self.generation_config = generation_config
         built = build_engine(model, engine_config, max_model_len, draft)
         self.engine = built.engine
+        self.adapters = Adapters(model.config, model.dtype, model.device)
         self._builder = RequestBuilder(model.config, tokenizer, generation_config, built.max_model_len, seed)
         self._lock = threading.RLock()
         weakref.finalize(self, self.engine.close)  # also when the program ends: prompts may be on their way to disk
@@ -114,20 +116,23 @@ class LLM:
         self,
         prompts: str | SequenceOf[str] | SequenceOf[SequenceOf[int]],
         params: SamplingParams | SequenceOf[SamplingParams] | None = None,
+        adapter: AdapterChoice = None,
     ) -> list[RequestOutput]:
         """Continue each prompt: a text, a list of texts, or a list of token id lists -> one output for each, in order.
 
-        `params` holds for all prompts, or is a list with one for each. Control tokens such as `<|im_start|>` in a
-        text prompt are encoded as text; give ids where they are meant. Raises UsageError for a prompt that is empty,
-        does not fit the context or has ids outside the vocabulary, CodemillError if the model produces NaN.
+        `params` and `adapter` (a name from `add_adapter`) hold for all prompts, or are lists with one for each. Control
+        tokens such as `<|im_start|>` in a text prompt are encoded as text; give ids where they are meant. Raises
+        UsageError for a prompt that is empty, does not fit the context or has ids outside the vocabulary,
+        CodemillError if the model produces NaN.
         """
-        return self._run(parse_prompts(prompts, self.tokenizer), params)
+        return self._run(parse_prompts(prompts, self.tokenizer), params, adapter)
 
     def chat(
         self,
         messages: Conversation | SequenceOf[Conversation],
         params: SamplingParams | SequenceOf[SamplingParams] | None = None,
         tools: SequenceOf[Mapping[str, Any]] | None = None,
+        adapter: AdapterChoice = None,
         **template_kwargs: Any,
     ) -> list[RequestOutput]:
         """Answer a conversation, or each of a list of them -> one output for each, as a list in both cases.
@@ -136,24 +141,40 @@ class LLM:
         does, and UsageError for a malformed message.
         """
         prompts = [self._chat_prompt(each, tools, template_kwargs) for each in _conversations(messages)]
-        return self._run(prompts, params)
+        return self._run(prompts, params, adapter)
 
-    def stream(self, prompt: str | SequenceOf[int], params: SamplingParams | None = None) -> Iterator[StreamPiece]:
+    def stream(
+        self, prompt: str | SequenceOf[int], params: SamplingParams | None = None, adapter: str | None = None
+    ) -> Iterator[StreamPiece]:
         """Continue one prompt, a text or a list of ids, piece by piece; the pieces join to the text of `generate`.
 
         No piece ends inside a character or with what may become a stop string. Raises at once as `generate` does.
         """
-        return self._stream(parse_prompts([prompt], self.tokenizer)[0], params)
+        return self._stream(parse_prompts([prompt], self.tokenizer)[0], params, adapter)
 
     def stream_chat(
         self,
         messages: Conversation,
         params: SamplingParams | None = None,
         tools: SequenceOf[Mapping[str, Any]] | None = None,
+        adapter: str | None = None,
         **template_kwargs: Any,
     ) -> Iterator[StreamPiece]:
         """Answer one conversation piece by piece; see `stream` and `chat`."""
-        return self._stream(self._chat_prompt(messages, tools, template_kwargs), params)
+        return self._stream(self._chat_prompt(messages, tools, template_kwargs), params, adapter)
+
+    def add_adapter(self, name: str, directory: str | Path) -> None:
+        """Load a LoRA adapter that PEFT saved, for requests to choose by `name`.
+
+        Raises UsageError for an empty name, CodemillError naming the file for what cannot be loaded.
+        """
+        with self._lock:
+            self.adapters.add(name, directory)
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter; requests that run with it go on. Raises UsageError if there is none of that name."""
+        with self._lock:
+            self.adapters.remove(name)
 
     def update_weights(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put new weights into the model, between two steps; requests that run go on with them from where they are.
@@ -193,11 +214,17 @@ class LLM:
         return Prompt(text, tuple(self.tokenizer.encode_chat(messages, tools, **template_kwargs)))
 
     def _run(
-        self, prompts: list[Prompt], params: SamplingParams | SequenceOf[SamplingParams] | None
+        self,
+        prompts: list[Prompt],
+        params: SamplingParams | SequenceOf[SamplingParams] | None,
+        adapter: AdapterChoice,
     ) -> list[RequestOutput]:
         names = ["the prompt"] if len(prompts) == 1 else [f"prompts[{i}]" for i in range(len(prompts))]
-        each = params_for_each(params, len(prompts))
-        requests = [self._builder.build(*parts) for parts in zip(prompts, each, names, strict=True)]
+        each, adapters = params_for_each(params, len(prompts)), self.adapters.for_each(adapter, len(prompts))
+        requests = [
+            self._builder.build(prompt, asked, name, adapter=chosen)
+            for prompt, asked, name, chosen in zip(prompts, each, names, adapters, strict=True)
+        ]
         with self._serving(requests):
             for request in requests:
                 while not request.is_finished:
@@ -205,11 +232,11 @@ class LLM:
                 request.raise_error()
         return [request.output() for request in requests]
 
-    def _stream(self, prompt: Prompt, params: SamplingParams | None) -> Iterator[StreamPiece]:
+    def _stream(self, prompt: Prompt, params: SamplingParams | None, adapter: str | None) -> Iterator[StreamPiece]:
         (params,) = params_for_each(params, 1)
         if params.n != 1 or params.best_of is not None:
             raise UsageError("a stream has one sample: leave n at 1 and best_of out, or call generate")
-        return self._pieces(self._builder.build(prompt, params))
+        return self._pieces(self._builder.build(prompt, params, adapter=self.adapters.get(adapter)))
 
     def _pieces(self, request: Request) -> Iterator[StreamPiece]:
         (sequence,) = request.sequences

@@ -12,8 +12,8 @@ def gumbel(keys: Tensor, token_ids: Tensor) -> Tensor:
     """Standard Gumbel noise, fp64 [B, K], for int64 keys [B, 1] and token ids, [B, K] or [1, K].
 
     The token of the largest log-probability plus noise is a draw from the distribution (Gumbel 1954; Maddison et al.
-    2014, arXiv:1411.0030). The noise is a hash (SplitMix64; Steele et al. 2014), so it is the same in every batch, in any
-    order of the tokens and on every device; and if logits differ by rounding, the token changes only where the two
+    2014, arXiv:1411.0030). The noise is a hash (SplitMix64; Steele et al. 2014), so it is the same in every batch, in
+    any order of the tokens and on every device; and if logits differ by rounding, the token changes only where the two
     best are that near. Inverting the cumulative distribution would shift every later token's share as well.
     """
     bits = _mix(_mix(keys) + token_ids * _GOLDEN)

@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codemill.chat.tokenizer import Tokenizer
 from codemill.config import ModelConfig
@@ -15,6 +15,9 @@ from codemill.engine.prompts import Prompt, check_prompt
 from codemill.engine.sampling_params import SamplingParams
 from codemill.engine.sequence import Sequence, SequenceLimits
 from codemill.errors import UsageError
+
+if TYPE_CHECKING:
+    from codemill.models.lora import LoraAdapter
 
 DEFAULT_MAX_TOKENS = 1024
 
@@ -102,7 +105,7 @@ class RequestBuilder:
         params: SamplingParams,
         name: str = "the prompt",
         priority: int = 0,
-        salt: bytes = b"",
+        adapter: "LoraAdapter | None" = None,
     ) -> Request:
         """The request for `prompt`, called `name` in the UsageError raised if it cannot be served."""
         start = time.perf_counter()
@@ -121,7 +124,7 @@ class RequestBuilder:
                 seed=f"{seed}/{index}",
                 index=index,
                 priority=priority,
-                salt=salt,
+                adapter=adapter,
                 grammar=None if grammar is None else grammar.start(),
             )
             for index in range(params.best_of or params.n)

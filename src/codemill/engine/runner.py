@@ -8,10 +8,12 @@ from torch import Tensor
 
 from codemill.engine.sampler import top_logprobs
 from codemill.engine.scheduler import ScheduledSequence, Step
+from codemill.engine.sequence import Sequence
 from codemill.kernels.segments import Segment, Segments
 from codemill.models.cache import Cache
 from codemill.models.context import ForwardContext
 from codemill.models.decoder import CausalLM
+from codemill.models.lora import adapted_rows
 
 PROMPT_LOGPROB_ROWS = 64  # rows of logits at a time, which are as wide as the vocabulary
 
@@ -39,13 +41,17 @@ class ModelRunner:
         token_ids = [token_id for each in step.scheduled for token_id in _token_ids(each)]
         input_ids = torch.tensor(token_ids, device=self.model.device)
         segments = Segments(tuple(map(_segment, step.scheduled)), self.cache.block_size, self.model.device)
-        context = ForwardContext.build(self.model.config, self.model.dtype, input_ids[None], segments=segments)
+        adapters = [each.sequence.adapter for each in step.scheduled]
+        context = ForwardContext.build(
+            self.model.config, self.model.dtype, input_ids[None], segments=segments, adapters=adapters
+        )
         hidden = self.model.compute(input_ids[None], context, self.cache)[0]
         return ForwardPass(input_ids, hidden, context, list(segments.starts))
 
-    def logits(self, done: ForwardPass, rows: list[int]) -> Tensor:
-        """Logits [n, V] of some tokens of the pass."""
-        return self.model.logits(done.hidden[rows])
+    def logits(self, hidden: Tensor, sequences: list[Sequence], counts: list[int]) -> Tensor:
+        """Logits [n, V] of hidden states [n, D]: the first `counts[0]` are of the first sequence, and so on."""
+        adapters = [sequence.adapter for sequence in sequences]
+        return self.model.logits(hidden, adapted_rows(adapters, counts, hidden.device) if any(adapters) else ())
 
     def record_prompt_logprobs(self, done: ForwardPass, step: Step) -> None:
         """Give the sequences that ask for it the log-probabilities of the prompt tokens that this pass predicts."""
@@ -60,7 +66,8 @@ class ModelRunner:
                 hidden = done.hidden[first + begin - start : first + end - start]
                 targets = list(sequence.prompt_token_ids[begin + 1 : end + 1])
                 count = sequence.params.prompt_logprobs or 0
-                sequence.prompt_logprobs += _logprobs_of(self.model.logits(hidden), targets, count)
+                logits = self.logits(hidden, [sequence], [len(targets)])
+                sequence.prompt_logprobs += _logprobs_of(logits, targets, count)
 
     def _copy_states(self, copies: list[tuple[int | None, int]]) -> None:
         for source, target in copies:

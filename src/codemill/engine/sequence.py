@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from codemill.chat.detokenizer import Detokenizer, TokenBytes
 from codemill.engine.generation_config import Distribution
@@ -13,6 +14,9 @@ from codemill.engine.sampling_params import SamplingParams
 from codemill.engine.seen_tokens import SeenTokens
 from codemill.engine.stops import StopScanner
 from codemill.errors import CodemillError
+
+if TYPE_CHECKING:
+    from codemill.models.lora import LoraAdapter
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,9 @@ class CachedTokens:
 class Sequence:
     """A prompt and what has been generated for it. `text_pieces` holds text that is final, stop strings cut off.
 
-    priority: lower runs first; `arrival` decides between equals. salt: whatever besides the tokens shapes the values in
-    the cache, such as an adapter. drafts: guesses at the next tokens, for the engine to check, or, if `is_forced`, what
-    a grammar forces; draft_limit: how many to guess, 0 before the first. num_reused: tokens of the prompt that the
-    prefix cache had.
+    priority: lower runs first; `arrival` decides between equals. drafts: guesses at the next tokens, for the engine to
+    check, or, if `is_forced`, what a grammar forces; draft_limit: how many to guess, 0 before the first. num_reused:
+    tokens of the prompt that the prefix cache had.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -70,7 +73,7 @@ class Sequence:
     seed: str = ""
     index: int = 0
     priority: int = 0
-    salt: bytes = b""
+    adapter: "LoraAdapter | None" = None
     grammar: GrammarState | None = None
     arrival: int = 0
     token_ids: list[int] = field(default_factory=list)
@@ -101,6 +104,11 @@ class Sequence:
     def rank(self) -> tuple[int, int]:
         """Order of service."""
         return self.priority, self.arrival
+
+    @property
+    def salt(self) -> bytes:
+        """What besides the tokens shapes the values in the cache."""
+        return b"" if self.adapter is None else self.adapter.fingerprint
 
     @property
     def max_length(self) -> int:

@@ -84,8 +84,8 @@ class ServingEngine(ABC):
         if params.best_of is not None:
             raise UsageError("a stream cannot choose the best of several samples: leave best_of out, or call generate")
         with self._open(request_id) as inbox:
-            request = await self._prepare(prompt, params, priority)
-            self._submit(request, Submission(inbox.request_id, priority, _check_deadline(deadline)))
+            submission = Submission(inbox.request_id, priority, _check_deadline(deadline))
+            request = await self._begin(inbox, prompt, params, submission)
             inbox.progress = Progress(self.num_waiting - 1, 0, len(request.prompt.token_ids))
             yield StreamUpdate(progress=inbox.progress)
             while not inbox.is_read:
@@ -102,15 +102,16 @@ class ServingEngine(ABC):
     ) -> RequestOutput:
         """Continue a prompt -> the whole result. Cancelling the task aborts the request; raises as `stream` does."""
         with self._open(request_id) as inbox:
-            request = await self._prepare(prompt, params or SamplingParams(), priority)
             submission = Submission(inbox.request_id, priority, _check_deadline(deadline), wants_updates=False)
-            self._submit(request, submission)
+            await self._begin(inbox, prompt, params or SamplingParams(), submission)
             return await inbox.output()
 
     def abort(self, request_id: str) -> None:
-        """End a request; its reader gets what it has, with finish_reason "abort". Raises UsageError if there is none."""
-        if request_id not in self._inboxes:
+        """End a request; its reader gets what it has, finish_reason "abort". Raises UsageError if none has that id."""
+        inbox = self._inboxes.get(request_id)
+        if inbox is None:
             raise UsageError(f"no request {request_id!r} is running")
+        inbox.is_aborted = True
         self._abort(request_id)
 
     async def close(self, timeout: float = 30.0) -> None:
@@ -180,6 +181,13 @@ class ServingEngine(ABC):
             self._inboxes.pop(name, None)
             if not inbox.is_finished:
                 self._abort(name)
+
+    async def _begin(self, inbox: Inbox, prompt: PromptLike, params: SamplingParams, submission: Submission) -> Request:
+        request = await self._prepare(prompt, params, submission.priority)
+        self._submit(request, submission)
+        if inbox.is_aborted:  # while it was prepared
+            self._abort(inbox.request_id)
+        return request
 
     async def _prepare(self, prompt: PromptLike, params: SamplingParams, priority: int) -> Request:
         """The request, made where it does not hold up the event loop."""
