@@ -30,7 +30,7 @@ def make_copying(model: CausalLM, lag: int) -> None:
     attention.k_proj.weight.zero_()[:, 0] = key.repeat(config.num_key_value_heads)
     attention.q_proj.weight.zero_()[:, 0] = query.repeat(config.num_attention_heads)
     attention.q_norm.weight.fill_(SHARPNESS)
-    # Value heads carry all dims but the shared one, split between them; the first query head of each group gives them back.
+    # Value heads carry all dims but the shared one; the first query head of each group gives them back.
     groups = config.num_attention_heads // config.num_key_value_heads
     size = min(config.hidden_size, config.num_key_value_heads * config.head_dim)
     value, output = attention.v_proj.weight.zero_(), attention.o_proj.weight

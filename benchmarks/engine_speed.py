@@ -39,7 +39,7 @@ def random_prompt(llm: LLM, length: int, rng: random.Random) -> tuple[int, ...]:
 
 def add(llm: LLM, prompt: tuple[int, ...], max_tokens: int) -> Request:
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
-    request = llm._builder.build(Prompt(None, prompt), params)
+    request = llm.builder.build(Prompt(None, prompt), params)
     llm.engine.add(request)
     return request
 

@@ -30,7 +30,7 @@ class ScriptedModel(CausalLM):
         positions = torch.arange(segment.num_past, segment.length, dtype=torch.float32)
         return positions.view(1, -1, 1).expand(1, -1, self.config.hidden_size)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, adapters: object = ()) -> Tensor:
         return torch.eye(self.config.vocab_size)[[self.script[int(position)] for position in hidden[:, 0]]]
 
 
@@ -287,7 +287,7 @@ def test_an_interrupted_stream_leaves_nothing_behind(dense_llm):
 def test_an_interrupt_inside_a_step_leaves_nothing_behind(dense_llm, monkeypatch):
     expected = dense_llm.generate("a", GREEDY)[0].outputs
     with monkeypatch.context() as patch:
-        patch.setattr(dense_llm.model, "logits", lambda hidden: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(dense_llm.model, "logits", lambda *_: (each for each in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             next(dense_llm.stream("a", GREEDY))
     assert not torch.is_inference_mode_enabled()

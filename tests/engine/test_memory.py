@@ -1,17 +1,31 @@
-"""The plan of the memory beside what is then allocated: the bytes of tensors without data, on the meta device."""
+"""The plan of the memory beside what is then allocated, and what happens when there is far too little.
+
+Bytes are those of tensors without data, on the meta device.
+"""
+
+import os
+import random
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codemill import LLM, SamplingParams
 from codemill.engine import memory
+from codemill.engine.build import build_engine
 from codemill.engine.memory import CachePlan, kv_bytes_per_token, plan_cache, state_bytes
-from codemill.engine_config import EngineConfig
+from codemill.engine_config import EngineConfig, SpeculativeConfig
 from codemill.errors import UsageError
 from codemill.footprint import measure
+from codemill.models import initialize as draw_weights
 from codemill.models.cache import Cache, LinearState
+from codemill.models.skeleton import build_mtp, materialize
 from codemill.presets import PRESETS
+from engine.conftest import VOCAB_SIZE
+from engine.harness import Harness, Plain
+from models.reference import make_ours, make_reference
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -27,7 +41,11 @@ def plan(config=DENSE, budget=GIB, longest=LONGEST, must_fit=False, dtype=torch.
 
 def allocated_bytes(config, planned: CachePlan, dtype=torch.bfloat16) -> int:
     shape = planned.shape
-    cache = Cache.allocate_blocks(config, shape.num_blocks, shape.block_size, shape.num_states, dtype, "meta")
+    sizes = (shape.num_blocks, shape.block_size, shape.num_states)
+    return num_bytes(Cache.allocate_blocks(config, *sizes, dtype, "meta"))
+
+
+def num_bytes(cache: Cache) -> int:
     tensors = []
     for layer in cache.layers:
         tensors += [layer.recurrent, layer.conv] if isinstance(layer, LinearState) else [layer.key, layer.value]
@@ -46,9 +64,7 @@ def allocated_bytes(config, planned: CachePlan, dtype=torch.bfloat16) -> int:
     reuse=st.booleans(),
     draft=st.booleans(),
 )
-def test_nothing_beyond_the_budget(
-    preset, budget, block_size, max_num_seqs, checkpoints, longest, dtype, reuse, draft
-):
+def test_nothing_beyond_the_budget(preset, budget, block_size, max_num_seqs, checkpoints, longest, dtype, reuse, draft):
     drafting = DENSE if draft else None
     options = {"block_size": block_size, "max_num_seqs": max_num_seqs, "state_interval": block_size * 4}
     options |= {"max_state_checkpoints": checkpoints, "enable_prefix_cache": reuse}
@@ -148,3 +164,76 @@ def test_the_default_is_a_part_of_what_is_free(monkeypatch, available):
 def test_a_draft_model_pays_for_its_part():
     per_token = kv_bytes_per_token(DENSE, torch.bfloat16)
     assert plan(draft=per_token).shape.num_blocks == plan().shape.num_blocks // 2
+
+
+@pytest.mark.parametrize("method", ["draft", "mtp"])
+def test_an_engine_that_drafts_keeps_to_the_budget(method):
+    model = make_ours(make_reference("qwen3_next" if method == "mtp" else "qwen3_moe", vocab_size=VOCAB_SIZE))
+    network = make_ours(make_reference("qwen3", num_hidden_layers=3, vocab_size=VOCAB_SIZE))
+    if method == "mtp":
+        network = build_mtp(model.config, torch.float32)
+        materialize(network, CPU)
+        draw_weights(network, seed=1)
+    speculative = SpeculativeConfig(method, draft_model="given" if method == "draft" else None)
+    for budget in (200_000, 1_000_000, 3_000_001):
+        built = build_engine(model, EngineConfig(kv_cache_bytes=budget, speculative=speculative), draft=network)
+        used = sum(num_bytes(cache) for cache in built.engine._memory)
+        assert budget / 2 < used <= budget
+
+
+# Pressure
+
+
+def short_of_memory(oracle: Plain, num_tokens: int, num_states: int, **options) -> Harness:
+    """An engine with room for so many tokens and states."""
+    config, dtype = oracle.model.config, oracle.model.dtype
+    budget = num_tokens * kv_bytes_per_token(config, dtype) + num_states * state_bytes(config, dtype)
+    return Harness(oracle, {"kv_cache_bytes": budget, "max_num_batched_tokens": 128, **options})
+
+
+@pytest.mark.parametrize("max_tokens", [10, 60], ids=["long prompts", "long outputs"])
+def test_a_fifth_of_the_memory_is_enough(reference, tokenizer, max_tokens):
+    """Everything finishes with the output of plain generation, and no block exists beyond the budget."""
+    rng = random.Random(max_tokens)
+    prompts = [tuple(rng.choices(range(VOCAB_SIZE), k=100 - max_tokens)) for _ in range(20)]
+    oracle = Plain(make_ours(reference), tokenizer)
+    harness = short_of_memory(oracle, 20 * 100 // 5, num_states=8, max_num_seqs=20, block_size=8)
+    cache = harness.engine.cache
+    if cache.states is None:
+        assert cache.blocks.num_blocks == 20 * 100 // 5 // 8
+    allocated = sum(num_bytes(each) for each in harness.engine._memory)
+    assert allocated <= harness.options["kv_cache_bytes"]
+    for prompt in prompts:
+        harness.add(prompt, max_tokens, ignore_eos=False)
+    harness.finish()
+    assert sum(num_bytes(each) for each in harness.engine._memory) == allocated
+    assert harness.num_ties <= 1
+    if cache.states is None:
+        assert harness.most_used >= 0.9 * cache.blocks.num_blocks, "it is short indeed"
+        assert max_tokens < 60 or harness.engine.metrics.preemptions > 0
+
+
+def resident_bytes() -> int:
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads what Linux says of the process")
+@pytest.mark.parametrize("num_requests", [400, pytest.param(2000, marks=pytest.mark.slow)])
+def test_memory_stays_flat(dense_llm, num_requests):
+    """Requests that share beginnings and requests that do not, drafts, aborts and evictions."""
+    rng = random.Random(num_requests)
+    budget = 600 * kv_bytes_per_token(dense_llm.model.config, torch.float32)
+    llm = LLM.from_parts(dense_llm.model, dense_llm.tokenizer, kv_cache_bytes=budget, speculative="ngram")
+    shared = rng.choices(range(VOCAB_SIZE), k=60)
+    sizes = []
+    for _ in range(num_requests // 20):
+        prompts = [[*shared[: rng.randint(0, 60)], *rng.choices(range(VOCAB_SIZE), k=20)] for _ in range(18)]
+        llm.generate(prompts, SamplingParams(max_tokens=8, ignore_eos=True))
+        for _ in range(2):
+            next(llm.stream(rng.choice(prompts), SamplingParams(max_tokens=8, ignore_eos=True)))
+        sizes.append(resident_bytes())
+    half = len(sizes) // 2
+    assert max(sizes[half:]) - max(sizes[:half]) < 3 * 2**20
+    assert llm.engine.is_idle
+    assert llm.engine.cache.blocks.num_used == 0

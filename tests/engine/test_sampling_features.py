@@ -87,7 +87,7 @@ def test_urgent_requests_overtake(dense_llm):
 
     llm = LLM.from_parts(dense_llm.model, dense_llm.tokenizer, max_num_seqs=1)
     params = SamplingParams(max_tokens=3, ignore_eos=True)
-    requests = [llm._builder.build(Prompt(None, (i, 5)), params, priority=p) for i, p in enumerate((1, 1, 0, -5))]
+    requests = [llm.builder.build(Prompt(None, (i, 5)), params, priority=p) for i, p in enumerate((1, 1, 0, -5))]
     for request in requests:
         llm.engine.add(request)
     order = []

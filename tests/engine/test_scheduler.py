@@ -263,9 +263,7 @@ def test_an_urgent_request_does_not_wait_for_a_prefix_that_a_slow_one_computes()
 
 def test_the_last_in_order_is_preempted_first():
     simulation = simulate(num_blocks=12, max_num_seqs=8)
-    order = [
-        simulation.add(prompt_of(8, seed=i), 40, priority=priority) for i, priority in enumerate((0, 1, 0))
-    ]
+    order = [simulation.add(prompt_of(8, seed=i), 40, priority=priority) for i, priority in enumerate((0, 1, 0))]
     expected = [order[1], order[2]]
     preempted = []
     while len(preempted) < 2:

@@ -14,6 +14,7 @@ from codemill.engine.request import Request
 from codemill.engine.serving import ServingEngine, Submission
 from codemill.errors import CodemillError
 from codemill.models import load_model
+from codemill.models.lora import LoraAdapter
 
 T = TypeVar("T")
 
@@ -28,7 +29,8 @@ class AsyncEngine(ServingEngine):
 
     def __init__(self, llm: LLM, *, max_waiting: int | None = None, keep_alive: float = 10.0) -> None:
         admission = Admission(max_waiting, llm.engine.cache.shape.max_num_seqs)
-        super().__init__(llm._builder, llm.tokenizer, admission, keep_alive)
+        super().__init__(llm.builder, llm.tokenizer, admission, keep_alive)
+        self._adapters = llm.adapters
         self._loop = EngineLoop(llm, self._deliver)
 
     async def call(self, function: Callable[[LLM], T]) -> T:
@@ -41,11 +43,20 @@ class AsyncEngine(ServingEngine):
     async def update_weights(self, directory: str | Path) -> None:
         await self.call(partial(load_weights, directory))
 
+    async def add_adapter(self, name: str, directory: str | Path) -> None:
+        await self.call(lambda llm: llm.add_adapter(name, directory))
+
+    async def remove_adapter(self, name: str) -> None:
+        await self.call(lambda llm: llm.remove_adapter(name))
+
     async def sleep(self) -> None:
         await asyncio.wrap_future(self._loop.sleep())
 
     async def wake(self) -> None:
         await asyncio.wrap_future(self._loop.wake())
+
+    def _find_adapter(self, name: str | None) -> LoraAdapter | None:
+        return self._adapters.get(name)
 
     def _submit(self, request: Request, submission: Submission) -> None:
         self._loop.submit(submission.request_id, request, submission.deadline, submission.wants_updates)

@@ -47,7 +47,7 @@ class Engine:
         self._speculation = parts.speculation
         self._memory = parts.memory
         self._disk = parts.disk
-        self._is_asleep = False
+        self.is_asleep = False
         self._sampler = self._new_sampler([])
         self._sampled: list[Sequence] = []
 
@@ -62,13 +62,17 @@ class Engine:
             self.metrics.request_received(len(sequence.prompt_token_ids))
             self.scheduler.add(sequence)
 
-    def abort(self, request: Request) -> None:
+    def abort(self, request: Request, stop_reason: str | None = None) -> None:
         """Stop what is not finished of a request; what it computed stays in the prefix cache."""
-        for sequence in request.sequences:
-            if sequence.finish_reason is None:
-                sequence.finish("abort")
-                self._count_finished(sequence)
-            self.scheduler.remove(sequence)
+        for sequence in self._take_out(request):
+            sequence.finish("abort", stop_reason)
+            self._count_finished(sequence)
+
+    def fail(self, request: Request, error: CodemillError) -> None:
+        """Stop what is not finished of a request, because of an error."""
+        for sequence in self._take_out(request):
+            sequence.fail(error)
+            self._count_finished(sequence)
 
     def weights_changed(self) -> None:
         """Nothing that was computed with other weights may be used any more: prompts that run are computed again.
@@ -88,14 +92,14 @@ class Engine:
         self._forget()
         for cache in self._memory:
             cache.free()
-        self._is_asleep = True
+        self.is_asleep = True
 
     def wake(self) -> None:
         """Take the memory again."""
-        if self._is_asleep:
+        if self.is_asleep:
             for cache in self._memory:
                 cache.refill()
-        self._is_asleep = False
+        self.is_asleep = False
 
     # Not a context around the caller's loop: a stream hands control back between steps, outside inference mode.
     @torch.inference_mode()
@@ -104,7 +108,7 @@ class Engine:
 
         Raises what the network raises; everything that was running is then computed again.
         """
-        if self._is_asleep:
+        if self.is_asleep:
             raise CodemillError("the engine sleeps: wake it first")
         step = self.scheduler.schedule()
         self.metrics.preemptions += len(step.preempted)
@@ -126,6 +130,12 @@ class Engine:
         self._count_step(step, num_accepted)
         self._speculation.propose([s for s in self.scheduler.running if s.num_pending == 1])
         return [each.sequence for each in chosen]
+
+    def _take_out(self, request: Request) -> list[Sequence]:
+        """Schedule a request no more -> its sequences that are not finished."""
+        for sequence in request.sequences:
+            self.scheduler.remove(sequence)
+        return [sequence for sequence in request.sequences if sequence.finish_reason is None]
 
     def _forget(self) -> None:
         self.scheduler.preempt_all()

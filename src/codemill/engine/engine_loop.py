@@ -41,7 +41,7 @@ class EngineLoop:
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._accepting = threading.Lock()
         self._end_reason: str | None = None
-        self._is_stopping = self._is_asleep = False
+        self._is_stopping = False
         self._live = LiveRequests()
         # A daemon, so that a forgotten loop does not keep the process; ended before the interpreter takes torch apart.
         self._thread = threading.Thread(target=self._run, name="codemill-engine", daemon=True)
@@ -72,11 +72,11 @@ class EngineLoop:
 
     def sleep(self) -> "Future[None]":
         """See `LLM.sleep`; requests wait until `wake`."""
-        return self.call(self._sleep)
+        return self.call(LLM.sleep)
 
     def wake(self) -> "Future[None]":
         """Be ready again after `sleep`."""
-        return self.call(self._wake)
+        return self.call(LLM.wake)
 
     def close(self, timeout: float) -> None:
         """Finish what was submitted, abort what is not done after `timeout` seconds, and end the thread."""
@@ -112,7 +112,7 @@ class EngineLoop:
 
     @property
     def _can_step(self) -> bool:
-        return not self._is_asleep and not self._engine.is_idle
+        return not self._engine.is_asleep and not self._engine.is_idle
 
     def _take_commands(self) -> None:
         """Do what was asked since the last step; wait for it if there is nothing to compute."""
@@ -126,7 +126,7 @@ class EngineLoop:
 
     def _step(self) -> None:
         try:
-            with self._llm._lock:
+            with self._llm.lock:
                 changed = self._engine.step()
         except Exception as error:  # noqa: BLE001 - whatever a pass raises ends those who ran, and nobody else
             self._fail_started(f"a step of the engine failed: {type(error).__name__}: {error}")
@@ -150,18 +150,16 @@ class EngineLoop:
         if self._is_stopping:
             self._live.tell_error(live, CodemillError("the engine is closing: send the request to another one"))
             return
-        with self._llm._lock:
+        with self._llm.lock:
             self._engine.add(live.request)
 
     def _abort(self, live: LiveRequest | None, stop_reason: str | None = None) -> None:
         if live is None:
             return
         unfinished = [sequence for sequence in live.request.sequences if sequence.finish_reason is None]
-        with self._llm._lock:
-            self._engine.abort(live.request)
+        with self._llm.lock:
+            self._engine.abort(live.request, stop_reason)
         for sequence in unfinished:
-            if sequence.finish_reason == "abort":
-                sequence.stop_reason = stop_reason
             self._live.tell(live, sequence)
 
     def _abort_all(self) -> None:
@@ -175,29 +173,18 @@ class EngineLoop:
             self._fail(each, CodemillError(message))
 
     def _fail(self, live: LiveRequest, error: CodemillError) -> None:
-        for sequence in live.request.sequences:
-            if sequence.finish_reason is None:
-                sequence.fail(error)
-        with self._llm._lock:
-            self._engine.abort(live.request)
+        with self._llm.lock:
+            self._engine.fail(live.request, error)
         self._live.tell_error(live, error)
 
     def _call(self, function: Callable[[LLM], T], future: "Future[T]") -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
-            with self._llm._lock:
+            with self._llm.lock:
                 future.set_result(function(self._llm))
         except BaseException as error:  # noqa: BLE001 - it belongs to the one who asked
             future.set_exception(error)
-
-    def _sleep(self, llm: LLM) -> None:
-        llm.sleep()
-        self._is_asleep = True
-
-    def _wake(self, llm: LLM) -> None:
-        llm.wake()
-        self._is_asleep = False
 
     def _stop(self) -> None:
         self._is_stopping = True

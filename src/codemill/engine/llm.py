@@ -103,14 +103,14 @@ class LLM:
         built = build_engine(model, engine_config, max_model_len, draft)
         self.engine = built.engine
         self.adapters = Adapters(model.config, model.dtype, model.device)
-        self._builder = RequestBuilder(model.config, tokenizer, generation_config, built.max_model_len, seed)
-        self._lock = threading.RLock()
+        self.builder = RequestBuilder(model.config, tokenizer, generation_config, built.max_model_len, seed)
+        self.lock = threading.RLock()
         weakref.finalize(self, self.engine.close)  # also when the program ends: prompts may be on their way to disk
 
     @property
     def max_model_len(self) -> int:
         """The context in tokens, prompt and answer together."""
-        return self._builder.max_model_len
+        return self.builder.max_model_len
 
     def generate(
         self,
@@ -168,12 +168,12 @@ class LLM:
 
         Raises UsageError for an empty name, CodemillError naming the file for what cannot be loaded.
         """
-        with self._lock:
+        with self.lock:
             self.adapters.add(name, directory)
 
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter; requests that run with it go on. Raises UsageError if there is none of that name."""
-        with self._lock:
+        with self.lock:
             self.adapters.remove(name)
 
     def update_weights(self, state: Mapping[str, torch.Tensor]) -> None:
@@ -182,29 +182,29 @@ class LLM:
         Names are those of the parameters or those on disk; what `state` lacks stays as it is. All that was cached is
         dropped. Raises UsageError for a name or shape that the model does not have; nothing is changed then.
         """
-        with self._lock:
+        with self.lock:
             update_weights(self.model, state)
             self.engine.weights_changed()
 
     def sleep(self) -> None:
         """Free the memory of the KV cache, and with it the prefix cache, until `wake`; the weights stay."""
-        with self._lock:
+        with self.lock:
             self.engine.sleep()
 
     def wake(self) -> None:
         """Be ready again after `sleep`."""
-        with self._lock:
+        with self.lock:
             self.engine.wake()
 
     def close(self) -> None:
         """Finish writing the prefix cache on disk, if there is one. The `LLM` must not be used afterwards."""
-        with self._lock:
+        with self.lock:
             self.engine.close()
 
     @property
     def metrics(self) -> dict[str, Any]:
         """Counts and times since the start: requests, tokens, queue, TTFT, TPOT, cache hits, accepted drafts."""
-        with self._lock:
+        with self.lock:
             return self.engine.metrics.snapshot()
 
     def _chat_prompt(
@@ -222,7 +222,7 @@ class LLM:
         names = ["the prompt"] if len(prompts) == 1 else [f"prompts[{i}]" for i in range(len(prompts))]
         each, adapters = params_for_each(params, len(prompts)), self.adapters.for_each(adapter, len(prompts))
         requests = [
-            self._builder.build(prompt, asked, name, adapter=chosen)
+            self.builder.build(prompt, asked, name, adapter=chosen)
             for prompt, asked, name, chosen in zip(prompts, each, names, adapters, strict=True)
         ]
         with self._serving(requests):
@@ -236,7 +236,7 @@ class LLM:
         (params,) = params_for_each(params, 1)
         if params.n != 1 or params.best_of is not None:
             raise UsageError("a stream has one sample: leave n at 1 and best_of out, or call generate")
-        return self._pieces(self._builder.build(prompt, params, adapter=self.adapters.get(adapter)))
+        return self._pieces(self.builder.build(prompt, params, adapter=self.adapters.get(adapter)))
 
     def _pieces(self, request: Request) -> Iterator[StreamPiece]:
         (sequence,) = request.sequences
@@ -261,17 +261,17 @@ class LLM:
     def _serving(self, requests: list[Request]) -> Iterator[None]:
         """The engine works on the requests, and no longer than the context lasts."""
         try:
-            with self._lock:
+            with self.lock:
                 for request in requests:
                     self.engine.add(request)
             yield
         finally:
-            with self._lock:
+            with self.lock:
                 for request in requests:
                     self.engine.abort(request)
 
     def _step(self) -> None:
-        with self._lock:
+        with self.lock:
             self.engine.step()
 
 

@@ -62,11 +62,11 @@ class Replica:
         """Send a message without waiting until it has been taken; one to a replica that has ended is lost."""
         self._outgoing.put(message)
 
-    def control(self, action: ControlAction, directory: Path | None = None) -> "Future[Any]":
+    def control(self, action: ControlAction, directory: Path | None = None, name: str | None = None) -> "Future[Any]":
         """Send a Control -> its result, which fails if the replica ends before."""
         number, future = next(self._numbers), Future[Any]()
         self._results[number] = future
-        self.send(Control(number, action, directory))
+        self.send(Control(number, action, directory, name))
         if self.has_ended:
             self._fail_results()
         return future

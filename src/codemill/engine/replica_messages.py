@@ -12,7 +12,7 @@ from codemill.engine.serving import Submission
 from codemill.engine.updates import Event
 from codemill.errors import CodemillError
 
-ControlAction = Literal["metrics", "load_weights", "sleep", "wake"]
+ControlAction = Literal["metrics", "load_weights", "sleep", "wake", "add_adapter", "remove_adapter"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,15 @@ class Abort:
 
 @dataclass(frozen=True)
 class Control:
-    """Do something between two steps, and send a Result of that number. directory: of the weights to load."""
+    """Do something between two steps, and send a Result of that number.
+
+    directory: of the weights or the adapter to load. name: of the adapter.
+    """
 
     number: int
     action: ControlAction
     directory: Path | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True)

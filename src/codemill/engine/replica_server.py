@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import Future
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,12 +83,12 @@ def _submit(llm: LLM, loop: EngineLoop, message: Submit, outbox: Outbox) -> None
     """Queue a request with the seeds it was given, so that its result is the same in every replica."""
     asked = message.submission
     try:
-        request = llm._builder.build(message.prompt, message.params, priority=asked.priority)
+        adapter = llm.adapters.get(asked.adapter)
+        build = llm.builder.build
+        request = build(message.prompt, message.params, priority=asked.priority, adapter=adapter, seeds=message.seeds)
     except CodemillError as error:
         outbox.send(Events([(asked.request_id, error)]))
         return
-    for sequence, seed in zip(request.sequences, message.seeds, strict=True):
-        sequence.seed = seed
     loop.submit(asked.request_id, request, asked.deadline, asked.wants_updates)
 
 
@@ -99,9 +100,24 @@ def _start(loop: EngineLoop, control: Control) -> "Future[Any]":
             return loop.sleep()
         case "wake":
             return loop.wake()
+        case "add_adapter":
+            assert control.name is not None
+            assert control.directory is not None
+            return loop.call(partial(_add_adapter, control.name, control.directory))
+        case "remove_adapter":
+            assert control.name is not None
+            return loop.call(partial(_remove_adapter, control.name))
         case "load_weights":
             assert control.directory is not None
             return loop.call(partial(load_weights, control.directory))
+
+
+def _add_adapter(name: str, directory: Path, llm: LLM) -> None:
+    llm.add_adapter(name, directory)
+
+
+def _remove_adapter(name: str, llm: LLM) -> None:
+    llm.remove_adapter(name)
 
 
 def _send_result(outbox: Outbox, number: int, done: "Future[Any]") -> None:

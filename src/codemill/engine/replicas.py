@@ -63,6 +63,7 @@ class Replicas(ServingEngine):
         self._homes: dict[str, Replica] = {}
         self._restarts_left = 0  # one that does not even start would not do so the next time
         self._weights: Path | None = None
+        self._adapters: dict[str, Path] = {}
         self._is_asleep = False
         self._replicas = [self._start(number) for number in range(num_replicas)]
         atexit.register(self.shutdown, 0.0)
@@ -91,7 +92,9 @@ class Replicas(ServingEngine):
         """`LLM.generate`, spread over the replicas, whatever `max_waiting` is; for callers without an event loop."""
         parsed = parse_prompts(prompts, self.tokenizer)
         each = params_for_each(params, len(parsed))
-        return asyncio.run(self._complete_all([self._build(*parts) for parts in zip(parsed, each, strict=True)]))
+        plain = Submission("", wants_updates=False)
+        requests = [self._build(prompt, asked, plain) for prompt, asked in zip(parsed, each, strict=True)]
+        return asyncio.run(self._complete_all(requests))
 
     async def metrics(self) -> dict[str, Any]:
         """`EngineMetrics.snapshot` of all replicas together; what one that died had counted is lost."""
@@ -105,6 +108,15 @@ class Replicas(ServingEngine):
             self._weights = before
             raise
 
+    async def add_adapter(self, name: str, directory: str | Path) -> None:
+        path = Path(directory).absolute()
+        await self._control_all("add_adapter", path, name)
+        self._adapters[name] = path
+
+    async def remove_adapter(self, name: str) -> None:
+        await self._control_all("remove_adapter", name=name)
+        self._adapters.pop(name, None)
+
     async def sleep(self) -> None:
         self._is_asleep = True
         await self._control_all("sleep")
@@ -113,9 +125,11 @@ class Replicas(ServingEngine):
         self._is_asleep = False
         await self._control_all("wake")
 
-    async def _control_all(self, action: ControlAction, directory: Path | None = None) -> list[Any]:
+    async def _control_all(
+        self, action: ControlAction, directory: Path | None = None, name: str | None = None
+    ) -> list[Any]:
         replicas = [replica for replica in self._replicas if not replica.has_ended]
-        futures = [replica.control(action, directory) for replica in replicas]
+        futures = [replica.control(action, directory, name) for replica in replicas]
         return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
     async def _complete_all(self, requests: list[Request]) -> list[RequestOutput]:
@@ -126,10 +140,11 @@ class Replicas(ServingEngine):
             self._submit(request, Submission(inbox.request_id, wants_updates=False))
             return await inbox.output()
 
-    def _build(self, prompt: PromptLike, params: SamplingParams, priority: int = 0) -> Request:
-        request = super()._build(prompt, params, priority)
+    def _build(self, prompt: PromptLike, params: SamplingParams, submission: Submission) -> Request:
+        request = super()._build(prompt, params, submission)
         # Here and not in `_submit`: hashing a long prompt would hold up the event loop.
-        extend_hashes(request.sequences[0].cached.names, request.prompt.token_ids, self._block_size)
+        salt = (submission.adapter or "").encode()
+        extend_hashes(request.sequences[0].cached.names, request.prompt.token_ids, self._block_size, salt)
         return request
 
     def _submit(self, request: Request, submission: Submission) -> None:
@@ -179,6 +194,8 @@ class Replicas(ServingEngine):
         if self._weights is not None:
             loaded = replica.control("load_weights", self._weights)
             loaded.add_done_callback(lambda done: replica.process.kill() if done.exception() else None)
+        for name, directory in self._adapters.items():
+            replica.control("add_adapter", directory, name)
         if self._is_asleep:
             replica.control("sleep")
         return replica

@@ -106,13 +106,18 @@ class RequestBuilder:
         name: str = "the prompt",
         priority: int = 0,
         adapter: "LoraAdapter | None" = None,
+        seeds: SequenceOf[str] | None = None,
     ) -> Request:
-        """The request for `prompt`, called `name` in the UsageError raised if it cannot be served."""
+        """The request for `prompt`, called `name` in the UsageError raised if it cannot be served.
+
+        seeds: one for each sequence, where they were made elsewhere.
+        """
         start = time.perf_counter()
         check_prompt(prompt, name, self._vocab_size, self.max_model_len)
         _check_ids("stop_token_ids", params.stop_token_ids, self._vocab_size)
         _check_ids("logit_bias", list(params.logit_bias or ()), self._vocab_size)
         seed = f"{self._seed}/{next(self._numbers)}" if params.seed is None else str(params.seed)
+        seeds = seeds or [f"{seed}/{index}" for index in range(params.best_of or params.n)]
         grammar = None if params.structured_output is None else self._grammars.compile(params.structured_output)
         sequences = [
             Sequence(
@@ -121,13 +126,13 @@ class RequestBuilder:
                 distribution=self._defaults.distribution(params),
                 limits=self._limits(prompt, params),
                 tokenizer=self._tokenizer,
-                seed=f"{seed}/{index}",
+                seed=each_seed,
                 index=index,
                 priority=priority,
                 adapter=adapter,
                 grammar=None if grammar is None else grammar.start(),
             )
-            for index in range(params.best_of or params.n)
+            for index, each_seed in enumerate(seeds)
         ]
         return Request(prompt, params, sequences, start)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from codemill.chat.tokenizer import Tokenizer
 from codemill.engine.admission import Admission
@@ -20,17 +20,24 @@ from codemill.engine.sampling_params import SamplingParams
 from codemill.engine.updates import Event, Progress, StreamUpdate
 from codemill.errors import CodemillError, UsageError
 
+if TYPE_CHECKING:
+    from codemill.models.lora import LoraAdapter
+
 PromptLike = str | SequenceOf[int] | Prompt
 LONG_PROMPT = 4096  # characters or ids; a longer prompt takes too long to look at on an event loop
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What the caller asks besides prompt and params. deadline: seconds. wants_updates: not only the whole result."""
+    """What the caller asks besides prompt and params. deadline: seconds. wants_updates: not only the whole result.
+
+    adapter: the name of one that was added.
+    """
 
     request_id: str
     priority: int = 0
     deadline: float | None = None
+    adapter: str | None = None
     wants_updates: bool = True
 
 
@@ -41,7 +48,8 @@ class ServingEngine(ABC):
     was heard for `keep_alive` seconds repeats its progress, so that a server can keep its connection open.
 
     deadline: seconds after which a request ends with what it has: finish_reason "abort", stop_reason "deadline".
-    priority: lower runs first. request_id: to abort it by; one is made up where none is given.
+    priority: lower runs first. adapter: the name of one that was added. request_id: to abort it by; one is made up
+    where none is given.
     """
 
     tokenizer: Tokenizer
@@ -73,6 +81,7 @@ class ServingEngine(ABC):
         priority: int = 0,
         request_id: str | None = None,
         deadline: float | None = None,
+        adapter: str | None = None,
     ) -> AsyncGenerator[StreamUpdate, None]:
         """Continue a prompt: updates of all its samples as they come; the last has the whole result.
 
@@ -84,7 +93,7 @@ class ServingEngine(ABC):
         if params.best_of is not None:
             raise UsageError("a stream cannot choose the best of several samples: leave best_of out, or call generate")
         with self._open(request_id) as inbox:
-            submission = Submission(inbox.request_id, priority, _check_deadline(deadline))
+            submission = Submission(inbox.request_id, priority, _check_deadline(deadline), adapter)
             request = await self._begin(inbox, prompt, params, submission)
             inbox.progress = Progress(self.num_waiting - 1, 0, len(request.prompt.token_ids))
             yield StreamUpdate(progress=inbox.progress)
@@ -99,10 +108,12 @@ class ServingEngine(ABC):
         priority: int = 0,
         request_id: str | None = None,
         deadline: float | None = None,
+        adapter: str | None = None,
     ) -> RequestOutput:
         """Continue a prompt -> the whole result. Cancelling the task aborts the request; raises as `stream` does."""
         with self._open(request_id) as inbox:
-            submission = Submission(inbox.request_id, priority, _check_deadline(deadline), wants_updates=False)
+            asked = inbox.request_id, priority, _check_deadline(deadline), adapter
+            submission = Submission(*asked, wants_updates=False)
             await self._begin(inbox, prompt, params or SamplingParams(), submission)
             return await inbox.output()
 
@@ -139,6 +150,14 @@ class ServingEngine(ABC):
 
         Raises UsageError if they are of another network, CodemillError if they cannot be read.
         """
+
+    @abstractmethod
+    async def add_adapter(self, name: str, directory: str | Path) -> None:
+        """Load a LoRA adapter for requests to choose by `name`; see `LLM.add_adapter`."""
+
+    @abstractmethod
+    async def remove_adapter(self, name: str) -> None:
+        """Forget an adapter. Raises UsageError if there is none of that name."""
 
     @abstractmethod
     async def sleep(self) -> None:
@@ -183,22 +202,27 @@ class ServingEngine(ABC):
                 self._abort(name)
 
     async def _begin(self, inbox: Inbox, prompt: PromptLike, params: SamplingParams, submission: Submission) -> Request:
-        request = await self._prepare(prompt, params, submission.priority)
+        request = await self._prepare(prompt, params, submission)
         self._submit(request, submission)
         if inbox.is_aborted:  # while it was prepared
             self._abort(inbox.request_id)
         return request
 
-    async def _prepare(self, prompt: PromptLike, params: SamplingParams, priority: int) -> Request:
+    async def _prepare(self, prompt: PromptLike, params: SamplingParams, submission: Submission) -> Request:
         """The request, made where it does not hold up the event loop."""
         if _is_long(prompt) or params.structured_output is not None:
-            return await asyncio.to_thread(self._build, prompt, params, priority)
-        return self._build(prompt, params, priority)
+            return await asyncio.to_thread(self._build, prompt, params, submission)
+        return self._build(prompt, params, submission)
 
-    def _build(self, prompt: PromptLike, params: SamplingParams, priority: int = 0) -> Request:
+    def _build(self, prompt: PromptLike, params: SamplingParams, submission: Submission) -> Request:
         if not isinstance(prompt, Prompt):
             (prompt,) = parse_prompts([prompt], self.tokenizer)
-        return self._builder.build(prompt, params, priority=priority)
+        adapter = self._find_adapter(submission.adapter)
+        return self._builder.build(prompt, params, priority=submission.priority, adapter=adapter)
+
+    def _find_adapter(self, name: str | None) -> "LoraAdapter | None":
+        """The adapter of that name, where it is in this process. Raises UsageError if there is none."""
+        return None
 
     def _deliver(self, events: list[Event]) -> None:
         """Give events to those who wait for them; called in the thread that has them."""

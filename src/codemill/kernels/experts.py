@@ -35,12 +35,13 @@ def grouped_experts(
     down: Tensor,
     documents: Sequence[int] = (),
     adapters: Sequence[AdaptedExperts] = (),
+    row_block: int = 0,
 ) -> Tensor:
     """Sum of each token's experts: x [N, D], weights and experts [N, k], gate_up [E, 2F, D], down [E, D, F] -> [N, D].
 
     Tokens are sorted by expert, so that an expert's weights are read once, and untouched experts never. `documents` are
     the lengths of packed documents, N in sum: each gets, to the last bit, what it would get alone. No two of the
-    `adapters` have a row in common.
+    `adapters` have a row in common. row_block: as for `linear`.
     """
     top_k = experts.shape[1]
     shape = gate_up.shape[0], max(len(documents), 1), len(adapters) + 1  # experts, documents, adapters with none first
@@ -60,7 +61,7 @@ def grouped_experts(
         rows = slice(start, start + count)
         start = rows.stop
         updates = [(each.updates.gate_up[index], each.updates.down[index]) for each in adapters]
-        result = _expert(x[tokens[rows]], expert_gate_up, expert_down, counts[index], updates)
+        result = _expert(x[tokens[rows]], expert_gate_up, expert_down, counts[index], updates, row_block)
         out.index_add_(0, tokens[rows], result * scales[rows, None])
     return out
 
@@ -82,6 +83,7 @@ def _expert(
     down: Tensor,
     counts: Sequence[Sequence[int]],
     updates: Sequence[tuple[LowRank | None, LowRank | None]],
+    row_block: int,
 ) -> Tensor:
     """One expert on x [n, D] -> [n, D]; `counts` are the rows of each document, by adapter with those of none first.
 
@@ -91,14 +93,16 @@ def _expert(
     if len(counts) > 1:
         pieces = zip(x.split([sum(by_adapter) for by_adapter in counts]), counts, strict=True)
         own = [(piece.clone(), by_adapter) for piece, by_adapter in pieces if piece.shape[0]]
-        return torch.cat([_expert(piece, gate_up, down, [by_adapter], updates) for piece, by_adapter in own])
-    gate, up = _product(x, gate_up, counts[0], [update for update, _ in updates]).chunk(2, dim=-1)
-    return _product(F.silu(gate) * up, down, counts[0], [update for _, update in updates])
+        return torch.cat([_expert(piece, gate_up, down, [by_adapter], updates, row_block) for piece, by_adapter in own])
+    gate, up = _product(x, gate_up, counts[0], [update for update, _ in updates], row_block).chunk(2, dim=-1)
+    return _product(F.silu(gate) * up, down, counts[0], [update for _, update in updates], row_block)
 
 
-def _product(x: Tensor, weight: Tensor, counts: Sequence[int], updates: Sequence[LowRank | None]) -> Tensor:
+def _product(
+    x: Tensor, weight: Tensor, counts: Sequence[int], updates: Sequence[LowRank | None], row_block: int
+) -> Tensor:
     """x [n, in] @ weight^T -> [n, out], with each update on its `counts` of rows, after `counts[0]` without one."""
-    out = linear(x, weight)
+    out = linear(x, weight, row_block=row_block)
     start = counts[0]
     for count, update in zip(counts[1:], updates, strict=True):
         rows = slice(start, start + count)

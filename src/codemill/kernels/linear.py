@@ -9,12 +9,18 @@ from torch import Tensor, nn
 from codemill.kernels.low_rank import AdaptedRows
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, row_block: int = 0) -> Tensor:
     """x [..., in] @ weight^T + bias -> [..., out].
+
+    How a matrix product rounds a row may depend on the number of rows. With `row_block` every product has that many,
+    the last filled up with zeros, so that a row gets the same result in any company.
 
     One row on the CPU goes through the matrix-vector product: PyTorch's matrix product then reads bf16 weights at two
     thirds of its speed. float16 is the exception; there its matrix-vector product is the slow one.
     """
+    if row_block:
+        out = torch.cat([F.linear(rows, weight, bias) for rows in _row_blocks(x, row_block)])
+        return out[: x.numel() // x.shape[-1]].view(*x.shape[:-1], -1)
     if x.numel() == x.shape[-1] and x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float32):
         out = torch.mv(weight, x.reshape(-1))
         return (out if bias is None else out + bias).view(*x.shape[:-1], -1)
@@ -23,14 +29,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out.view(*x.shape[:-1], -1)
 
 
+def _row_blocks(x: Tensor, size: int) -> Sequence[Tensor]:
+    """x [..., in] as blocks [size, in] of one contiguous tensor, zeros at the end."""
+    rows = x.reshape(-1, x.shape[-1])
+    return F.pad(rows, (0, 0, 0, -rows.shape[0] % size)).contiguous().split(size)
+
+
 class Linear(nn.Linear):
     """`nn.Linear` by `linear`. `name` is the one under which adapters know the layer; they leave one without alone."""
 
     name = ""
+    row_block = 0
 
     def forward(self, x: Tensor, adapters: Sequence[AdaptedRows] = ()) -> Tensor:
         """x [..., in] -> [..., out]; rows that have an adapter get its update."""
-        out = linear(x, self.weight, self.bias)
+        out = linear(x, self.weight, self.bias, self.row_block)
         for adapter in adapters:
             adapter.add_linear(self.name, x, out)
         return out

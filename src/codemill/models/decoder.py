@@ -18,6 +18,8 @@ from codemill.models.layers import Mlp, RMSNorm
 from codemill.models.lora import LoraAdapter, adapted_rows
 from codemill.models.moe import Experts, SparseMoe
 
+ROW_BLOCK = 16  # rows of every matrix product of a batch-invariant model
+
 
 class DecoderLayer(nn.Module):
     """x + mixer(norm(x)), then x + feed-forward(norm(x))."""
@@ -59,6 +61,8 @@ class Decoder(nn.Module):
 class CausalLM(nn.Module):
     """A causal language model: the decoder and its head (the embedding itself where the weights are tied)."""
 
+    row_block = 0
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -68,6 +72,17 @@ class CausalLM(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, Linear | Experts):
                 module.name = name
+
+    def set_batch_invariant(self, on: bool = True) -> None:
+        """Compute each token in the same way in any company, to the last bit; see docs/engine.md for the cost."""
+        self.row_block = ROW_BLOCK if on else 0
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.row_block = self.row_block
+
+    @property
+    def is_batch_invariant(self) -> bool:
+        return self.row_block > 0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -130,7 +145,7 @@ class CausalLM(nn.Module):
 
     def logits(self, hidden: Tensor, adapters: Sequence[AdaptedRows] = ()) -> Tensor:
         """Hidden states [..., D] -> logits [..., vocab]; `adapters` are of these rows, see `adapted_rows`."""
-        logits = linear(hidden, self.output_embedding)
+        logits = linear(hidden, self.output_embedding, row_block=self.row_block)
         for adapter in adapters:
             adapter.add_linear("lm_head", hidden, logits)
         return logits

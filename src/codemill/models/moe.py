@@ -45,7 +45,7 @@ class SparseMoe(nn.Module):
         flat = x.flatten(0, 1)
         weights, experts = route(self.gate(flat, adapters), self.moe.num_experts_per_tok, self.moe.norm_topk_prob)
         stacked = self.experts.gate_up_proj, self.experts.down_proj
-        out = grouped_experts(flat, weights, experts, *stacked, documents, self._adapted(adapters))
+        out = grouped_experts(flat, weights, experts, *stacked, documents, self._adapted(adapters), self.gate.row_block)
         if self.moe.shared_expert_intermediate_size:
             gate = F.sigmoid(self.shared_expert_gate(flat, adapters))
             out = out + gate * self.shared_expert(flat, adapters)
