@@ -189,10 +189,10 @@ class Simulation:
 
     def check_step(self, step: Step, decoding: list[int]) -> None:
         """The step keeps to its budget, prompts get no less than a block, and every token has a slot of its own."""
-        config, size = self.config, self.shape.block_size
-        decoded = [1 + len(each.drafts) for each in step.scheduled if id(each.sequence) in decoding]
-        limit = config.max_mixed_tokens if decoded else config.max_num_batched_tokens
-        assert step.num_tokens <= max(limit, sum(decoded) + size)
+        is_mixed = any(id(each.sequence) in decoding for each in step.scheduled)
+        limit = self.config.max_mixed_tokens if is_mixed else self.config.max_num_batched_tokens
+        decoded = [1 + len(each.drafts) for each in step.scheduled if each.sequence.num_pending == 1]
+        assert step.num_tokens <= max(limit, sum(decoded) + self.shape.block_size)
         assert sum(decoded) <= max(len(decoded), MAX_VERIFIED_TOKENS)
         sequences = [id(each.sequence) for each in step.scheduled]
         assert len(set(sequences)) == len(sequences)

@@ -12,7 +12,7 @@ from transformers.generation import logits_process
 from codemill.engine import filters as module
 from codemill.engine.filters import Filters, draw_filtered, draw_unfiltered, filtered_candidates
 from codemill.engine.generation_config import Distribution
-from codemill.engine.noise import as_column, gumbel
+from codemill.engine.noise import as_keys, gumbel
 
 CPU = torch.device("cpu")
 
@@ -46,7 +46,7 @@ def random_logits(rows: int, vocab_size: int, seed: int, scale: float = 3.0) -> 
 
 def random_keys(count: int, seed: int = 0) -> Tensor:
     source = random.Random(seed)
-    return as_column([source.getrandbits(64) for _ in range(count)], CPU)
+    return as_keys([source.getrandbits(64) for _ in range(count)], CPU)
 
 
 def assert_equal_probs(ours: Tensor, expected: Tensor) -> None:
@@ -113,9 +113,9 @@ def test_draws_follow_the_probabilities(row):
 
 
 def test_noise_is_gumbels_and_of_the_key_and_the_token_alone():
-    keys, token_ids = random_keys(200), torch.arange(500)[None]
+    keys, token_ids = random_keys(200), torch.arange(500, dtype=torch.int32)[None]
     noise = gumbel(keys, token_ids)
-    ordered = noise.flatten().sort().values
+    ordered = noise.double().flatten().sort().values
     quantiles = torch.linspace(0.001, 0.999, 200, dtype=torch.float64)
     expected = -(-quantiles.log()).log()
     found = ordered[(quantiles * len(ordered)).long()]

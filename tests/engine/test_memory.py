@@ -234,6 +234,6 @@ def test_memory_stays_flat(dense_llm, num_requests):
             next(llm.stream(rng.choice(prompts), SamplingParams(max_tokens=8, ignore_eos=True)))
         sizes.append(resident_bytes())
     half = len(sizes) // 2
-    assert max(sizes[half:]) - max(sizes[:half]) < 3 * 2**20
+    assert max(sizes[half:]) - max(sizes[:half]) < 2**20
     assert llm.engine.is_idle
     assert llm.engine.cache.blocks.num_used == 0

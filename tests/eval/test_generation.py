@@ -197,7 +197,7 @@ def test_a_template_that_opens_the_reasoning(llm: LLM, monkeypatch: pytest.Monke
 
 def test_a_model_of_nan_ends_the_run(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = type(llm.model).logits
-    monkeypatch.setattr(type(llm.model), "logits", lambda self, hidden: logits(self, hidden) * float("nan"))
+    monkeypatch.setattr(type(llm.model), "logits", lambda self, *rows: logits(self, *rows) * float("nan"))
     with pytest.raises(CodemillError, match="NaN"):
         only(llm, request(Prompt(text=CODE, max_tokens=2)))
 

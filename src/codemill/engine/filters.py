@@ -61,7 +61,7 @@ def filtered_candidates(logits: Tensor, filters: Filters, count: int) -> tuple[T
 
 
 def draw_filtered(logits: Tensor, filters: Filters, keys: Tensor) -> Tensor:
-    """One token id for each row [B], drawn with the noise of `keys` [B, 1]."""
+    """One token id for each row [B], drawn with the noise of `keys` [B, 2]."""
     vocab_size = logits.shape[-1]
     count = min(filters.top_k or NUCLEUS_CANDIDATES, vocab_size)
     probs, token_ids = filtered_candidates(logits, filters, count)
@@ -75,13 +75,16 @@ def draw_filtered(logits: Tensor, filters: Filters, keys: Tensor) -> Tensor:
 
 def draw_unfiltered(logits: Tensor, temperature: Tensor, keys: Tensor) -> Tensor:
     """As `draw_filtered`, from the whole vocabulary; nothing needs sorting."""
-    token_ids = torch.arange(logits.shape[-1], device=logits.device)[None]
-    return (logits.double() / temperature + gumbel(keys, token_ids)).argmax(dim=-1)
+    token_ids = torch.arange(logits.shape[-1], dtype=torch.int32, device=logits.device)[None]
+    # Row by row on the CPU: a row and its noise fit the processor's cache, a batch of them does not.
+    size = 1 if logits.device.type == "cpu" else logits.shape[0]
+    parts = zip(logits.split(size), temperature.split(size), keys.split(size), strict=True)
+    return torch.cat([(rows / heat + gumbel(key, token_ids)).argmax(dim=-1) for rows, heat, key in parts])
 
 
 def _draw(probs: Tensor, token_ids: Tensor, keys: Tensor) -> Tensor:
     """Token ids [B] out of candidates [B, K] with these probabilities, of which some are 0."""
-    picked = (probs.log() + gumbel(keys, token_ids)).argmax(dim=-1, keepdim=True)
+    picked = (probs.log() + gumbel(keys, token_ids.int())).argmax(dim=-1, keepdim=True)
     return token_ids.gather(1, picked)[:, 0]
 
 

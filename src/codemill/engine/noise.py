@@ -3,35 +3,37 @@
 import torch
 from torch import Tensor
 
-_GOLDEN = -0x61C8864680B583EB  # the increments and multipliers of SplitMix64, as signed 64-bit integers
-_FIRST = -0x40A7B892E31B1A47
-_SECOND = -0x6B2FB644ECCEEE15
+_FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - (1 << 32)  # multipliers, as signed 32-bit integers
 
 
 def gumbel(keys: Tensor, token_ids: Tensor) -> Tensor:
-    """Standard Gumbel noise, fp64 [B, K], for int64 keys [B, 1] and token ids, [B, K] or [1, K].
+    """Standard Gumbel noise, fp32 [B, K], for keys from `as_keys` [B, 2] and token ids, int32 [B, K] or [1, K].
 
     The token of the largest log-probability plus noise is a draw from the distribution (Gumbel 1954; Maddison et al.
-    2014, arXiv:1411.0030). The noise is a hash (SplitMix64; Steele et al. 2014), so it is the same in every batch, in
-    any order of the tokens and on every device; and if logits differ by rounding, the token changes only where the two
-    best are that near. Inverting the cumulative distribution would shift every later token's share as well.
+    2014, arXiv:1411.0030). The noise is a hash (`lowbias32` by C. Wellons, 2018, twice), so it is the same in every
+    batch, in any order of the tokens and on every device; and if logits differ by rounding, the token changes only
+    where the two best are that near. Inverting the cumulative distribution would shift every later token's share as well.
     """
-    bits = _mix(_mix(keys) + token_ids * _GOLDEN)
-    uniforms = (_shift_right(bits, 11).double() + 0.5) * 2.0**-53
-    return -(-uniforms.log()).log()
+    low, high = keys[:, :1], keys[:, 1:]
+    bits = _mix_(_mix_(token_ids + low).bitwise_xor_(high))
+    # Uniform in (0, 1) and finest near 0, which the largest noise comes from.
+    uniforms = bits.float().add_(2.0**31 + 0.5).mul_(2.0**-32)
+    return uniforms.neg_().log1p_().neg_().log_().neg_()
 
 
-def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 30)) * _FIRST
-    x = (x ^ _shift_right(x, 27)) * _SECOND
-    return x ^ _shift_right(x, 31)
+def as_keys(numbers: list[int], device: torch.device) -> Tensor:
+    """Numbers of 64 bits as int32 [B, 2]."""
+    halves = [[number & 0xFFFFFFFF, number >> 32] for number in numbers]
+    return torch.tensor(halves, device=device).sub_(1 << 31).int()
+
+
+def _mix_(x: Tensor) -> Tensor:
+    """Mix the bits of int32 `x`, in place: temporaries of a whole vocabulary cost more than the arithmetic."""
+    x.bitwise_xor_(_shift_right(x, 16)).mul_(_FIRST)
+    x.bitwise_xor_(_shift_right(x, 15)).mul_(_SECOND)
+    return x.bitwise_xor_(_shift_right(x, 16))
 
 
 def _shift_right(x: Tensor, count: int) -> Tensor:
     """As for unsigned integers, which torch lacks."""
-    return (x >> count) & ((1 << (64 - count)) - 1)
-
-
-def as_column(keys: list[int], device: torch.device) -> Tensor:
-    """Keys of 64 bits as int64 [B, 1]."""
-    return torch.tensor([key - (1 << 64) if key >> 63 else key for key in keys], device=device)[:, None]
+    return (x >> count).bitwise_and_((1 << (32 - count)) - 1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from codemill.engine.filters import Filters, draw_filtered, draw_unfiltered
-from codemill.engine.noise import as_column
+from codemill.engine.noise import as_keys
 from codemill.engine.penalties import Penalties, has_penalty
 from codemill.engine.sequence import SampledToken, Sequence
 from codemill.engine.token_mask import allowed_tokens
@@ -26,7 +26,7 @@ class RowGroup:
 
     def draw(self, logits: Tensor, sequences: SequenceOf[Sequence], ahead: int) -> Tensor:
         """Token ids for these rows out of logits fp32 [B, V], each by its sequence's own noise."""
-        keys = as_column([sequences[row].noise_key(ahead) for row in self.rows], logits.device)
+        keys = as_keys([sequences[row].noise_key(ahead) for row in self.rows], logits.device)
         mine = logits if len(self.rows) == len(sequences) else logits[self.rows]
         if self.filtered:
             return draw_filtered(mine, self.filters, keys)

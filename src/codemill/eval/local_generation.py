@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from codemill.engine.llm import LLM
     from codemill.engine.sampling_params import SamplingParams
 
-BATCH = 16  # requests handed to the engine at a time, which is what it computes at a time
+BATCH = 64  # requests handed to the engine at a time: enough to keep it busy, few enough to see progress
 
 
 class DoesNotFit(Exception):
