@@ -52,6 +52,7 @@ class EngineConfig:
     state_interval: hybrid models keep a copy of their state so many tokens apart, besides the latest one.
     max_state_checkpoints: how many such copies, all sequences together.
     speculative: None for plain decode.
+    batch_invariant: compute each token in the same way in any company, to the last bit; slower, and on the CPU only.
     """
 
     max_num_seqs: int = 32
@@ -65,6 +66,7 @@ class EngineConfig:
     state_interval: int = 1024
     max_state_checkpoints: int | None = None
     speculative: SpeculativeConfig | None = None
+    batch_invariant: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_num_seqs", "max_num_batched_tokens", "max_mixed_tokens", "block_size", "state_interval"):

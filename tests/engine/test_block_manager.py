@@ -43,10 +43,9 @@ class BlockMachine(RuleBasedStateMachine):
     @rule(count=st.integers(0, 6))
     def allocate(self, count):
         count = min(count, self.blocks.num_free)
-        blank, expected = self.naive.blank, []
+        blank = self.naive.blank
         num_evicted = max(0, count - len(blank))
-        for block in self.naive.given_up[:num_evicted]:
-            expected.append(self.naive.names.pop(block))
+        expected = [self.naive.names.pop(block) for block in self.naive.given_up[:num_evicted]]
         candidates = blank | set(self.naive.given_up[:num_evicted])
         del self.naive.given_up[:num_evicted]
         before = len(self.evicted)

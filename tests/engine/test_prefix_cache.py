@@ -45,7 +45,7 @@ def run(llm: LLM) -> None:
         llm.engine.step()
 
 
-def count_tokens(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def count_tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of tokens of each pass from now on."""
     counts: list[int] = []
     compute = CausalLM.compute
@@ -73,14 +73,14 @@ def test_a_prompt_that_comes_again_is_reused_but_for_its_last_block(llm, length)
 def test_only_what_is_not_cached_is_computed(llm, monkeypatch):
     own = fresh(llm)
     ask(own, prompt_of(100))
-    counts = count_tokens(own, monkeypatch)
+    counts = count_tokens(monkeypatch)
     ask(own, prompt_of(100), SamplingParams(max_tokens=1))
     assert counts == [4]
 
 
 def test_samples_of_a_prompt_compute_it_once(llm, monkeypatch):
     own, params = fresh(llm), SamplingParams(max_tokens=1, n=5, temperature=1.0, seed=3)
-    counts = count_tokens(own, monkeypatch)
+    counts = count_tokens(monkeypatch)
     output = ask(own, prompt_of(100), params)
     assert sum(counts) == 100 + 4 * 4
     assert output.metrics.num_cached_tokens == 0, "what its other samples reuse was not there before"
@@ -90,13 +90,12 @@ def test_samples_of_a_prompt_compute_it_once(llm, monkeypatch):
 def test_a_conversation_grows(llm):
     """Each prompt is the one before with its answer and more; all of that but the last block is found."""
     own = fresh(llm)
-    prompt = prompt_of(50)
+    prompt, num_known = prompt_of(50), 1
     for turn in range(5):
         output = ask(own, prompt)
-        expected = 0 if turn == 0 else (known - 1) // SIZE * SIZE
-        assert output.metrics.num_cached_tokens >= expected
+        assert output.metrics.num_cached_tokens >= (num_known - 1) // SIZE * SIZE
         assert tokens_of(output) == tokens_of(ask(fresh(llm), prompt))
-        known = len(prompt) + 12
+        num_known = len(prompt) + 12
         prompt = [*prompt, *output.outputs[0].token_ids, *prompt_of(9, seed=turn + 1)]
 
 
@@ -110,7 +109,7 @@ def test_a_common_beginning_is_reused_by_other_prompts(llm):
     assert tokens_of(output) == tokens_of(ask(fresh(llm), other))
 
 
-def test_a_cancelled_prefill_keeps_what_it_computed(llm, monkeypatch):
+def test_a_cancelled_prefill_keeps_what_it_computed(llm):
     own = fresh(llm, max_num_batched_tokens=24)
     request = add(own, prompt_of(200))
     for _ in range(4):
@@ -198,9 +197,10 @@ def test_a_prompt_that_starts_again_has_its_logprobs_once(llm, why, monkeypatch)
         own.sleep()
         own.wake()
     else:
-        with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        with monkeypatch.context() as patch:
             patch.setattr(CausalLM, "compute", lambda *_: 1 / 0)
-            own.engine.step()
+            with pytest.raises(ZeroDivisionError):
+                own.engine.step()
     run(own)
     output = request.output()
     assert len(output.prompt_logprobs) == 100
@@ -230,18 +230,6 @@ def test_outputs_are_equal_with_and_without_the_cache(llm, shaping):
 # On disk
 
 
-def test_a_restarted_engine_still_has_the_prompt(llm, tmp_path):
-    options = {"prefix_cache_dir": tmp_path, "prefix_cache_dir_bytes": 1 << 28}
-    before = fresh(llm, **options)
-    first = ask(before, prompt_of(100))
-    before.close()
-    after = fresh(llm, **options)
-    second = ask(after, prompt_of(100))
-    after.close()
-    assert second.metrics.num_cached_tokens == 96
-    assert tokens_of(first) == tokens_of(second)
-
-
 def test_prompts_that_are_restored_together_are_not_mixed_up(llm, tmp_path):
     """More of them than there are slots for states, so that states are restored while others wait to be copied."""
     slots = {"max_num_seqs": 5, "max_state_checkpoints": 1, "max_num_batched_tokens": 2048}
@@ -255,16 +243,3 @@ def test_prompts_that_are_restored_together_are_not_mixed_up(llm, tmp_path):
     outputs = after.generate(prompts, GREEDY)
     after.close()
     assert list(map(tokens_of, outputs)) == expected
-
-
-def test_new_weights_keep_nothing_on_disk(dense_llm, tmp_path):
-    model = CausalLM(dense_llm.model.config)
-    model.load_state_dict(dense_llm.model.state_dict())
-    model.eval().requires_grad_(False)
-    own = LLM.from_parts(model, dense_llm.tokenizer, block_size=SIZE, prefix_cache_dir=tmp_path)
-    own.update_weights({"model.norm.weight": torch.linspace(-1, 1, 32)})
-    ask(own, prompt_of(100))
-    own.close()
-    fits_the_old = fresh(dense_llm, prefix_cache_dir=tmp_path)
-    assert ask(fits_the_old, prompt_of(100)).metrics.num_cached_tokens == 0
-    fits_the_old.close()

@@ -50,6 +50,9 @@ def build_engine(
         draft_bytes_per_token=0 if draft is None else kv_bytes_per_token(draft.config, model.dtype),
     )
     shape = plan.shape
+    if config.batch_invariant and model.device.type != "cpu":
+        raise UsageError(f"batch_invariant is for the CPU only, and the model is on {model.device}")
+    model.set_batch_invariant(config.batch_invariant)
     networks = [model] if draft is None else [model, draft]
     memory = [_allocate(network.config, shape, model) for network in networks]
     disk = _open_disk_cache(config, model, memory)

@@ -12,7 +12,7 @@ def gumbel(keys: Tensor, token_ids: Tensor) -> Tensor:
     The token of the largest log-probability plus noise is a draw from the distribution (Gumbel 1954; Maddison et al.
     2014, arXiv:1411.0030). The noise is a hash (`lowbias32` by C. Wellons, 2018, twice), so it is the same in every
     batch, in any order of the tokens and on every device; and if logits differ by rounding, the token changes only
-    where the two best are that near. Inverting the cumulative distribution would shift every later token's share as well.
+    where the two best are that near. Inverting the cumulative distribution would shift every later token's share too.
     """
     low, high = keys[:, :1], keys[:, 1:]
     bits = _mix_(_mix_(token_ids + low).bitwise_xor_(high))

@@ -43,7 +43,12 @@ class ModelRunner:
         segments = Segments(tuple(map(_segment, step.scheduled)), self.cache.block_size, self.model.device)
         adapters = [each.sequence.adapter for each in step.scheduled]
         context = ForwardContext.build(
-            self.model.config, self.model.dtype, input_ids[None], segments=segments, adapters=adapters
+            self.model.config,
+            self.model.dtype,
+            input_ids[None],
+            segments=segments,
+            adapters=adapters,
+            batch_invariant=self.model.is_batch_invariant,
         )
         hidden = self.model.compute(input_ids[None], context, self.cache)[0]
         return ForwardPass(input_ids, hidden, context, list(segments.starts))

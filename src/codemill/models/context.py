@@ -11,6 +11,7 @@ from codemill.config import ModelConfig
 from codemill.kernels.low_rank import AdaptedRows
 from codemill.kernels.paged_attention import PagedAttention
 from codemill.kernels.segments import Segments
+from codemill.kernels.token_attention import TokenAttention
 from codemill.models.lora import LoraAdapter, adapted_rows
 from codemill.models.rope import rotary_tables
 
@@ -22,7 +23,7 @@ class ForwardContext:
     `segments` say which tokens continue which sequences of a cache; None where there is no cache. `documents` are the
     lengths of packed documents, row after row; they do not see each other. `adapters` say which tokens have one; empty
     where none does. `deferred` collects what linear-attention layers need to advance their state over drafts, once it
-    is known how many were accepted.
+    is known how many were accepted. `batch_invariant`: nothing may depend on which tokens share the pass.
     """
 
     cos: Tensor  # [B or 1, T, 1, R] with R rotated dims; see `rotary_tables`
@@ -31,6 +32,7 @@ class ForwardContext:
     segments: Segments | None = None
     adapters: tuple[AdaptedRows, ...] = ()
     deferred: list["Deferred"] = field(default_factory=list)
+    batch_invariant: bool = False
 
     @classmethod
     def build(
@@ -42,6 +44,7 @@ class ForwardContext:
         document_ids: Tensor | None = None,
         segments: Segments | None = None,
         adapters: Sequence[LoraAdapter | None] = (),
+        batch_invariant: bool = False,
     ) -> "ForwardContext":
         """Positions of input_ids [B, T] continue where each segment ends, unless `position_ids` [B, T] says otherwise.
 
@@ -52,13 +55,14 @@ class ForwardContext:
             position_ids = _positions(input_ids, segments)
         cos, sin = rotary_tables(config, position_ids, dtype)
         documents = () if document_ids is None else _document_lengths(document_ids)
-        return cls(cos, sin, documents, segments, _adapted(adapters, input_ids, segments))
+        adapted = _adapted(adapters, input_ids, segments)
+        return cls(cos, sin, documents, segments, adapted, batch_invariant=batch_invariant)
 
     @cached_property
-    def attention(self) -> PagedAttention:
+    def attention(self) -> PagedAttention | TokenAttention:
         """How the segments are attended; the same in every layer."""
         assert self.segments is not None
-        return PagedAttention(self.segments)
+        return TokenAttention(self.segments) if self.batch_invariant else PagedAttention(self.segments)
 
     def for_each_document(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """function(*inputs), documents apart: each call gets [1, n, ...] of every input [B, T, ...].

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from codemill.config import ModelConfig
 from codemill.kernels.causal_conv import causal_conv, next_window
+from codemill.kernels.elementwise import in_whole_vectors
 from codemill.kernels.gated_delta import gated_delta_chunked, gated_delta_recurrent
 from codemill.kernels.linear import Linear
 from codemill.kernels.low_rank import AdaptedRows
@@ -112,7 +113,8 @@ class GatedDeltaNet(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Convolution and recurrence over mixed [B, T, C] -> outputs fp32 [B, T, H, V] and the new state."""
         conv = F.silu(causal_conv(mixed, self.conv1d.weight.squeeze(1), window))
-        rule = gated_delta_recurrent if mixed.shape[1] == 1 else gated_delta_chunked
+        by_token = mixed.shape[1] == 1 or self.in_proj_ba.row_block  # chunks would round by where they begin
+        rule = gated_delta_recurrent if by_token else gated_delta_chunked
         out, recurrent = rule(*self._split_heads(conv), g.transpose(1, 2), beta.transpose(1, 2), recurrent)
         return out.transpose(1, 2), recurrent
 
@@ -134,8 +136,8 @@ class GatedDeltaNet(nn.Module):
     def _gates(self, x: Tensor, adapters: Sequence[AdaptedRows]) -> tuple[Tensor, Tensor]:
         """Log decay g = -exp(A_log) softplus(a + dt_bias) and write strength beta = sigmoid(b), fp32 [B, T, H]."""
         b, a = self.in_proj_ba(x, adapters).unflatten(-1, (self.linear.num_key_heads, -1)).chunk(2, dim=-1)
-        decay = -self.A_log.float().exp() * F.softplus(a.flatten(2).float() + self.dt_bias)
-        return decay, b.flatten(2).sigmoid().float()
+        softplus = in_whole_vectors(F.softplus, a.flatten(2).float() + self.dt_bias)
+        return -self.A_log.float().exp() * softplus, in_whole_vectors(torch.sigmoid, b.flatten(2)).float()
 
     def _split_heads(self, conv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """conv [B, T, C] -> query and key [B, H, T, K] (unit length, query scaled), value [B, H, T, V], all fp32."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codemill.kernels.elementwise import in_whole_vectors
 from codemill.kernels.linear import Linear
 from codemill.kernels.low_rank import AdaptedRows
 
@@ -59,4 +60,5 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, adapters: Sequence[AdaptedRows] = ()) -> Tensor:
         """x [..., D] -> [..., D]."""
-        return self.down_proj(F.silu(self.gate_proj(x, adapters)) * self.up_proj(x, adapters), adapters)
+        gate = in_whole_vectors(F.silu, self.gate_proj(x, adapters))
+        return self.down_proj(gate * self.up_proj(x, adapters), adapters)

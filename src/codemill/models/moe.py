@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from codemill.config import MoeConfig
+from codemill.kernels.elementwise import in_whole_vectors
 from codemill.kernels.experts import AdaptedExperts, grouped_experts, route
 from codemill.kernels.linear import Linear
 from codemill.kernels.low_rank import AdaptedRows
@@ -47,7 +48,7 @@ class SparseMoe(nn.Module):
         stacked = self.experts.gate_up_proj, self.experts.down_proj
         out = grouped_experts(flat, weights, experts, *stacked, documents, self._adapted(adapters), self.gate.row_block)
         if self.moe.shared_expert_intermediate_size:
-            gate = F.sigmoid(self.shared_expert_gate(flat, adapters))
+            gate = in_whole_vectors(F.sigmoid, self.shared_expert_gate(flat, adapters))
             out = out + gate * self.shared_expert(flat, adapters)
         return out.view(x.shape)
 
