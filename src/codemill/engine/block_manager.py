@@ -47,10 +47,6 @@ class BlockManager:
                 del self._kept[block]
             self._references[block] += 1
 
-    def num_kept(self, blocks: Iterable[int]) -> int:
-        """How many of these blocks nobody uses: sharing them takes them from the free ones."""
-        return sum(self._references[block] == 0 for block in blocks)
-
     def name(self, block: int, name: bytes) -> None:
         """Make the content of a block in use findable; the first block of a name keeps it."""
         if name not in self._by_name and self._names[block] is None:

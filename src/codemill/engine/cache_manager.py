@@ -86,6 +86,7 @@ class CacheManager:
         cached = sequence.cached
         if self.keeper is not None:
             self.keeper.note_use(cached.names[: len(cached.block_table)])
+            self._keep_reused(sequence, self.keeper)
         if self.states is None:
             return
         source = self.states.find(cached.names[len(cached.block_table) - 1]) if cached.block_table else None
@@ -120,7 +121,7 @@ class CacheManager:
         lasting, latest = self._boundaries(sequence, start, stop)
         for boundary in sorted({*lasting, *latest}):
             name = self.names(sequence)[boundary // self.shape.block_size - 1]
-            if boundary not in lasting:
+            if boundary in latest:
                 self._drop_latest(cached)
             if self.states.has(name):
                 continue
@@ -188,6 +189,17 @@ class CacheManager:
         latest = stop // size * size
         return lasting, {latest} if latest > start else set()
 
+    def _keep_reused(self, sequence: Sequence, keeper: Keeper) -> None:
+        """Keep what the sequence reuses of its prompt: an earlier answer in it was computed as no prompt."""
+        cached = sequence.cached
+        blocks = cached.block_table[: len(sequence.prompt_token_ids) // self.shape.block_size]
+        for name, block in zip(cached.names, blocks, strict=False):
+            keeper.save_block(name, block)
+        name = cached.names[len(blocks) - 1] if blocks else b""
+        slot = self.states.find(name) if self.states is not None else None
+        if slot is not None:
+            keeper.save_state(name, slot)
+
     def _drop_latest(self, cached: CachedTokens) -> None:
         if self.states is not None and cached.latest_checkpoint is not None:
             self.states.drop(cached.latest_checkpoint)
@@ -212,7 +224,9 @@ class CacheManager:
         slot = self.states.reserve(name)
         if slot is None:
             return False
-        found = self.keeper.restore_state(name, slot)
+        # Copies wait for the pass, and what is restored does not: it would be overwritten, or copied instead.
+        is_awaited = any(slot in copy for copy in self.state_copies)
+        found = not is_awaited and self.keeper.restore_state(name, slot)
         self.states.settle_one(name, keep=found)
         return found
 

@@ -9,13 +9,21 @@ def fair_shares(wants: Sequence[int], budget: int) -> list[int]:
     Short prompts thus pass long ones by, and a long one gets what the short ones leave. The first get what does not
     divide evenly.
     """
-    shares = [0] * len(wants)
-    open_wants = sorted(range(len(wants)), key=lambda i: wants[i])
-    for position, i in enumerate(open_wants):
-        shares[i] = min(wants[i], budget // (len(open_wants) - position))
-        budget -= shares[i]
+    level = _level(sorted(wants), budget)
+    shares = [min(want, level) for want in wants]
+    left = budget - sum(shares)
     for i, want in enumerate(wants):
-        more = min(budget, 1, want - shares[i])
+        more = min(left, 1, want - shares[i])
         shares[i] += more
-        budget -= more
+        left -= more
     return shares
+
+
+def _level(wants: list[int], budget: int) -> int:
+    """The most that everyone may have; `wants` ascend."""
+    for position, want in enumerate(wants):
+        level = budget // (len(wants) - position)
+        if want > level:
+            return level
+        budget -= want
+    return wants[-1] if wants else 0

@@ -61,7 +61,7 @@ def plan_cache(
     wanted_blocks = engine.max_num_seqs * (-(-longest // engine.block_size))
     wanted_states = _wanted_states(engine) if per_state else 0
     budget = engine.kv_cache_bytes or int(_free_bytes(device))
-    num_states = min(wanted_states, int(budget * STATE_SHARE) // per_state) if per_state else 0
+    num_states = min(wanted_states, max(1, int(budget * STATE_SHARE) // per_state)) if per_state else 0
     num_blocks = min(wanted_blocks, (budget - num_states * per_state) // per_block)
     if num_blocks < 1 or (per_state and num_states < 1):
         raise UsageError(f"a cache of {budget / _GIB:.2f} GiB holds no sequence: give more kv_cache_bytes")
@@ -72,8 +72,8 @@ def plan_cache(
             f"{budget / _GIB:.2f} GiB, which holds {max_model_len} tokens"
         )
     max_num_seqs = engine.max_num_seqs
-    if num_states < wanted_states:  # sequences that run need a slot each; half the slots are for checkpoints
-        max_num_seqs = min(max_num_seqs, max(1, num_states // 2))
+    if num_states < wanted_states:  # sequences that run need a slot each; at most half are for checkpoints
+        max_num_seqs = num_states - min(num_states // 2, wanted_states - max_num_seqs)
     shape = CacheShape(
         num_blocks, engine.block_size, max_num_seqs, num_states, engine.state_interval, engine.enable_prefix_cache
     )

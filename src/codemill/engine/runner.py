@@ -66,6 +66,7 @@ class ModelRunner:
                 continue
             start = sequence.cached.num_computed
             stop = min(start + each.num_new, len(sequence.prompt_token_ids) - 1)
+            del sequence.prompt_logprobs[start:]  # of a pass before the sequence was preempted
             for begin in range(start, stop, PROMPT_LOGPROB_ROWS):
                 end = min(begin + PROMPT_LOGPROB_ROWS, stop)
                 hidden = done.hidden[first + begin - start : first + end - start]

@@ -79,11 +79,13 @@ class Scheduler:
     def schedule(self) -> Step:
         """The next step; it may be empty."""
         step = Step()
+        self._admit(step)  # first: what decodes may have to make way for what is more urgent
         self._schedule_decode(step)
         used = step.num_tokens
         config = self._config
-        limit = config.max_mixed_tokens if step.scheduled else config.max_num_batched_tokens
-        self._admit(step)
+        limit = config.max_num_batched_tokens
+        if step.scheduled:
+            limit = min(limit, config.max_mixed_tokens)
         self._schedule_prefill(step, max(config.block_size, limit - used))
         return step
 
@@ -101,7 +103,10 @@ class Scheduler:
         """Make every running sequence wait and compute again; after a pass that failed, or with new weights."""
         victims = list(self.running)
         for sequence in victims:
-            self._preempt(sequence)
+            if sequence.finish_reason is None:
+                self._preempt(sequence)
+            else:  # it got its last token before the pass failed
+                self._stop(sequence)
         return victims
 
     def _schedule_decode(self, step: Step) -> None:
@@ -137,7 +142,7 @@ class Scheduler:
                 continue
             while not self._has_room_to_start(sequence):
                 victim = self.running[-1] if self.running else None
-                if victim is None or victim.priority <= sequence.priority or _is_scheduled(victim, step):
+                if victim is None or victim.priority <= sequence.priority:
                     return
                 self._preempt(victim)
                 step.preempted.append(victim)
@@ -159,8 +164,9 @@ class Scheduler:
         return False
 
     def _num_missing(self, sequence: Sequence) -> int:
-        """Blocks for all tokens of the sequence and the next one, less those that it has."""
-        return self._cache.blocks_for(len(sequence.all_token_ids) + 1) - len(sequence.cached.block_table)
+        """Blocks for all tokens of the sequence and the next one, less those it has (more, if it drafts)."""
+        wanted = self._cache.blocks_for(len(sequence.all_token_ids) + 1)
+        return max(0, wanted - len(sequence.cached.block_table))
 
     def _make_room(self, sequence: Sequence, num_tokens: int, step: Step) -> bool:
         """Room for so many tokens, at the expense of whoever comes last; False if that is the sequence itself."""
@@ -185,11 +191,12 @@ class Scheduler:
         self._cache.release(sequence)
 
     def _is_computed_by_another(self, sequence: Sequence) -> bool:
-        """Whether the first block that is not cached yet is about to be."""
+        """Whether the first block that is not cached yet is about to be, and by no one who is less urgent."""
         if not self._computing or sequence.wants_prompt_logprobs:
             return False
         missing = next((name for name in self._cache.names(sequence) if self._cache.blocks.find(name) is None), None)
-        return missing is not None and missing in self._computing
+        owner = None if missing is None else self._computing.get(missing)
+        return owner is not None and owner.priority <= sequence.priority
 
     def _remember_computing(self, sequence: Sequence) -> None:
         if self._cache.shape.enable_prefix_cache:

@@ -1,5 +1,10 @@
 """Causal attention of new tokens over a paged KV cache.
 
+On the CPU the segments with few new tokens (decode, and drafts to verify) go to a C++ kernel, all in one call: see
+`cpu/paged_attention.cpp`. It reads each key and value once for all query heads and new tokens that see it. Its result
+for a token is the same to the last bit whatever else is in the call, wherever the blocks lie, and on any number of
+threads: keys are attended in chunks of 256 positions counted from position 0, and chunks are merged in order.
+
 Shapes: N new tokens of all sequences, T of one, S its keys, H query heads, H_kv key/value heads, K head_dim, C slots.
 """
 
@@ -11,16 +16,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from codemill.kernels.attention import attend
+from codemill.kernels.cpu_library import load_cpu_library
 from codemill.kernels.segments import Segment, Segments
 
 # Below so many bytes of keys and values a sequence, copying all sequences side by side costs less than a call for each.
 _GATHER_BYTES = 1 << 19
+# What the C++ kernel takes. More new tokens than that share their keys well enough in PyTorch's attention.
+_MAX_FEW, _MAX_HEAD_DIM, _HEAD_DIM_UNIT = 16, 256, 8
+_KERNEL_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+_LANES = 16  # of the widest variant; the tests try the others
+
+
+@dataclass(frozen=True)
+class Few:
+    """The segments with a past and few new tokens: which they are, and what the C++ kernel has to know about them."""
+
+    indices: frozenset[int]
+    segments: Tensor  # int32 [n, 3]: first row, new tokens, past tokens
+    block_tables: Tensor  # int32 [n, most blocks of any]
 
 
 @dataclass(frozen=True)
 class Gathered:
     """Sequences with one new token each, attended in one call: rows of the pass, slots [n, S] and what is visible."""
 
+    indices: frozenset[int]
     rows: Tensor
     slots: Tensor
     mask: Tensor  # bool [n, 1, 1, S]
@@ -37,12 +57,11 @@ class PagedAttention:
 
         Token i of a segment sees the segment's past and its new tokens up to itself.
         """
+        query = query.contiguous()
         out = torch.empty_like(query)
-        single = self._gathered if self._may_gather(key_cache) else None
-        if single is not None:
-            out[single.rows] = _attend_gathered(query, key_cache, value_cache, single)
+        done = self._attend_together(out, query, key_cache, value_cache)
         for index, segment in enumerate(self._segments.each):
-            if single is not None and segment.num_new == 1:
+            if index in done:
                 continue
             rows = slice(self._segments.starts[index], self._segments.starts[index] + segment.num_new)
             if segment.num_past == 0:
@@ -51,6 +70,27 @@ class PagedAttention:
                 keys, values = self._view(index, key_cache), self._view(index, value_cache)
                 out[rows] = _attend_past(query[rows], keys, values, self._masks[index])
         return out
+
+    def _attend_together(self, out: Tensor, query: Tensor, key_cache: Tensor, value_cache: Tensor) -> frozenset[int]:
+        """Attend the segments that share a call, and say which they are."""
+        if _kernel_takes(query, key_cache, value_cache) and self._few.indices:
+            _attend_few(out, query, key_cache, value_cache, self._few, self._segments.block_size)
+            return self._few.indices
+        if self._may_gather(key_cache):
+            out[self._gathered.rows] = _attend_gathered(query, key_cache, value_cache, self._gathered)
+            return self._gathered.indices
+        return frozenset()
+
+    @cached_property
+    def _few(self) -> Few:
+        each, size = self._segments.each, self._segments.block_size
+        chosen = [i for i, segment in enumerate(each) if segment.num_past > 0 and segment.num_new <= _MAX_FEW]
+        segments = [(self._segments.starts[i], each[i].num_new, each[i].num_past) for i in chosen]
+        tables = [each[i].block_table[: -(-each[i].length // size)] for i in chosen]
+        block_tables = torch.zeros(len(chosen), max(map(len, tables), default=0), dtype=torch.int32)
+        for row, table in zip(block_tables, tables, strict=True):
+            row[: len(table)] = torch.tensor(table, dtype=torch.int32)
+        return Few(frozenset(chosen), torch.tensor(segments, dtype=torch.int32), block_tables)
 
     def _may_gather(self, cache: Tensor) -> bool:
         """Whether the sequences with one new token are so short that they had better be gathered."""
@@ -70,7 +110,7 @@ class PagedAttention:
             slots[row, : lengths[row]] = _all_slots(self._segments, self._segments.each[i])
         visible = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         rows = torch.tensor([self._segments.starts[i] for i in chosen], device=device)
-        return Gathered(rows, slots.to(device), visible[:, None, None].to(device))
+        return Gathered(frozenset(chosen), rows, slots.to(device), visible[:, None, None].to(device))
 
     def _view(self, index: int, cache: Tensor) -> Tensor:
         """All keys or values [S, H_kv, K] of a segment; no copy where its blocks lie side by side."""
@@ -104,6 +144,42 @@ def _all_slots(segments: Segments, segment: Segment) -> Tensor:
     size = segments.block_size
     blocks = torch.tensor(segment.block_table[: -(-segment.length // size)], dtype=torch.long)
     return (blocks[:, None] * size + torch.arange(size)).flatten()[: segment.length]
+
+
+def _kernel_takes(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> bool:
+    head_dim = query.shape[-1]
+    return (
+        query.device.type == "cpu"
+        and query.dtype == key_cache.dtype
+        and query.dtype in _KERNEL_DTYPES
+        and head_dim <= _MAX_HEAD_DIM
+        and head_dim % _HEAD_DIM_UNIT == 0
+        and key_cache.is_contiguous()
+        and value_cache.is_contiguous()
+        and not query.requires_grad
+        and load_cpu_library() is not None
+    )
+
+
+def _attend_few(out: Tensor, query: Tensor, key_cache: Tensor, value_cache: Tensor, few: Few, block_size: int) -> None:
+    """Write the rows of `few` to `out` [N, H, K]."""
+    library = load_cpu_library()
+    assert library is not None
+    library.paged_attention(
+        query.data_ptr(),
+        key_cache.data_ptr(),
+        value_cache.data_ptr(),
+        out.data_ptr(),
+        few.segments.data_ptr(),
+        few.block_tables.data_ptr(),
+        *few.block_tables.shape,
+        block_size,
+        query.shape[1],
+        *key_cache.shape[1:],
+        _KERNEL_DTYPES[query.dtype],
+        torch.get_num_threads(),
+        _LANES,
+    )
 
 
 def _attend_past(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,0 +1,57 @@
+"""The C++ kernels of `kernels/cpu/`, called through ctypes with plain pointers.
+
+The library is built when the package is installed, and is not there if that machine had no C++ compiler (or one that
+lacks GCC's vector extension). Then `load_cpu_library` returns None and every operation takes its PyTorch form.
+"""
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+from codemill.errors import CodemillError
+
+_FOLDER = Path(__file__).parent / "cpu"
+_NAME = "library"
+_OUT_OF_MEMORY = 1
+
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int
+# The arguments of each kernel, as its C++ file declares them; all return 0 or an error.
+_ARGUMENTS: dict[str, list[Any]] = {"codemill_paged_attention": [*[_POINTER] * 6, *[_INT] * 9]}
+
+
+class CpuLibrary:
+    """The loaded library. The interpreter is free for other threads while a kernel runs."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError if it cannot be loaded, AttributeError if it lacks a kernel."""
+        library = ctypes.CDLL(str(path))
+        self.paged_attention = _declare(library, "codemill_paged_attention")
+
+
+def _declare(library: ctypes.CDLL, name: str) -> Callable[..., int]:
+    function = library[name]
+    function.argtypes, function.restype = _ARGUMENTS[name], _check
+    return function
+
+
+def _check(status: int) -> int:
+    if status == _OUT_OF_MEMORY:
+        raise CodemillError("out of memory in attention; use a smaller max_model_len or fewer sequences at once")
+    assert status == 0, f"a CPU kernel refused its arguments: {status}"
+    return status
+
+
+@cache
+def load_cpu_library() -> CpuLibrary | None:
+    """The library, or None where it was not built, cannot be loaded or lacks a kernel."""
+    for suffix in EXTENSION_SUFFIXES:
+        path = _FOLDER / f"{_NAME}{suffix}"
+        if path.exists():
+            try:
+                return CpuLibrary(path)
+            except (OSError, AttributeError):
+                return None
+    return None
