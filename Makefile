@@ -1,4 +1,5 @@
-# Codemill's tasks. Each sets up .venv by itself, and installs again only when pyproject.toml or constraints.txt change.
+# Codemill's tasks. Each sets up .venv by itself, and installs again only when pyproject.toml, constraints.txt
+# or the C++ kernels change.
 # Another Python: make run PYTHON=python3.12
 
 PYTHON ?= python3
@@ -6,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The constraints pin torch to a version that is known to work; without them pip may fetch gigabytes.
 PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
+# Compiled when the package is installed; without a C++ compiler PyTorch does the work.
+KERNELS := $(wildcard src/codemill/kernels/cpu/*.cpp src/codemill/kernels/cpu/*.h)
 # What `make run` continues: a signature and a docstring.
 FUNCTION := 'def solve(numbers: list[int]) -> int:\n    """Keep the even numbers, square each number, then return the sum."""\n'
 # Where `make run` completes code: FILE:LINE.
@@ -49,12 +52,12 @@ clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/run.stamp: pyproject.toml constraints.txt
+$(VENV)/run.stamp: pyproject.toml constraints.txt $(KERNELS)
 	$(make_venv)
 	$(PIP_INSTALL) --editable .
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml constraints.txt
+$(VENV)/dev.stamp: pyproject.toml constraints.txt $(KERNELS)
 	$(make_venv)
 	$(PIP_INSTALL) --editable '.[dev]'
 	@touch $(VENV)/run.stamp $@
