@@ -118,7 +118,8 @@ class Engine:
         try:
             done = self.runner.run(step, self.cache.state_copies)
             self.runner.record_prompt_logprobs(done, step)
-            chosen = [each for each in step.scheduled if each.reaches_end]
+            chosen = [each.sequence for each in step.scheduled if each.reaches_end]
+            beginning = [sequence for sequence in chosen if not sequence.token_ids]
             num_accepted = self._choose(done, step)
             done.context.commit(num_accepted)
             self._speculation.follow(done, step, num_accepted)
@@ -127,9 +128,10 @@ class Engine:
             self.scheduler.preempt_all()
             raise
         self.scheduler.complete(step, num_accepted)
+        self._count_first_tokens(beginning)
         self._count_step(step, num_accepted)
         self._speculation.propose([s for s in self.scheduler.running if s.num_pending == 1])
-        return [each.sequence for each in chosen]
+        return chosen
 
     def _take_out(self, request: Request) -> list[Sequence]:
         """Schedule a request no more -> its sequences that are not finished."""
@@ -195,6 +197,11 @@ class Engine:
                 sequence.start_time, sequence.num_reused = now, sequence.cached.num_computed
                 self.metrics.request_started(now - sequence.added_time, sequence.num_reused)
 
+    def _count_first_tokens(self, sequences: list[Sequence]) -> None:
+        for sequence in sequences:
+            if sequence.token_ids:
+                self.metrics.first_token(sequence.first_token_time - sequence.added_time)
+
     def _count_step(self, step: Step, num_accepted: list[int]) -> None:
         cache, metrics = self.cache, self.metrics
         for each in step.scheduled:
@@ -214,8 +221,6 @@ class Engine:
     def _count_finished(self, sequence: Sequence) -> None:
         assert sequence.finish_reason is not None
         num_tokens, finish = len(sequence.token_ids), sequence.finish_time
-        if num_tokens:
-            self.metrics.first_token(sequence.first_token_time - sequence.added_time)
         decode_seconds = finish - sequence.first_token_time if num_tokens else 0.0
         total_seconds = finish - sequence.added_time
         self.metrics.request_finished(sequence.finish_reason, num_tokens, total_seconds, decode_seconds)

@@ -1,9 +1,10 @@
 """Causal attention of new tokens over a paged KV cache.
 
-On the CPU the segments with few new tokens (decode, and drafts to verify) go to a C++ kernel, all in one call: see
-`cpu/paged_attention.cpp`. It reads each key and value once for all query heads and new tokens that see it. Its result
-for a token is the same to the last bit whatever else is in the call, wherever the blocks lie, and on any number of
-threads: keys are attended in chunks of 256 positions counted from position 0, and chunks are merged in order.
+On the CPU a C++ kernel does it, see `cpu/paged_attention.cpp`: all segments in one call, cut into pieces of 16 tokens.
+It reads each key and value once for all query heads and tokens of a piece. Its result for a token is the same to the
+last bit whatever else is in the call, however the prompt is cut, wherever the blocks lie, and on any number of threads:
+keys are attended in chunks of 256 positions counted from position 0, and chunks are merged in order. The rest of this
+file is for other devices and dtypes, and for installations without a compiler.
 
 Shapes: N new tokens of all sequences, T of one, S its keys, H query heads, H_kv key/value heads, K head_dim, C slots.
 """
@@ -21,18 +22,20 @@ from codemill.kernels.segments import Segment, Segments
 
 # Below so many bytes of keys and values a sequence, copying all sequences side by side costs less than a call for each.
 _GATHER_BYTES = 1 << 19
-# What the C++ kernel takes. More new tokens than that share their keys well enough in PyTorch's attention.
-_MAX_FEW, _MAX_HEAD_DIM, _HEAD_DIM_UNIT = 16, 256, 8
+# What the C++ kernel takes.
+_MAX_HEAD_DIM, _HEAD_DIM_UNIT = 256, 8
+_PIECE = 16  # new tokens that share what is read
+_KEY_CHUNK = 256  # keys of a partial result in the kernel
+_PARTIAL_FLOATS = 1 << 23  # partial results that one call may hold, in fp32
 _KERNEL_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 _LANES = 16  # of the widest variant; the tests try the others
 
 
 @dataclass(frozen=True)
-class Few:
-    """The segments with a past and few new tokens: which they are, and what the C++ kernel has to know about them."""
+class Pieces:
+    """What one call of the C++ kernel has to know: pieces of segments, and the blocks of each."""
 
-    indices: frozenset[int]
-    segments: Tensor  # int32 [n, 3]: first row, new tokens, past tokens
+    pieces: Tensor  # int32 [n, 3]: first row, new tokens, past tokens
     block_tables: Tensor  # int32 [n, most blocks of any]
 
 
@@ -40,7 +43,6 @@ class Few:
 class Gathered:
     """Sequences with one new token each, attended in one call: rows of the pass, slots [n, S] and what is visible."""
 
-    indices: frozenset[int]
     rows: Tensor
     slots: Tensor
     mask: Tensor  # bool [n, 1, 1, S]
@@ -51,6 +53,7 @@ class PagedAttention:
 
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
+        self._pieces: list[Pieces] | None = None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor) -> Tensor:
         """query [N, H, K], key and value [N, H_kv, K] just written to the caches [C, H_kv, K] -> [N, H, K].
@@ -59,9 +62,15 @@ class PagedAttention:
         """
         query = query.contiguous()
         out = torch.empty_like(query)
-        done = self._attend_together(out, query, key_cache, value_cache)
+        if _kernel_takes(query, key_cache, value_cache):
+            for pieces in self._calls(query.shape[1] * query.shape[2]):
+                _attend_pieces(out, query, key_cache, value_cache, pieces, self._segments.block_size)
+            return out
+        gathers = self._may_gather(key_cache)
+        if gathers:
+            out[self._gathered.rows] = _attend_gathered(query, key_cache, value_cache, self._gathered)
         for index, segment in enumerate(self._segments.each):
-            if index in done:
+            if gathers and segment.num_new == 1:
                 continue
             rows = slice(self._segments.starts[index], self._segments.starts[index] + segment.num_new)
             if segment.num_past == 0:
@@ -71,26 +80,37 @@ class PagedAttention:
                 out[rows] = _attend_past(query[rows], keys, values, self._masks[index])
         return out
 
-    def _attend_together(self, out: Tensor, query: Tensor, key_cache: Tensor, value_cache: Tensor) -> frozenset[int]:
-        """Attend the segments that share a call, and say which they are."""
-        if _kernel_takes(query, key_cache, value_cache) and self._few.indices:
-            _attend_few(out, query, key_cache, value_cache, self._few, self._segments.block_size)
-            return self._few.indices
-        if self._may_gather(key_cache):
-            out[self._gathered.rows] = _attend_gathered(query, key_cache, value_cache, self._gathered)
-            return self._gathered.indices
-        return frozenset()
+    def _calls(self, query_size: int) -> list[Pieces]:
+        """The calls of the kernel, the same for every layer; `query_size` is the heads' dims together."""
+        if self._pieces is None:
+            self._pieces = [self._call(each) for each in self._cut(query_size)]
+        return self._pieces
 
-    @cached_property
-    def _few(self) -> Few:
-        each, size = self._segments.each, self._segments.block_size
-        chosen = [i for i, segment in enumerate(each) if segment.num_past > 0 and segment.num_new <= _MAX_FEW]
-        segments = [(self._segments.starts[i], each[i].num_new, each[i].num_past) for i in chosen]
-        tables = [each[i].block_table[: -(-each[i].length // size)] for i in chosen]
-        block_tables = torch.zeros(len(chosen), max(map(len, tables), default=0), dtype=torch.int32)
-        for row, table in zip(block_tables, tables, strict=True):
-            row[: len(table)] = torch.tensor(table, dtype=torch.int32)
-        return Few(frozenset(chosen), torch.tensor(segments, dtype=torch.int32), block_tables)
+    def _cut(self, query_size: int) -> list[list[tuple[int, int, int]]]:
+        """Pieces (segment, its first new token, tokens), as many together as the memory for partial results holds."""
+        calls: list[list[tuple[int, int, int]]] = [[]]
+        room = _PARTIAL_FLOATS
+        for index, segment in enumerate(self._segments.each):
+            for first in range(0, segment.num_new, _PIECE):
+                count = min(_PIECE, segment.num_new - first)
+                size = count * query_size * (1 + (segment.num_past + first) // _KEY_CHUNK)
+                if size > room and calls[-1]:
+                    calls.append([])
+                    room = _PARTIAL_FLOATS
+                calls[-1].append((index, first, count))
+                room -= size
+        return calls
+
+    def _call(self, cut: list[tuple[int, int, int]]) -> Pieces:
+        each, starts = self._segments.each, self._segments.starts
+        pieces = [(starts[i] + first, count, each[i].num_past + first) for i, first, count in cut]
+        tables = {i: each[i].block_table for i in {i for i, _, _ in cut}}
+        sizes = {i: -(-each[i].length // self._segments.block_size) for i in tables}
+        block_tables = torch.zeros(len(cut), max(sizes.values()), dtype=torch.int32)
+        rows = {i: torch.tensor(table[: sizes[i]], dtype=torch.int32) for i, table in tables.items()}
+        for row, (i, _, _) in zip(block_tables, cut, strict=True):
+            row[: sizes[i]] = rows[i]
+        return Pieces(torch.tensor(pieces, dtype=torch.int32), block_tables)
 
     def _may_gather(self, cache: Tensor) -> bool:
         """Whether the sequences with one new token are so short that they had better be gathered."""
@@ -110,7 +130,7 @@ class PagedAttention:
             slots[row, : lengths[row]] = _all_slots(self._segments, self._segments.each[i])
         visible = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         rows = torch.tensor([self._segments.starts[i] for i in chosen], device=device)
-        return Gathered(frozenset(chosen), rows, slots.to(device), visible[:, None, None].to(device))
+        return Gathered(rows, slots.to(device), visible[:, None, None].to(device))
 
     def _view(self, index: int, cache: Tensor) -> Tensor:
         """All keys or values [S, H_kv, K] of a segment; no copy where its blocks lie side by side."""
@@ -161,8 +181,10 @@ def _kernel_takes(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> bool
     )
 
 
-def _attend_few(out: Tensor, query: Tensor, key_cache: Tensor, value_cache: Tensor, few: Few, block_size: int) -> None:
-    """Write the rows of `few` to `out` [N, H, K]."""
+def _attend_pieces(
+    out: Tensor, query: Tensor, key_cache: Tensor, value_cache: Tensor, pieces: Pieces, block_size: int
+) -> None:
+    """Write the rows of `pieces` to `out` [N, H, K]."""
     library = load_cpu_library()
     assert library is not None
     library.paged_attention(
@@ -170,9 +192,9 @@ def _attend_few(out: Tensor, query: Tensor, key_cache: Tensor, value_cache: Tens
         key_cache.data_ptr(),
         value_cache.data_ptr(),
         out.data_ptr(),
-        few.segments.data_ptr(),
-        few.block_tables.data_ptr(),
-        *few.block_tables.shape,
+        pieces.pieces.data_ptr(),
+        pieces.block_tables.data_ptr(),
+        *pieces.block_tables.shape,
         block_size,
         query.shape[1],
         *key_cache.shape[1:],
