@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from codemill import LLM, SamplingParams
+from codemill.chat import Tokenizer
 from codemill.errors import UsageError
+from codemill.kernels import paged_attention
 from models.reference import FAMILIES, make_ours, make_reference
 
 # Tight memory, small steps, drafts: whatever changes which tokens are computed together.
@@ -28,6 +30,15 @@ def ask(llm: LLM, prompts: list[list[int]], each: list[SamplingParams]) -> list[
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bits_do_not_depend_on_the_company(tokenizer, family, dtype):
+    assert_same_bits(tokenizer, family, dtype)
+
+
+def test_nor_do_they_without_the_kernel(tokenizer, monkeypatch):
+    monkeypatch.setattr(paged_attention, "load_cpu_library", lambda: None)
+    assert_same_bits(tokenizer, "qwen3_moe", torch.float32)
+
+
+def assert_same_bits(tokenizer: Tokenizer, family: str, dtype: torch.dtype) -> None:
     model = make_ours(make_reference(family, vocab_size=320, hidden_size=64, intermediate_size=96)).to(dtype)
     rng = random.Random(family)
     shared = rng.choices(range(320), k=50)

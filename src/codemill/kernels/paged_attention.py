@@ -166,18 +166,19 @@ def _all_slots(segments: Segments, segment: Segment) -> Tensor:
     return (blocks[:, None] * size + torch.arange(size)).flatten()[: segment.length]
 
 
+def has_kernel(dtype: torch.dtype, head_dim: int, device: torch.device) -> bool:
+    """Whether there is a C++ kernel for such queries, keys and values."""
+    fits = dtype in _KERNEL_DTYPES and head_dim <= _MAX_HEAD_DIM and head_dim % _HEAD_DIM_UNIT == 0
+    return fits and device.type == "cpu" and load_cpu_library() is not None
+
+
 def _kernel_takes(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> bool:
-    head_dim = query.shape[-1]
     return (
-        query.device.type == "cpu"
+        has_kernel(query.dtype, query.shape[-1], query.device)
         and query.dtype == key_cache.dtype
-        and query.dtype in _KERNEL_DTYPES
-        and head_dim <= _MAX_HEAD_DIM
-        and head_dim % _HEAD_DIM_UNIT == 0
         and key_cache.is_contiguous()
         and value_cache.is_contiguous()
         and not query.requires_grad
-        and load_cpu_library() is not None
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from codemill.config import ModelConfig
 from codemill.kernels.low_rank import AdaptedRows
-from codemill.kernels.paged_attention import PagedAttention
+from codemill.kernels.paged_attention import PagedAttention, has_kernel
 from codemill.kernels.segments import Segments
 from codemill.kernels.token_attention import TokenAttention
 from codemill.models.lora import LoraAdapter, adapted_rows
@@ -23,7 +23,7 @@ class ForwardContext:
     `segments` say which tokens continue which sequences of a cache; None where there is no cache. `documents` are the
     lengths of packed documents, row after row; they do not see each other. `adapters` say which tokens have one; empty
     where none does. `deferred` collects what linear-attention layers need to advance their state over drafts, once it
-    is known how many were accepted. `batch_invariant`: nothing may depend on which tokens share the pass.
+    is known how many were accepted. `attends_by_token`: attention has to be computed for each token alone.
     """
 
     cos: Tensor  # [B or 1, T, 1, R] with R rotated dims; see `rotary_tables`
@@ -32,7 +32,7 @@ class ForwardContext:
     segments: Segments | None = None
     adapters: tuple[AdaptedRows, ...] = ()
     deferred: list["Deferred"] = field(default_factory=list)
-    batch_invariant: bool = False
+    attends_by_token: bool = False
 
     @classmethod
     def build(
@@ -56,13 +56,15 @@ class ForwardContext:
         cos, sin = rotary_tables(config, position_ids, dtype)
         documents = () if document_ids is None else _document_lengths(document_ids)
         adapted = _adapted(adapters, input_ids, segments)
-        return cls(cos, sin, documents, segments, adapted, batch_invariant=batch_invariant)
+        # The kernel's results depend on a token's own keys alone; those of PyTorch's attention on what shares a call.
+        by_token = batch_invariant and not has_kernel(dtype, config.head_dim, input_ids.device)
+        return cls(cos, sin, documents, segments, adapted, attends_by_token=by_token)
 
     @cached_property
     def attention(self) -> PagedAttention | TokenAttention:
         """How the segments are attended; the same in every layer."""
         assert self.segments is not None
-        return TokenAttention(self.segments) if self.batch_invariant else PagedAttention(self.segments)
+        return TokenAttention(self.segments) if self.attends_by_token else PagedAttention(self.segments)
 
     def for_each_document(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """function(*inputs), documents apart: each call gets [1, n, ...] of every input [B, T, ...].
