@@ -28,8 +28,8 @@ class Detokenizer:
 
     def feed(self, ids: int | Sequence[int] | Iterable[int]) -> str:
         """Take one id or several; return the text that has become certain (often empty)."""
-        if isinstance(ids, int):
-            ids = (ids,)
+        if isinstance(ids, int):  # the usual case, once for each token that is generated
+            return "" if ids in self._skip else self._decoder.decode(self._tokenizer.token_bytes(ids))
         raw = b"".join(self._tokenizer.token_bytes(i) for i in ids if i not in self._skip)
         return self._decoder.decode(raw)
 

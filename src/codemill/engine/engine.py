@@ -178,7 +178,8 @@ class Engine:
             first = done.rows[i] + each.num_new - 1
             rows += range(first, first + 1 + len(each.drafts))
         sequences, counts = [each.sequence for _, each in choosing], [1 + len(each.drafts) for _, each in choosing]
-        return self.runner.logits(done.hidden[rows], sequences, counts), first_rows
+        hidden = done.hidden if len(rows) == done.hidden.shape[0] else done.hidden[rows]
+        return self.runner.logits(hidden, sequences, counts), first_rows
 
     def _sample(self, sequences: list[Sequence], logits: Tensor, rows: list[int]) -> list[SampledToken]:
         if sequences != self._sampled:
@@ -207,9 +208,9 @@ class Engine:
         for each in step.scheduled:
             if each.sequence.finish_reason is not None:
                 self._count_finished(each.sequence)
-        drafted = list(zip(step.scheduled, num_accepted, strict=True))
+        drafted = [pair for pair in zip(step.scheduled, num_accepted, strict=True) if pair[0].drafts]
         metrics.step_done(
-            num_drafts=sum(len(each.drafts) for each in step.scheduled if not each.sequence.is_forced),
+            num_drafts=sum(len(each.drafts) for each, _ in drafted if not each.sequence.is_forced),
             num_accepted=sum(accepted for each, accepted in drafted if not each.sequence.is_forced),
             num_forced=sum(accepted for each, accepted in drafted if each.sequence.is_forced),
         )

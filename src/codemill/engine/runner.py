@@ -62,7 +62,7 @@ class ModelRunner:
         """Give the sequences that ask for it the log-probabilities of the prompt tokens that this pass predicts."""
         for first, each in zip(done.rows, step.scheduled, strict=True):
             sequence = each.sequence
-            if not sequence.wants_prompt_logprobs:
+            if sequence.params.prompt_logprobs is None or not sequence.wants_prompt_logprobs:
                 continue
             start = sequence.cached.num_computed
             stop = min(start + each.num_new, len(sequence.prompt_token_ids) - 1)

@@ -114,14 +114,18 @@ class Scheduler:
         decoding = [sequence for sequence in self.running if sequence.num_pending == 1]
         most = max(0, MAX_VERIFIED_TOKENS // max(1, len(decoding)) - 1)
         for sequence in decoding:
-            drafts = tuple(sequence.drafts[: min(most, sequence.num_left - 1)])
+            if step.preempted and sequence in step.preempted:
+                continue
+            drafts = tuple(sequence.drafts[: min(most, sequence.num_left - 1)]) if sequence.drafts else ()
             if drafts and not self._cache.grow(sequence, 1 + len(drafts)):
                 drafts = ()
-            if sequence in self.running and self._make_room(sequence, 1 + len(drafts), step):
+            if self._make_room(sequence, 1 + len(drafts), step):
                 self._schedule(sequence, 1, drafts, step)
 
     def _schedule_prefill(self, step: Step, budget: int) -> None:
         """Shares of the budget for prompts; a more urgent priority takes all it wants first."""
+        if len(step.scheduled) == len(self.running):
+            return
         done = {id(each.sequence) for each in step.scheduled}
         prefilling = [sequence for sequence in self.running if id(sequence) not in done]
         for priority in sorted({sequence.priority for sequence in prefilling}):
