@@ -25,6 +25,7 @@ from codemill.chat import Tokenizer
 from codemill.engine.memory import kv_bytes_per_token
 from codemill.engine.prompts import Prompt
 from codemill.engine.request import Request
+from codemill.engine.sequence import SampledToken
 from codemill.models import CausalLM, load_model
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
@@ -129,33 +130,56 @@ def _ratio(one: float, other: float) -> float:
 
 
 def measure_overhead(llm: LLM) -> list[dict[str, Any]]:
-    """Milliseconds of a step at batch 32 outside the network and the sampler."""
-    spent = 0.0
+    """Milliseconds of a step at batch 32 without network and sampler: once beside them, once with constants instead."""
+    beside = statistics.median(_steps_without_network(llm))
+    model, tokens = llm.model, [SampledToken(300 + row) for row in range(BATCH_SIZES[-1])]
+    hidden = torch.zeros(1, PROMPT_TOKENS * len(tokens), model.config.hidden_size, dtype=model.dtype)
+    logits = torch.zeros(len(tokens), model.config.vocab_size)
+    model.compute = lambda ids, *_: hidden[:, : ids.shape[1]]  # type: ignore[method-assign]
+    model.logits = lambda rows, *_: logits[: rows.shape[0]]  # type: ignore[method-assign]
+    llm.engine._sample = lambda sequences, *_: tokens[: len(sequences)]  # type: ignore[method-assign]
+    alone = statistics.median(_step_seconds(llm))
+    return [
+        {"figure": "a step at batch 32 without network and sampler", "value": 1000 * alone, "unit": "ms"},
+        {"figure": "the same, measured beside them", "value": 1000 * beside, "unit": "ms"},
+    ]
+
+
+def _steps_without_network(llm: LLM) -> list[float]:
+    """Seconds of each step of decode, less those of the pass, the logits and the sampler."""
+    engine, spent = llm.engine, [0.0]
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any) -> Any:
-            nonlocal spent
             start = time.perf_counter()
             try:
                 return function(*args)
             finally:
-                spent += time.perf_counter() - start
+                spent[-1] += time.perf_counter() - start
 
         return wrapper
 
-    engine, rng, outside = llm.engine, random.Random(3), []
-    engine.runner.run, engine.runner.logits, engine._sample = (  # type: ignore[method-assign]
-        timed(engine.runner.run), timed(engine.runner.logits), timed(engine._sample)
-    )  # fmt: skip
-    for _ in range(32):
-        add(llm, random_prompt(llm, PROMPT_TOKENS, rng), 300)
-    while not engine.is_idle:
-        spent, start = 0.0, time.perf_counter()
-        decoded = engine.step()
-        if len(decoded) == 32:
-            outside.append(time.perf_counter() - start - spent)
-    median = 1000 * statistics.median(outside)
-    return [{"figure": "scheduling and bookkeeping of a step, batch 32", "value": median, "unit": "ms"}]
+    parts = {name: getattr(owner, name) for owner, name in ((engine.runner, "run"), (engine.runner, "logits"))}
+    engine.runner.run, engine.runner.logits = timed(parts["run"]), timed(parts["logits"])  # type: ignore[method-assign]
+    sample, engine._sample = engine._sample, timed(engine._sample)  # type: ignore[method-assign]
+    whole = _step_seconds(llm, before_each=lambda: spent.append(0.0))
+    engine.runner.run, engine.runner.logits = parts["run"], parts["logits"]  # type: ignore[method-assign]
+    engine._sample = sample  # type: ignore[method-assign]
+    return [seconds - inside for seconds, inside in zip(whole, spent[-len(whole) :], strict=True)]
+
+
+def _step_seconds(llm: LLM, before_each: Callable[[], None] = lambda: None) -> list[float]:
+    """Seconds of each step in which all of 32 sequences decode; these are the last steps."""
+    rng, seconds = random.Random(3), []
+    for _ in range(BATCH_SIZES[-1]):
+        add(llm, random_prompt(llm, PROMPT_TOKENS, rng), 200)
+    while not llm.engine.is_idle:
+        before_each()
+        start = time.perf_counter()
+        decoded = llm.engine.step()
+        if all(len(sequence.token_ids) > 1 for sequence in decoded) and len(decoded) == BATCH_SIZES[-1]:
+            seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def copying_llm(model: CausalLM, method: str | None) -> LLM:

@@ -102,10 +102,11 @@ class CacheManager:
         """Give the sequence room for `num_tokens` more than are computed; False if there are not the blocks."""
         cached = sequence.cached
         missing = self.blocks_for(cached.num_computed + num_tokens) - len(cached.block_table)
+        if missing <= 0:
+            return True
         if missing > self.blocks.num_free:
             return False
-        if missing > 0:
-            cached.block_table += self.blocks.allocate(missing)
+        cached.block_table += self.blocks.allocate(missing)
         return True
 
     def plan_checkpoints(self, sequence: Sequence, num_new: int) -> tuple[tuple[int, int], ...]:

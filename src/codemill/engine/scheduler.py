@@ -6,6 +6,7 @@ No torch here: the scheduler can be followed, and tested, without a model.
 from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from codemill.engine.cache_manager import CacheManager
 from codemill.engine.fair_share import fair_shares
@@ -16,8 +17,7 @@ from codemill.engine_config import EngineConfig
 MAX_VERIFIED_TOKENS = 64
 
 
-@dataclass(frozen=True)
-class ScheduledSequence:
+class ScheduledSequence(NamedTuple):  # which is made quicker than a dataclass; there is one for each token of decode
     """Part of a step: `num_new` tokens of the sequence that are certain, then drafts to be checked."""
 
     sequence: Sequence

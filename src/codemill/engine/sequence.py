@@ -171,7 +171,8 @@ class Sequence:
             requested = token_id in self.limits.stop_token_ids
             self.finish("stop", token_id if requested else None)
             return
-        self._add_text(self._scan(self._detokenizer.feed(token_id)))
+        text = self._detokenizer.feed(token_id)
+        self._add_text(self._scan(text) if self.params.stop is not None else text)
         if self.grammar is not None:
             self.grammar.accept(token_id)
         if self._scanner.found is not None:
