@@ -23,7 +23,7 @@ LAYERS = {
     **dict.fromkeys(("server", "agent", "data"), 4),
     **dict.fromkeys(("train", "eval"), 5),
     "rl": 6,
-    **dict.fromkeys(("cli", "commands"), 7),
+    **dict.fromkeys(("cli", "commands", "__main__"), 7),
 }
 FOUNDATION = 0  # the files of this layer may import one another
 ENTRANCE = 7

@@ -8,6 +8,10 @@ from typing import Any, Literal
 from codemill.errors import UsageError
 
 DraftMethod = Literal["ngram", "draft", "mtp"]
+_SIZES = (
+    *("max_num_seqs", "max_num_batched_tokens", "max_mixed_tokens", "block_size", "state_interval"),
+    "prefix_cache_dir_bytes",
+)
 DRAFT_METHODS: tuple[DraftMethod, ...] = ("ngram", "draft", "mtp")
 
 
@@ -32,6 +36,7 @@ class SpeculativeConfig:
             raise UsageError(f"speculative method {self.method!r}: choose {', '.join(DRAFT_METHODS)}")
         _check_size("num_tokens", self.num_tokens)
         _check_size("min_match", self.min_match)
+        _check_size("max_match", self.max_match)
         if self.max_match < self.min_match:
             raise UsageError(f"max_match = {self.max_match}: must be at least min_match, {self.min_match}")
         if (self.method == "draft") != (self.draft_model is not None):
@@ -69,13 +74,24 @@ class EngineConfig:
     batch_invariant: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_num_seqs", "max_num_batched_tokens", "max_mixed_tokens", "block_size", "state_interval"):
+        for name in _SIZES:
             _check_size(name, getattr(self, name))
+        for name in ("enable_prefix_cache", "batch_invariant"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(f"{name} = {getattr(self, name)!r}: must be True or False")
+        if self.speculative is not None and not isinstance(self.speculative, SpeculativeConfig):
+            raise UsageError(f"speculative = {self.speculative!r}: give 'ngram', 'mtp' or a SpeculativeConfig")
+        if self.prefix_cache_dir is not None and not self.enable_prefix_cache:
+            raise UsageError("prefix_cache_dir needs the prefix cache: leave enable_prefix_cache on")
+        if self.prefix_cache_dir is not None and not str(self.prefix_cache_dir):
+            raise UsageError("prefix_cache_dir is empty: name a directory")
         for name in ("kv_cache_bytes", "max_state_checkpoints"):
             if getattr(self, name) is not None:
                 _check_size(name, getattr(self, name))
         if self.state_interval % self.block_size:
-            raise UsageError(f"state_interval = {self.state_interval}: must be a multiple of block_size")
+            raise UsageError(
+                f"block_size = {self.block_size}: state_interval, {self.state_interval}, must be a multiple of it"
+            )
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "EngineConfig":

@@ -8,7 +8,7 @@ import typer
 
 from codemill.commands import add_verb, options, print_json
 from codemill.config import read_json_object
-from codemill.errors import UsageError
+from codemill.errors import CodemillError, UsageError
 
 if TYPE_CHECKING:
     from codemill.engine.outputs import RequestOutput
@@ -89,7 +89,10 @@ def _structure(json_schema: Path | None, regex: str | None) -> "StructuredOutput
 
     if json_schema is None and regex is None:
         return None
-    schema = None if json_schema is None else read_json_object(json_schema, "give a file with a JSON schema")
+    try:
+        schema = None if json_schema is None else read_json_object(json_schema, "give a file with a JSON schema")
+    except CodemillError as error:  # here a wrong file is a wrong command
+        raise UsageError(str(error)) from None
     return StructuredOutput(json_schema=schema, regex=regex)
 
 

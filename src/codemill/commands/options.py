@@ -1,5 +1,6 @@
 """Options that several verbs share, and what becomes of them."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from codemill import LLM
     from codemill.engine.outputs import RequestMetrics
 
+MOST_THREADS = 64  # on small machines; on others four times the cores
 Model = Annotated[
     str | None,
     typer.Option(
@@ -51,12 +53,10 @@ def load_llm(
     prefix_cache_dir: Path | None = None,
 ) -> "LLM":
     """The model that the options name."""
-    import torch
-
     from codemill import LLM
 
     if threads is not None:
-        torch.set_num_threads(threads)
+        set_threads(threads)
     return LLM(
         model,
         dtype=dtype,
@@ -67,6 +67,16 @@ def load_llm(
     )
 
 
+def set_threads(threads: int) -> None:
+    """Use so many CPU threads. Raises UsageError for more than the machine could ever make use of."""
+    import torch
+
+    most = max(MOST_THREADS, 4 * (os.cpu_count() or 1))
+    if threads > most:
+        raise UsageError(f"--threads {threads}: this machine has {os.cpu_count()} cores; give at most {most}")
+    torch.set_num_threads(threads)
+
+
 def _speculative(how: str | None) -> SpeculativeConfig | None:
     """What --speculative means. Raises UsageError."""
     if how is None:
@@ -74,7 +84,10 @@ def _speculative(how: str | None) -> SpeculativeConfig | None:
     method, is_model, spec = how.partition("=")
     if is_model and method == "draft":
         return SpeculativeConfig("draft", draft_model=spec or None)
-    return SpeculativeConfig(how)  # type: ignore[arg-type]  # checked there
+    plain = {"ngram": SpeculativeConfig("ngram"), "mtp": SpeculativeConfig("mtp")}
+    if how not in plain:
+        raise UsageError(f"--speculative {how}: choose ngram, mtp or draft=SPEC")
+    return plain[how]
 
 
 def print_speed(metrics: "RequestMetrics | None") -> None:

@@ -29,8 +29,10 @@ class Adapters:
 
         Raises UsageError for an empty name, CodemillError naming the file for what cannot be loaded.
         """
-        if not name:
-            raise UsageError("the adapter's name is empty")
+        if not name or not isinstance(name, str):
+            raise UsageError(f"the adapter's name is {name!r}: give some text")
+        if not isinstance(directory, str | Path):
+            raise UsageError(f"the adapter's directory is of type {type(directory).__name__}: give a path")
         self._by_name[name] = LoraAdapter.load(Path(directory).expanduser(), *self._target, name=name)
 
     def remove(self, name: str) -> None:

@@ -67,12 +67,14 @@ class Engine:
         for sequence in self._take_out(request):
             sequence.finish("abort", stop_reason)
             self._count_finished(sequence)
+        self._set_gauges()
 
     def fail(self, request: Request, error: CodemillError) -> None:
         """Stop what is not finished of a request, because of an error."""
         for sequence in self._take_out(request):
             sequence.fail(error)
             self._count_finished(sequence)
+        self._set_gauges()
 
     def weights_changed(self) -> None:
         """Nothing that was computed with other weights may be used any more: prompts that run are computed again.
@@ -204,16 +206,19 @@ class Engine:
                 self.metrics.first_token(sequence.first_token_time - sequence.added_time)
 
     def _count_step(self, step: Step, num_accepted: list[int]) -> None:
-        cache, metrics = self.cache, self.metrics
         for each in step.scheduled:
             if each.sequence.finish_reason is not None:
                 self._count_finished(each.sequence)
         drafted = [pair for pair in zip(step.scheduled, num_accepted, strict=True) if pair[0].drafts]
-        metrics.step_done(
+        self.metrics.step_done(
             num_drafts=sum(len(each.drafts) for each, _ in drafted if not each.sequence.is_forced),
             num_accepted=sum(accepted for each, accepted in drafted if not each.sequence.is_forced),
             num_forced=sum(accepted for each, accepted in drafted if each.sequence.is_forced),
         )
+        self._set_gauges()
+
+    def _set_gauges(self) -> None:
+        cache, metrics = self.cache, self.metrics
         metrics.running, metrics.waiting = len(self.scheduler.running), len(self.scheduler.waiting)
         metrics.kv_blocks_used, metrics.kv_blocks_total = cache.blocks.num_used, cache.blocks.num_blocks
         if cache.states is not None:

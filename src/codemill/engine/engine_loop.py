@@ -127,6 +127,8 @@ class EngineLoop:
     def _step(self) -> None:
         try:
             with self._llm.lock:
+                if not self._can_step:  # it was put to sleep meanwhile
+                    return
                 changed = self._engine.step()
         except Exception as error:  # noqa: BLE001 - whatever a pass raises ends those who ran, and nobody else
             self._fail_started(f"a step of the engine failed: {type(error).__name__}: {error}")

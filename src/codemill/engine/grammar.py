@@ -62,6 +62,8 @@ class GrammarCompiler:
                 return found
             vocabulary = self._vocabulary
         grammar = Grammar(_matcher(structured_output, vocabulary), vocabulary)
+        if not grammar.is_usable:  # now, and not in the middle of an answer beside others
+            raise UsageError("structured_output asks for a grammar that is too large: use a simpler one")
         with self._lock:
             self._grammars[key] = grammar
             while len(self._grammars) > self._max_grammars:

@@ -13,7 +13,6 @@ from codemill.footprint import available_memory
 # Of the memory that is free once the weights are there; the rest is for activations and for others on the machine.
 CPU_SHARE, GPU_SHARE = 0.4, 0.85
 STATE_SHARE = 0.5  # at most so much of the budget goes into state slots
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,13 @@ def plan_cache(
     num_states = min(wanted_states, max(1, int(budget * STATE_SHARE) // per_state)) if per_state else 0
     num_blocks = min(wanted_blocks, (budget - num_states * per_state) // per_block)
     if num_blocks < 1 or (per_state and num_states < 1):
-        raise UsageError(f"a cache of {budget / _GIB:.2f} GiB holds no sequence: give more kv_cache_bytes")
+        least = per_block + per_state
+        raise UsageError(f"a cache of {budget} bytes holds no sequence: give at least {least} kv_cache_bytes")
     max_model_len = min(longest, num_blocks * engine.block_size)
     if must_fit and max_model_len < longest:
         raise UsageError(
-            f"max_model_len = {longest}: its KV cache takes {longest * per_token / _GIB:.2f} GiB, and the budget is "
-            f"{budget / _GIB:.2f} GiB, which holds {max_model_len} tokens"
+            f"max_model_len = {longest}: the KV cache holds {max_model_len} tokens; give at most that, or at least "
+            f"{num_states * per_state + -(-longest // engine.block_size) * per_block} kv_cache_bytes"
         )
     max_num_seqs = engine.max_num_seqs
     if num_states < wanted_states:  # sequences that run need a slot each; at most half are for checkpoints

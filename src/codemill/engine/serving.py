@@ -244,6 +244,6 @@ def _is_long(prompt: PromptLike) -> bool:
 
 
 def _check_deadline(deadline: float | None) -> float | None:
-    if deadline is not None and not deadline > 0:
+    if deadline is not None and not (isinstance(deadline, int | float) and deadline > 0):
         raise UsageError(f"deadline = {deadline!r}: must be a number of seconds above 0")
     return deadline

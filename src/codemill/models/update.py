@@ -22,6 +22,8 @@ def update_weights(model: CausalLM, state: Mapping[str, Tensor]) -> None:
     for name, tensor in wanted.items():
         if name not in targets:
             raise UsageError(f"the network has no weight {name!r}: nothing was changed")
+        if not isinstance(tensor, Tensor):
+            raise UsageError(f"{name} is of type {type(tensor).__name__}, not a tensor: nothing was changed")
         if tensor.shape != targets[name].shape:
             shapes = f"{tuple(tensor.shape)}, the network's {tuple(targets[name].shape)}"
             raise UsageError(f"{name} has the shape {shapes}: nothing was changed")
