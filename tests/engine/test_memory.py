@@ -140,7 +140,7 @@ def test_too_little_is_one_line_that_says_what_to_do(preset):
 
 def test_a_context_that_was_asked_for_has_to_fit():
     per_token = kv_bytes_per_token(DENSE, torch.bfloat16)
-    said = r"max_model_len = 32768: the KV cache holds \d+ tokens; give at most that, or at least 3758096384 kv_cache_bytes"
+    said = r"the KV cache holds \d+ tokens; give at most that, or at least 3758096384 kv_cache_bytes"
     with pytest.raises(UsageError, match=said):
         plan(must_fit=True)
     assert plan(budget=LONGEST * per_token, must_fit=True).max_model_len == LONGEST

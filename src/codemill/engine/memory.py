@@ -73,7 +73,7 @@ def plan_cache(
         )
     max_num_seqs = engine.max_num_seqs
     if num_states < wanted_states:  # sequences that run need a slot each; at most half are for checkpoints
-        max_num_seqs = num_states - min(num_states // 2, wanted_states - max_num_seqs)
+        max_num_seqs = min(max_num_seqs, num_states - min(num_states // 2, wanted_states - max_num_seqs))
     shape = CacheShape(
         num_blocks, engine.block_size, max_num_seqs, num_states, engine.state_interval, engine.enable_prefix_cache
     )
