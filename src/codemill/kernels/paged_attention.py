@@ -128,6 +128,7 @@ class PagedAttention:
         slots = torch.zeros(len(chosen), max(lengths), dtype=torch.long)
         for row, i in enumerate(chosen):
             slots[row, : lengths[row]] = _all_slots(self._segments, self._segments.each[i])
+            slots[row, lengths[row] :] = slots[row, 0]  # its own: weight 0 would not keep another's NaN out
         visible = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         rows = torch.tensor([self._segments.starts[i] for i in chosen], device=device)
         return Gathered(rows, slots.to(device), visible[:, None, None].to(device))
