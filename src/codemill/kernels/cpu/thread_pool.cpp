@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
+
+#include "team.h"
 
 namespace codemill {
 namespace {
@@ -14,6 +17,8 @@ namespace {
 // How often a thread looks for news before it sleeps or gives way. Long enough for the end of a neighbour's item, short
 // enough not to keep the processor from PyTorch's threads between two calls.
 constexpr int kSpins = 200;
+// The same within a team, where the next phase is microseconds away.
+constexpr int kTeamSpins = 20000;
 
 void pause_processor() {
 #if defined(__x86_64__)
@@ -32,7 +37,10 @@ struct Job {
 
 class ThreadPool {
 public:
-    void run(int num_workers, const Job& job);
+    // Has the workers do `job` while this thread does `own`, which is over when there is nothing left for the workers.
+    template <class Own>
+    void run(int num_workers, const Job& job, Own own);
+    void take_items();
 
     // Held during a call. Who finds it taken works alone.
     std::mutex busy;
@@ -40,7 +48,6 @@ public:
 private:
     void grow(int num_workers);
     void serve(int number, int seen);
-    void take_items();
 
     Job job_;                         // changes only while `open_` is false and `inside_` is 0
     std::atomic<size_t> next_{0};     // the first item that nobody has taken
@@ -50,14 +57,15 @@ private:
     int num_workers_ = 0;
 };
 
-void ThreadPool::run(int num_workers, const Job& job) {
+template <class Own>
+void ThreadPool::run(int num_workers, const Job& job, Own own) {
     grow(num_workers);
     job_ = job;
     next_ = 0;
     open_ = true;
     ++generation_;
     generation_.notify_all();
-    take_items();
+    own();
     open_ = false;  // a worker that comes late finds the door closed, so nobody waits for it
     for (int spins = 0; inside_ != 0; ++spins) {
         spins < kSpins ? pause_processor() : std::this_thread::yield();
@@ -109,11 +117,69 @@ void parallel_for(int num_threads, size_t count, void (*work)(void* context, siz
     if (num_workers > 0) {
         ThreadPool& shared = the_pool();
         if (std::unique_lock lock(shared.busy, std::try_to_lock); lock) {
-            shared.run(num_workers, {count, work, context, num_workers});
+            shared.run(num_workers, {count, work, context, num_workers}, [&] { shared.take_items(); });
             return;
         }
     }
     for (size_t index = 0; index < count; ++index) work(context, index);
+}
+
+void Team::share(size_t count, Work work, void* context) {
+    work_ = work;
+    context_ = context;
+    num_done_ = 0;
+    ticket_ = ticket(count, 0);
+    while (take_item()) {
+    }
+    for (int spins = 0; num_done_ != count; ++spins) {
+        spins < kTeamSpins ? pause_processor() : std::this_thread::yield();
+    }
+}
+
+bool Team::take_item() {
+    uint64_t seen = ticket_.load();
+    do {
+        if (static_cast<uint32_t>(seen) >= seen >> 32) return false;
+    } while (!ticket_.compare_exchange_weak(seen, seen + 1));
+    try {
+        work_(context_, static_cast<uint32_t>(seen));
+    } catch (const std::bad_alloc&) {
+        failed_ = true;
+    }
+    ++num_done_;
+    return true;
+}
+
+void Team::follow() {
+    for (int spins = 0; !ended_;) {
+        if (take_item()) {
+            spins = 0;
+        } else {
+            ++spins < kTeamSpins ? pause_processor() : std::this_thread::yield();
+        }
+    }
+}
+
+bool run_team(int num_threads, void (*lead)(void* context, Team& team), void* context) {
+    Team team(num_threads);
+    const auto follow = [](void* followed, size_t) { static_cast<Team*>(followed)->follow(); };
+    const auto own = [&] {
+        try {
+            lead(context, team);
+        } catch (const std::bad_alloc&) {
+            team.failed_ = true;
+        }
+        team.ended_ = true;
+    };
+    ThreadPool& shared = the_pool();
+    std::unique_lock lock(shared.busy, std::try_to_lock);
+    const int num_workers = lock ? num_threads - 1 : 0;
+    if (num_workers > 0) {
+        shared.run(num_workers, {static_cast<size_t>(num_workers), follow, &team, num_workers}, own);
+    } else {
+        own();
+    }
+    return !team.failed_;
 }
 
 }  // namespace codemill

@@ -1,0 +1,85 @@
+// What an instruction set's variant is made of, for its `Isa`.
+#pragma once
+
+#include "product.h"
+#include "product_dense.h"
+#include "product_packed.h"
+
+namespace {
+
+// Signed 8-bit numbers and a scale for each group: the largest becomes 127. NaN and infinity make the scale NaN.
+template <class Isa>
+void quantize_row(const Rows& rows, int row) {
+    constexpr int LANES = Isa::kLanes;
+    using Ints = typename Lanes<LANES>::Ints;
+    constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest even integer
+    const Rows own = rows.from(row);
+    for (int group = 0; group < rows.num_groups(); ++group) {
+        const int start = group * rows.group_size;
+        const int count = rows.num_columns - start < rows.group_size ? rows.num_columns - start : rows.group_size;
+        Floats<LANES> largest = {}, poison = {};
+        const auto values = [&](int k) {
+            const float* const from = own.values + start + k;
+            return k + LANES <= count ? load<LANES>(from) : load_tail<LANES>(from, k < count ? count - k : 0);
+        };
+        for (int k = 0; k < count; k += LANES) {
+            const Floats<LANES> x = values(k);
+            largest = maximum<LANES>(largest, maximum<LANES>(x, -x));
+            poison += x * 0.0f;
+        }
+        float most = 0, spoilt = 0;
+        for (int i = 0; i < LANES; ++i) {
+            most = largest[i] > most ? largest[i] : most;
+            spoilt += poison[i];
+        }
+        const float inverse = most > 0 ? 127.0f / most : 0.0f;
+        Ints sum = {};
+        for (int k = 0; k < rows.group_size; k += LANES) {
+            const Ints rounded = (Ints)(values(k) * inverse + kRounder) - (Ints)(Floats<LANES>{} + kRounder);
+            typedef int8_t Bytes __attribute__((vector_size(LANES)));
+            const Bytes bytes = __builtin_convertvector(rounded, Bytes);
+            __builtin_memcpy(own.quantized + start + k, &bytes, sizeof bytes);
+            sum += rounded;
+        }
+        int total = 0;
+        for (int i = 0; i < LANES; ++i) total += sum[i];
+        own.scale[group] = most / 127.0f + spoilt;
+        own.sum[group] = total;
+    }
+}
+
+template <class Isa, int BITS>
+void few_packed_rows(const Matrix& weight, int first_block, int num_blocks, const Rows& rows, int num_rows, Output out) {
+    switch (weight.group_size) {
+        case 32: return packed_few_rows<Isa, BITS, 32>(weight, first_block, num_blocks, rows, num_rows, out);
+        case 64: return packed_few_rows<Isa, BITS, 64>(weight, first_block, num_blocks, rows, num_rows, out);
+        default: return packed_few_rows<Isa, BITS, 0>(weight, first_block, num_blocks, rows, num_rows, out);
+    }
+}
+
+template <class Isa>
+void few_rows(const Matrix& weight, int first_block, int num_blocks, const Rows& rows, int num_rows, Output out) {
+    switch (weight.kind) {
+        case codemill::kInt4: return few_packed_rows<Isa, 4>(weight, first_block, num_blocks, rows, num_rows, out);
+        case codemill::kInt8: return few_packed_rows<Isa, 8>(weight, first_block, num_blocks, rows, num_rows, out);
+        case codemill::kBf16: return dense_rows<Isa, bfloat16>(weight, first_block, num_blocks, rows, num_rows, out);
+        default: return dense_rows<Isa, float>(weight, first_block, num_blocks, rows, num_rows, out);
+    }
+}
+
+template <class Isa>
+void many_rows(const Matrix& weight, int first_block, int num_blocks, const Rows& rows, int num_rows, Output out,
+               uint8_t* panel) {
+    if (!weight.packed()) return few_rows<Isa>(weight, first_block, num_blocks, rows, num_rows, out);
+    switch (weight.group_size) {
+        case 32: return packed_many_rows<Isa, 32>(weight, first_block, num_blocks, rows, num_rows, out, panel);
+        case 64: return packed_many_rows<Isa, 64>(weight, first_block, num_blocks, rows, num_rows, out, panel);
+        default: return packed_many_rows<Isa, 0>(weight, first_block, num_blocks, rows, num_rows, out, panel);
+    }
+}
+
+template <class Isa>
+constexpr codemill::ProductKernels kProductKernels = {Isa::kLanes, quantize_row<Isa>, few_rows<Isa>, many_rows<Isa>,
+                                                      Isa::kPanelBlocks};
+
+}  // namespace
