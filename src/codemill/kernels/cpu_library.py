@@ -19,7 +19,7 @@ _OUT_OF_MEMORY = 1
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 # The arguments of each kernel, as its C++ file declares them; all return 0 or an error.
-_ARGUMENTS: dict[str, list[Any]] = {"codemill_paged_attention": [*[_POINTER] * 6, *[_INT] * 9]}
+_ARGUMENTS: dict[str, list[Any]] = {"codemill_paged_attention": [*[_POINTER] * 8, *[_INT] * 10]}
 
 
 class CpuLibrary:

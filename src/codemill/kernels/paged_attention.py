@@ -1,7 +1,7 @@
 """Causal attention of new tokens over a paged KV cache.
 
-On the CPU a C++ kernel does it, see `cpu/paged_attention.cpp`: all segments in one call, cut into pieces of 16 tokens.
-It reads each key and value once for all query heads and tokens of a piece. Its result for a token is the same to the
+On the CPU a C++ kernel does it, see `cpu/paged_attention.h`: all segments in one call, cut into pieces of 16 tokens. It
+reads each key and value once for all query heads and tokens of a piece. Its result for a token is the same to the
 last bit whatever else is in the call, however the prompt is cut, wherever the blocks lie, and on any number of threads:
 keys are attended in chunks of 256 positions counted from position 0, and chunks are merged in order. The rest of this
 file is for other devices and dtypes, and for installations without a compiler.
@@ -24,19 +24,8 @@ from codemill.kernels.segments import Segment, Segments
 _GATHER_BYTES = 1 << 19
 # What the C++ kernel takes.
 _MAX_HEAD_DIM, _HEAD_DIM_UNIT = 256, 8
-_PIECE = 16  # new tokens that share what is read
-_KEY_CHUNK = 256  # keys of a partial result in the kernel
-_PARTIAL_FLOATS = 1 << 23  # partial results that one call may hold, in fp32
-_KERNEL_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+_KERNEL_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _LANES = 16  # of the widest variant; the tests try the others
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """What one call of the C++ kernel has to know: pieces of segments, and the blocks of each."""
-
-    pieces: Tensor  # int32 [n, 3]: first row, new tokens, past tokens
-    block_tables: Tensor  # int32 [n, most blocks of any]
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,6 @@ class PagedAttention:
 
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
-        self._pieces: list[Pieces] | None = None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor) -> Tensor:
         """query [N, H, K], key and value [N, H_kv, K] just written to the caches [C, H_kv, K] -> [N, H, K].
@@ -63,8 +51,7 @@ class PagedAttention:
         query = query.contiguous()
         out = torch.empty_like(query)
         if _kernel_takes(query, key_cache, value_cache):
-            for pieces in self._calls(query.shape[1] * query.shape[2]):
-                _attend_pieces(out, query, key_cache, value_cache, pieces, self._segments.block_size)
+            self._call_kernel(out, query, key_cache, value_cache)
             return out
         gathers = self._may_gather(key_cache)
         if gathers:
@@ -80,37 +67,43 @@ class PagedAttention:
                 out[rows] = _attend_past(query[rows], keys, values, self._masks[index])
         return out
 
-    def _calls(self, query_size: int) -> list[Pieces]:
-        """The calls of the kernel, the same for every layer; `query_size` is the heads' dims together."""
-        if self._pieces is None:
-            self._pieces = [self._call(each) for each in self._cut(query_size)]
-        return self._pieces
+    def _call_kernel(self, out: Tensor, query: Tensor, key_cache: Tensor, value_cache: Tensor) -> None:
+        """Write what `query` sees to `out` [N, H, K]."""
+        library = load_cpu_library()
+        assert library is not None
+        library.paged_attention(
+            query.data_ptr(),
+            key_cache.data_ptr(),
+            value_cache.data_ptr(),
+            None,
+            None,
+            out.data_ptr(),
+            self._lengths.data_ptr(),
+            self._block_tables.data_ptr(),
+            *self._block_tables.shape,
+            self._segments.block_size,
+            query.shape[1],
+            *key_cache.shape[1:],
+            _KERNEL_DTYPES[query.dtype],
+            _KERNEL_DTYPES[key_cache.dtype],
+            torch.get_num_threads(),
+            _LANES,
+        )
 
-    def _cut(self, query_size: int) -> list[list[tuple[int, int, int]]]:
-        """Pieces (segment, its first new token, tokens), as many together as the memory for partial results holds."""
-        calls: list[list[tuple[int, int, int]]] = [[]]
-        room = _PARTIAL_FLOATS
-        for index, segment in enumerate(self._segments.each):
-            for first in range(0, segment.num_new, _PIECE):
-                count = min(_PIECE, segment.num_new - first)
-                size = count * query_size * (1 + (segment.num_past + first) // _KEY_CHUNK)
-                if size > room and calls[-1]:
-                    calls.append([])
-                    room = _PARTIAL_FLOATS
-                calls[-1].append((index, first, count))
-                room -= size
-        return calls
+    @cached_property
+    def _lengths(self) -> Tensor:
+        """Of each segment the first row, new and past tokens, int32 [n, 3]."""
+        pairs = zip(self._segments.starts, self._segments.each, strict=True)
+        return torch.tensor([(start, each.num_new, each.num_past) for start, each in pairs], dtype=torch.int32)
 
-    def _call(self, cut: list[tuple[int, int, int]]) -> Pieces:
-        each, starts = self._segments.each, self._segments.starts
-        pieces = [(starts[i] + first, count, each[i].num_past + first) for i, first, count in cut]
-        tables = {i: each[i].block_table for i in {i for i, _, _ in cut}}
-        sizes = {i: -(-each[i].length // self._segments.block_size) for i in tables}
-        block_tables = torch.zeros(len(cut), max(sizes.values()), dtype=torch.int32)
-        rows = {i: torch.tensor(table[: sizes[i]], dtype=torch.int32) for i, table in tables.items()}
-        for row, (i, _, _) in zip(block_tables, cut, strict=True):
-            row[: sizes[i]] = rows[i]
-        return Pieces(torch.tensor(pieces, dtype=torch.int32), block_tables)
+    @cached_property
+    def _block_tables(self) -> Tensor:
+        """The blocks of each segment, int32 [n, most blocks of any]."""
+        sizes = [-(-each.length // self._segments.block_size) for each in self._segments.each]
+        tables = torch.zeros(len(sizes), max(sizes), dtype=torch.int32)
+        for row, size, segment in zip(tables, sizes, self._segments.each, strict=True):
+            row[:size] = torch.tensor(segment.block_table[:size], dtype=torch.int32)
+        return tables
 
     def _may_gather(self, cache: Tensor) -> bool:
         """Whether the sequences with one new token are so short that they had better be gathered."""
@@ -180,29 +173,6 @@ def _kernel_takes(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> bool
         and key_cache.is_contiguous()
         and value_cache.is_contiguous()
         and not query.requires_grad
-    )
-
-
-def _attend_pieces(
-    out: Tensor, query: Tensor, key_cache: Tensor, value_cache: Tensor, pieces: Pieces, block_size: int
-) -> None:
-    """Write the rows of `pieces` to `out` [N, H, K]."""
-    library = load_cpu_library()
-    assert library is not None
-    library.paged_attention(
-        query.data_ptr(),
-        key_cache.data_ptr(),
-        value_cache.data_ptr(),
-        out.data_ptr(),
-        pieces.pieces.data_ptr(),
-        pieces.block_tables.data_ptr(),
-        *pieces.block_tables.shape,
-        block_size,
-        query.shape[1],
-        *key_cache.shape[1:],
-        _KERNEL_DTYPES[query.dtype],
-        torch.get_num_threads(),
-        _LANES,
     )
 
 

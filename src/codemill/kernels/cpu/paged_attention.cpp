@@ -1,11 +1,10 @@
-// The entry from Python: cuts a call into items, has them computed, and merges each sequence as its last chunk is done.
+// Cuts a pass into items, and merges the chunks of each row group when its last item is done.
 #include "paged_attention.h"
 
 #include <algorithm>
-#include <atomic>
 #include <new>
-#include <vector>
 
+#include "paged_attention_kernels.h"
 #include "thread_pool.h"
 
 namespace codemill {
@@ -13,12 +12,28 @@ namespace {
 
 constexpr int kItemsPerThread = 4;  // at least, if heads can be divided: threads then end at about the same time
 constexpr int kMaxRows = 64;        // of an item: their scores and sums stay in the second-level cache
+constexpr int kPiece = 16;          // new tokens
+constexpr int kNarrow = 16;         // rows of a piece whose heads are read together, in the order of the addresses
+constexpr size_t kMaxPartials = size_t{1} << 23;  // floats
 
-const Kernels* choose_kernels(int head_dim, bool is_bf16, int max_lanes) {
-    const Kernels* kernels = nullptr;
-    if (max_lanes >= 16) kernels = kernels_avx512(head_dim, is_bf16);
-    if (!kernels && max_lanes >= 8) kernels = kernels_avx2(head_dim, is_bf16);
-    return kernels ? kernels : kernels_plain(head_dim, is_bf16);
+const AttentionKernels* choose_kernels(const AttentionShape& shape, int max_lanes) {
+    const AttentionKernels* kernels = nullptr;
+    if (max_lanes >= 16) kernels = attention_kernels_avx512(shape.head_dim, shape.cache_dtype);
+    if (!kernels && max_lanes >= 8) kernels = attention_kernels_avx2(shape.head_dim, shape.cache_dtype);
+    return kernels ? kernels : attention_kernels_plain(shape.head_dim, shape.cache_dtype);
+}
+
+std::vector<AttentionPiece> cut_pieces(const AttentionShape& shape) {
+    std::vector<AttentionPiece> pieces;
+    for (int i = 0; i < shape.num_segments; ++i) {
+        const Segment& segment = shape.segments[i];
+        const int32_t* blocks = shape.block_tables + static_cast<size_t>(i) * shape.max_blocks;
+        for (int first = 0; first < segment.num_new; first += kPiece) {
+            const int num_new = std::min(kPiece, segment.num_new - first);
+            pieces.push_back({segment.start + first, num_new, segment.num_past + first, blocks});
+        }
+    }
+    return pieces;
 }
 
 // Memory that grows and is kept for the next call, in cache lines of its own.
@@ -36,110 +51,91 @@ private:
     std::vector<Line> lines_;
 };
 
-class Call {
-public:
-    Call(const PagedAttention& call, const Kernels& kernels, int num_threads)
-        : call_(call), kernels_(kernels), num_threads_(num_threads) {
-        cut();
-    }
-
-    // Throws std::bad_alloc if memory ran out on any thread.
-    void run() {
-        auto work = [this](size_t index) {
-            try {
-                compute(items_[index]);
-            } catch (const std::bad_alloc&) {
-                failed_ = true;
-            }
-        };
-        parallel_for(num_threads_, items_.size(), work);
-        if (failed_) throw std::bad_alloc();
-    }
-
-private:
-    int rows(int segment) const { return call_.segments[segment].num_new * call_.group(); }
-    int num_chunks(int segment) const {
-        return (call_.segments[segment].num_past + call_.segments[segment].num_new - 1) / kChunk + 1;
-    }
-    size_t chunk_stride(int segment) const {
-        return static_cast<size_t>(call_.num_kv_heads) * rows(segment) * partial_stride(call_.head_dim);
-    }
-
-    void cut() {
-        size_t total_chunks = 0, num_floats = 0;
-        for (int segment = 0; segment < call_.num_segments; ++segment) {
-            total_chunks += num_chunks(segment);
-            num_floats += num_chunks(segment) * chunk_stride(segment);
-        }
-        thread_local Scratch memory;
-        float* partials = memory.floats(num_floats);
-        for (int segment = 0; segment < call_.num_segments; ++segment) {
-            add_items(segment, heads_per_item(segment, total_chunks), partials);
-            partials += num_chunks(segment) * chunk_stride(segment);
-        }
-        remaining_ = std::vector<std::atomic<int>>(merges_.size());
-        for (size_t i = 0; i < merges_.size(); ++i) remaining_[i] = num_chunks(merges_[i].segment);
-    }
-
-    int heads_per_item(int segment, size_t total_chunks) const {
-        int heads = call_.num_kv_heads;
-        const size_t wanted = num_threads_ == 1 ? 1 : static_cast<size_t>(num_threads_) * kItemsPerThread;
-        const auto too_few = [&] { return total_chunks * (call_.num_kv_heads / heads) < wanted; };
-        while (heads > 1 && (heads * rows(segment) > kMaxRows || too_few())) heads = (heads + 1) / 2;
-        return heads;
-    }
-
-    void add_items(int segment, int heads, float* partials) {
-        const size_t first_merge = merges_.size();
-        for (int chunk = 0; chunk < num_chunks(segment); ++chunk) {
-            for (int head = 0; head < call_.num_kv_heads; head += heads) {
-                const size_t row = static_cast<size_t>(head) * rows(segment);
-                const int num_heads = std::min(heads, call_.num_kv_heads - head);
-                float* own = partials + chunk * chunk_stride(segment) + row * partial_stride(call_.head_dim);
-                items_.push_back({segment, chunk, head, num_heads, own, first_merge + head / heads});
-                if (chunk == 0) merges_.push_back(items_.back());
-            }
-        }
-    }
-
-    void compute(const Item& item) {
-        thread_local Scratch memory;
-        const size_t num_rows = static_cast<size_t>(item.num_heads) * rows(item.segment);
-        kernels_.attend_chunk(call_, item, memory.floats(num_rows * (call_.head_dim + kChunk)));
-        if (--remaining_[item.merge] == 0) {
-            kernels_.merge_chunks(call_, merges_[item.merge], chunk_stride(item.segment));
-        }
-    }
-
-    const PagedAttention& call_;
-    const Kernels& kernels_;
-    const int num_threads_;
-    std::vector<Item> items_;
-    std::vector<Item> merges_;                  // the first item of each (sequence, heads)
-    std::vector<std::atomic<int>> remaining_;  // chunks of each that are not done
-    std::atomic<bool> failed_{false};
-};
-
 }  // namespace
+
+PagedAttentionCall::PagedAttentionCall(const AttentionShape& shape, int num_threads, int max_lanes)
+    : shape_(shape), kernels_(choose_kernels(shape, max_lanes)) {
+    if (kernels_) cut(num_threads);
+}
+
+PagedAttentionCall::~PagedAttentionCall() = default;
+
+size_t PagedAttentionCall::count() const { return items_.size(); }
+
+void PagedAttentionCall::cut(int num_threads) {
+    const std::vector<AttentionPiece> pieces = cut_pieces(shape_);
+    const size_t wanted = num_threads == 1 ? 1 : static_cast<size_t>(num_threads) * kItemsPerThread;
+    size_t total_chunks = 0;
+    for (const AttentionPiece& piece : pieces) total_chunks += piece.num_chunks();
+    std::vector<int> counts;       // chunks of each row group
+    std::vector<size_t> offsets;  // of the items' partial results
+    size_t num_floats = 0;
+    for (const AttentionPiece& piece : pieces) {
+        const int rows = piece.num_new * shape_.group(), chunks = piece.num_chunks();
+        int heads = shape_.num_kv_heads;
+        const auto too_few = [&] { return total_chunks * (shape_.num_kv_heads / heads) < wanted; };
+        while (heads > 1 && (heads * rows > kMaxRows || too_few())) heads = (heads + 1) / 2;
+        const size_t chunk_stride = static_cast<size_t>(shape_.num_kv_heads) * rows * partial_stride(shape_.head_dim);
+        const bool few = pieces.size() * (shape_.num_kv_heads / heads) < wanted;
+        const bool apart = chunks > 1 && (rows <= kNarrow || few) && num_floats + chunks * chunk_stride <= kMaxPartials;
+        for (int chunk = apart ? 0 : -1; chunk < (apart ? chunks : 0); ++chunk) {
+            for (int head = 0; head < shape_.num_kv_heads; head += heads) {
+                const size_t row = static_cast<size_t>(head) * rows;
+                const size_t index = counts.size() + head / heads;
+                const int num_heads = std::min(heads, shape_.num_kv_heads - head);
+                items_.push_back({piece, head, num_heads, chunk, nullptr, chunk_stride, index});
+                offsets.push_back(num_floats + std::max(chunk, 0) * chunk_stride + row * partial_stride(shape_.head_dim));
+            }
+        }
+        if (apart) num_floats += chunks * chunk_stride;
+        counts.resize(counts.size() + (shape_.num_kv_heads + heads - 1) / heads, chunks);
+    }
+    partials_ = std::vector<float>(num_floats);
+    for (size_t i = 0; i < items_.size(); ++i) items_[i].partials = partials_.data() + offsets[i];
+    remaining_ = std::vector<std::atomic<int>>(counts.size());
+    for (size_t i = 0; i < counts.size(); ++i) remaining_[i] = counts[i];
+}
+
+void PagedAttentionCall::compute(size_t index) {
+    thread_local Scratch memory;
+    const AttentionItem& item = items_[index];
+    const size_t num_rows = static_cast<size_t>(item.num_heads) * item.piece.num_new * shape_.group();
+    kernels_->attend(shape_, layer_, item, memory.floats(scratch_floats(num_rows, shape_.head_dim)));
+    if (item.chunk < 0 || --remaining_[item.merge] > 0) return;
+    remaining_[item.merge] = item.piece.num_chunks();  // for the next layer
+    AttentionItem first = item;
+    first.partials -= item.chunk * item.chunk_stride;
+    kernels_->merge(shape_, layer_, first);
+}
+
 }  // namespace codemill
 
-// Returns 0; 1 if memory ran out; 2 if head_dim is no multiple of 8. See PagedAttention for the shapes. `max_lanes` is
-// 16, or less to try the variants for smaller processors.
+// Returns 0; 1 if memory ran out; 2 if there is no kernel for the shape. See AttentionShape and AttentionLayer.
 extern "C" __attribute__((visibility("default"))) int codemill_paged_attention(
-    const void* query, const void* key_cache, const void* value_cache, void* out, const void* segments,
-    const void* block_tables, int num_segments, int max_blocks, int block_size, int num_heads, int num_kv_heads,
-    int head_dim, int is_bf16, int num_threads, int max_lanes) {
+    const void* query, const void* key_cache, const void* value_cache, const void* key_scale, const void* value_scale,
+    void* out, const void* segments, const void* block_tables, int num_segments, int max_blocks, int block_size,
+    int num_heads, int num_kv_heads, int head_dim, int query_dtype, int cache_dtype, int num_threads, int max_lanes) {
     using namespace codemill;
-    const Kernels* kernels = choose_kernels(head_dim, is_bf16, max_lanes);
-    if (!kernels) return 2;
-    const PagedAttention call = {query,        key_cache,  value_cache, out,
-                                 static_cast<const Segment*>(segments), static_cast<const int32_t*>(block_tables),
-                                 num_segments, max_blocks, block_size,  num_heads,
-                                 num_kv_heads, head_dim};
+    const AttentionShape shape = {static_cast<const Segment*>(segments),
+                                  static_cast<const int32_t*>(block_tables),
+                                  num_segments, max_blocks, block_size, num_heads, num_kv_heads, head_dim,
+                                  static_cast<Dtype>(query_dtype), static_cast<Dtype>(cache_dtype)};
+    std::atomic<bool> failed{false};
     try {
-        Call(call, *kernels, num_threads).run();
+        PagedAttentionCall call(shape, num_threads, max_lanes);
+        if (!call.is_supported()) return 2;
+        call.set_layer({query, key_cache, value_cache, static_cast<const float*>(key_scale),
+                        static_cast<const float*>(value_scale), out});
+        auto work = [&](size_t index) {
+            try {
+                call.compute(index);
+            } catch (const std::bad_alloc&) {
+                failed = true;
+            }
+        };
+        parallel_for(num_threads, call.count(), work);
     } catch (const std::bad_alloc&) {
         return 1;
     }
-    return 0;
+    return failed ? 1 : 0;
 }

@@ -1,16 +1,19 @@
-// Attention of a few new tokens of several sequences over a paged KV cache: what the driver and the variants share.
+// Attention of the new tokens of several sequences over a paged KV cache: what a caller needs.
 //
-// Letters: T new tokens of a sequence, H query heads, H_kv key/value heads, G = H / H_kv, K head_dim.
+// Letters: N new tokens of all sequences, T of one, H query heads, H_kv key/value heads, G = H / H_kv, K head_dim.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
+
+#include "dtype.h"
 
 namespace codemill {
 
-// Keys are attended in chunks of so many positions, counted from position 0, whatever else is computed: the order of
-// every sum, and so every bit of the result, depends on the token's position alone.
-constexpr int kChunk = 256;
+struct AttentionKernels;
+struct AttentionItem;
 
 struct Segment {
     int32_t start;  // its first row in the query and the output
@@ -18,44 +21,57 @@ struct Segment {
     int32_t num_past;
 };
 
-struct PagedAttention {
-    const void* query;        // [N, H, K]
-    const void* key_cache;    // [slots, H_kv, K]
-    const void* value_cache;  // [slots, H_kv, K]
-    void* out;                // [N, H, K]
+// What is the same in every layer of a pass. Queries and outputs are fp32 or bf16, the cache is fp32, bf16 or int8.
+struct AttentionShape {
     const Segment* segments;
     const int32_t* block_tables;  // [segments, max_blocks]
     int num_segments, max_blocks, block_size, num_heads, num_kv_heads, head_dim;
+    Dtype query_dtype, cache_dtype;
 
     int group() const { return num_heads / num_kv_heads; }
 };
 
-// A piece of the work: some key/value heads of one chunk of one sequence. A head has T * G rows, of token t and query
-// head g of the group at t * G + g; each yields a partial result: the sum of weights times values [K], then the
-// maximum of its scores and the sum of its weights.
-struct Item {
-    int segment;
-    int chunk;
-    int first_head;
-    int num_heads;
-    float* partials;  // of the first head's first row in this chunk
-    size_t merge;     // which (sequence, heads) it belongs to
+// What differs from layer to layer. A number of an int8 cache is its integer times the scale of its slot and head.
+struct AttentionLayer {
+    const void* query;         // [N, H, K]
+    const void* key_cache;     // [slots, H_kv, K]
+    const void* value_cache;   // [slots, H_kv, K]
+    const float* key_scale;    // [slots, H_kv], of an int8 cache
+    const float* value_scale;  // [slots, H_kv], of an int8 cache
+    void* out;                 // [N, H, K]
 };
 
-// Floats from one row's partial result to the next.
-inline size_t partial_stride(int head_dim) { return (static_cast<size_t>(head_dim) + 2 + 15) / 16 * 16; }
+// The attention of one pass, cut into items that any threads may compute in any order; the bits of the result depend
+// on neither, nor on what else is in the call. It serves one layer after the other:
+//
+//     PagedAttentionCall call(shape, num_threads);     // shape.segments and block_tables must outlive it
+//     for each layer:
+//         call.set_layer(layer);                       // by one thread, while no item is computed
+//         call.compute(i) for every i < call.count();  // all done before the next set_layer
+class PagedAttentionCall {
+public:
+    // `max_lanes` is 16, or less to try the variants for smaller processors. Throws std::bad_alloc.
+    explicit PagedAttentionCall(const AttentionShape& shape, int num_threads, int max_lanes = 16);
+    ~PagedAttentionCall();
+    PagedAttentionCall(const PagedAttentionCall&) = delete;
+    PagedAttentionCall& operator=(const PagedAttentionCall&) = delete;
 
-struct Kernels {
-    // Writes the partial results of the item's rows; scratch has num_heads * T * G * (K + kChunk) floats.
-    void (*attend_chunk)(const PagedAttention&, const Item&, float* scratch);
-    // Writes the output of the heads from the partial results of all chunks, which lie `chunk_stride` floats apart.
-    void (*merge_chunks)(const PagedAttention&, const Item& first, size_t chunk_stride);
+    // Whether there is a kernel for the shape: K a multiple of 8. Nothing below may be called otherwise.
+    bool is_supported() const { return kernels_ != nullptr; }
+    void set_layer(const AttentionLayer& layer) { layer_ = layer; }
+    size_t count() const;
+    // Throws std::bad_alloc.
+    void compute(size_t index);
+
+private:
+    void cut(int num_threads);
+
+    const AttentionShape shape_;
+    const AttentionKernels* const kernels_;
+    AttentionLayer layer_ = {};
+    std::vector<AttentionItem> items_;
+    std::vector<float> partials_;             // of the items that share rows
+    std::vector<std::atomic<int>> remaining_;  // items of each row group that are not done
 };
-
-// The variants, each compiled for other instructions. Null where this build or this processor lacks those, or where
-// head_dim is no multiple of 32 (AVX-512), 16 (AVX2) or 8.
-const Kernels* kernels_plain(int head_dim, bool is_bf16);
-const Kernels* kernels_avx2(int head_dim, bool is_bf16);
-const Kernels* kernels_avx512(int head_dim, bool is_bf16);
 
 }  // namespace codemill

@@ -3,16 +3,18 @@
 // A row sums the same numbers in the same order whatever other rows there are, so its bits do not depend on them.
 #pragma once
 
-#include "paged_attention.h"
+#include "kv_elements.h"
+#include "paged_attention_kernels.h"
 #include "vectors.h"
 
 namespace {
 
-using codemill::Item;
+using codemill::AttentionItem;
+using codemill::AttentionLayer;
+using codemill::AttentionPiece;
+using codemill::AttentionShape;
 using codemill::kChunk;
-using codemill::PagedAttention;
 using codemill::partial_stride;
-using codemill::Segment;
 
 constexpr int kKeys = 4;      // positions at once: sums enough to keep the multipliers busy
 constexpr int kMaxTile = 32;  // positions
@@ -21,8 +23,8 @@ constexpr float kLowest = -3.40282347e38f;
 
 inline int smaller(int a, int b) { return a < b ? a : b; }
 
-inline int visible_positions(const Segment& segment, int token, int chunk) {
-    const int visible = segment.num_past + token + 1 - chunk * kChunk;
+inline int visible_positions(const AttentionPiece& piece, int token, int chunk) {
+    const int visible = piece.num_past + token + 1 - chunk * kChunk;
     return visible < 0 ? 0 : smaller(visible, kChunk);
 }
 
@@ -37,64 +39,68 @@ inline int tile_size(int rows) {
 // HEAD_DIM is K where it is known beforehand, which is a third faster, and 0 for any other.
 template <int LANES, class Element, int HEAD_DIM>
 class Chunk {
+    static constexpr bool kScaled = sizeof(Element) == 1;
     static constexpr int kRows = LANES == 16 ? 4 : 2;  // that share what is loaded of a key or value
 
 public:
-    Chunk(const PagedAttention& call, const Item& item, float* scratch)
-        : call_(call),
+    // `partials` are those of the item's rows; scratch has rows * (K + kChunk) floats.
+    Chunk(const AttentionShape& shape, const AttentionLayer& layer, const AttentionItem& item, float* scratch)
+        : shape_(shape),
+          layer_(layer),
           item_(item),
-          segment_(call.segments[item.segment]),
-          rows_(segment_.num_new * call.group()),
-          count_(visible_positions(segment_, segment_.num_new - 1, item.chunk)),
+          rows_(item.piece.num_new * shape.group()),
           tile_(tile_size(rows_)),
           scores_(scratch),
-          query_(scratch + static_cast<size_t>(item.num_heads) * rows_ * kChunk) {}
-
-    void attend() {
-        find_positions();
+          query_(scratch + static_cast<size_t>(item.num_heads) * rows_ * kChunk) {
         load_query();
+    }
+
+    void attend(int chunk, float* partials) {
+        chunk_ = chunk;
+        partials_ = partials;
+        count_ = visible_positions(item_.piece, item_.piece.num_new - 1, chunk);
+        find_positions();
         for (int start = 0; start < count_; start += tile_) score(start);
-        for (int row = 0; row < item_.num_heads * rows_; ++row) weigh(row, visible(row % rows_ / call_.group()));
+        for (int row = 0; row < item_.num_heads * rows_; ++row) weigh(row, visible(row % rows_ / shape_.group()));
         for (int start = 0; start < count_; start += tile_) add_values(start);
     }
 
 private:
-    int head_dim() const { return HEAD_DIM == 0 ? call_.head_dim : HEAD_DIM; }
-    int visible(int token) const { return visible_positions(segment_, token, item_.chunk); }
-    float* partial(int row) const { return item_.partials + row * partial_stride(head_dim()); }
+    int head_dim() const { return HEAD_DIM == 0 ? shape_.head_dim : HEAD_DIM; }
+    int visible(int token) const { return visible_positions(item_.piece, token, chunk_); }
+    float* partial(int row) const { return partials_ + row * partial_stride(head_dim()); }
     float* scores(int row) const { return scores_ + static_cast<size_t>(row) * kChunk; }
     float* query(int row) const { return query_ + static_cast<size_t>(row) * head_dim(); }
     const Element* at(const void* cache, int position, int head) const {
-        return static_cast<const Element*>(cache) + offsets_[position] + static_cast<size_t>(head) * head_dim();
+        return static_cast<const Element*>(cache) + (vectors_[position] + head) * head_dim();
     }
+    float scale(const float* scales, int position, int head) const { return scales[vectors_[position] + head]; }
 
     // Where the item's heads lie at each position. Behind the last one it is repeated, so that one may read on.
     void find_positions() {
-        const int32_t* table = call_.block_tables + static_cast<size_t>(item_.segment) * call_.max_blocks;
-        const size_t slot_size = static_cast<size_t>(call_.num_kv_heads) * head_dim();
-        int block = item_.chunk * kChunk / call_.block_size, inside = item_.chunk * kChunk % call_.block_size;
+        const int32_t* table = item_.piece.blocks;
+        int block = chunk_ * kChunk / shape_.block_size, inside = chunk_ * kChunk % shape_.block_size;
         for (int position = 0; position < count_; ++position) {
-            const size_t slot = static_cast<size_t>(table[block]) * call_.block_size + inside;
-            offsets_[position] = slot * slot_size + static_cast<size_t>(item_.first_head) * head_dim();
-            if (++inside == call_.block_size) {
+            const size_t slot = static_cast<size_t>(table[block]) * shape_.block_size + inside;
+            vectors_[position] = slot * shape_.num_kv_heads + item_.first_head;
+            if (++inside == shape_.block_size) {
                 inside = 0;
                 ++block;
             }
         }
-        for (int position = count_; position < kChunk + kMaxTile; ++position) offsets_[position] = offsets_[count_ - 1];
+        for (int position = count_; position < kChunk + kMaxTile; ++position) vectors_[position] = vectors_[count_ - 1];
     }
 
     // The query heads in the order of the partial results, in fp32 and scaled.
     void load_query() {
-        const int group = call_.group();
+        const int group = shape_.group();
         const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(head_dim()));
         for (int row = 0; row < item_.num_heads * rows_; ++row) {
-            const size_t token = segment_.start + row % rows_ / group;
+            const size_t token = item_.piece.start + row % rows_ / group;
             const size_t query_head = (item_.first_head + row / rows_) * group + row % group;
-            const Element* from =
-                static_cast<const Element*>(call_.query) + (token * call_.num_heads + query_head) * head_dim();
+            const size_t from = (token * shape_.num_heads + query_head) * head_dim();
             for (int k = 0; k < head_dim(); k += 2 * LANES) {
-                const Pair<LANES> x = load_pair<LANES>(from + k);
+                const Pair<LANES> x = ::load_query<LANES, Element>(layer_.query, shape_.query_dtype, from + k);
                 store_pair<LANES>(query(row) + k, {x.first * scale, x.second * scale});
             }
         }
@@ -111,7 +117,7 @@ private:
         const int stop = smaller(start + tile_, count_);
         for (int head = 0; head < item_.num_heads; ++head) {
             for (int position = start; position < stop; position += kKeys) {
-                for (int i = 0; i < kKeys; ++i) prefetch(call_.key_cache, position + i, head);
+                for (int i = 0; i < kKeys; ++i) prefetch(layer_.key_cache, position + i, head);
                 int row = 0;
                 for (; row + kRows <= rows_; row += kRows) score_rows<kRows>(position, head, row);
                 for (; row + 2 <= rows_; row += 2) score_rows<2>(position, head, row);
@@ -125,7 +131,7 @@ private:
         const int own_row = head * rows_ + first_row;
         const float* y = query(own_row);
         const Element* keys[kKeys];
-        for (int i = 0; i < kKeys; ++i) keys[i] = at(call_.key_cache, position + i, head);
+        for (int i = 0; i < kKeys; ++i) keys[i] = at(layer_.key_cache, position + i, head);
         Floats<LANES> sums[ROWS][kKeys] = {};
         for (int k = 0; k < head_dim(); k += 2 * LANES) {
             Pair<LANES> x[kKeys];
@@ -136,7 +142,13 @@ private:
                 for (int i = 0; i < kKeys; ++i) sums[row][i] += x[i].second * z.second;
             }
         }
-        for (int row = 0; row < ROWS; ++row) store_sums<LANES>(scores(own_row + row) + position, sums[row]);
+        for (int row = 0; row < ROWS; ++row) {
+            float* const to = scores(own_row + row) + position;
+            store_sums<LANES>(to, sums[row]);
+            if constexpr (kScaled) {
+                for (int i = 0; i < kKeys; ++i) to[i] *= scale(layer_.key_scale, position + i, head);
+            }
+        }
     }
 
     // Scores of the visible positions -> weights e^(score - maximum); and the partial result before any value.
@@ -163,7 +175,7 @@ private:
 
     // The weighted values of the tile's positions.
     void add_values(int start) {
-        const int group = call_.group(), stop = smaller(start + tile_, count_);
+        const int group = shape_.group(), stop = smaller(start + tile_, count_);
         const bool all_see = visible(0) >= stop;
         for (int head = 0; head < item_.num_heads; ++head) {
             if (all_see) {
@@ -171,7 +183,7 @@ private:
                 continue;
             }
             // A token's own positions only: weight 0 would not keep a later token's infinity out.
-            for (int token = 0; token < segment_.num_new; ++token) {
+            for (int token = 0; token < item_.piece.num_new; ++token) {
                 add_values(start, smaller(stop, visible(token)), head, token * group, (token + 1) * group);
             }
         }
@@ -196,9 +208,13 @@ private:
         const Element* values[POSITIONS];
         float weights[ROWS][POSITIONS];
         for (int i = 0; i < POSITIONS; ++i) {
-            values[i] = at(call_.value_cache, position + i, head);
-            if (first_row == 0) prefetch(call_.value_cache, position + i, head);
+            values[i] = at(layer_.value_cache, position + i, head);
+            if (first_row == 0) prefetch(layer_.value_cache, position + i, head);
             for (int row = 0; row < ROWS; ++row) weights[row][i] = scores(own_row + row)[position + i];
+            if constexpr (kScaled) {
+                const float factor = scale(layer_.value_scale, position + i, head);
+                for (int row = 0; row < ROWS; ++row) weights[row][i] *= factor;
+            }
         }
         float* out = partial(own_row);
         for (int k = 0; k < head_dim(); k += 2 * LANES) {
@@ -215,18 +231,15 @@ private:
         }
     }
 
-    const PagedAttention& call_;
-    const Item& item_;
-    const Segment segment_;
-    const int rows_, count_, tile_;
+    const AttentionShape& shape_;
+    const AttentionLayer& layer_;
+    const AttentionItem& item_;
+    const int rows_, tile_;
+    int chunk_ = 0, count_ = 0;
+    float* partials_ = nullptr;
     float* const scores_;  // [heads * rows, kChunk], then weights
     float* const query_;   // [heads * rows, K]
-    size_t offsets_[kChunk + kMaxTile];
+    size_t vectors_[kChunk + kMaxTile];  // of the item's first head, counted in head vectors from the cache's first
 };
-
-template <int LANES, class Element, int HEAD_DIM>
-void attend_chunk(const PagedAttention& call, const Item& item, float* scratch) {
-    Chunk<LANES, Element, HEAD_DIM>(call, item, scratch).attend();
-}
 
 }  // namespace

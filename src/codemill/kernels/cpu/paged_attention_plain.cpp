@@ -1,4 +1,6 @@
 // For every processor: vectors of four floats, which SSE2 and NEON have.
 #include "paged_attention_variant.h"
 
-const codemill::Kernels* codemill::kernels_plain(int head_dim, bool is_bf16) { return kernels<4>(head_dim, is_bf16); }
+const codemill::AttentionKernels* codemill::attention_kernels_plain(int head_dim, Dtype cache) {
+    return kernels<4>(head_dim, cache);
+}
