@@ -17,9 +17,13 @@ _FOLDER = Path(__file__).parent / "cpu"
 _NAME = "library"
 _OUT_OF_MEMORY = 1
 
-_POINTER, _INT = ctypes.c_void_p, ctypes.c_int
+_POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 # The arguments of each kernel, as its C++ file declares them; all return 0 or an error.
 _ARGUMENTS: dict[str, list[Any]] = {"codemill_paged_attention": [*[_POINTER] * 8, *[_INT] * 10]}
+_ARGUMENTS: dict[str, list[Any]] = {
+    "codemill_gated_delta": [*[_POINTER] * 11, *[_INT] * 8, _FLOAT, *[_INT] * 2],
+    "codemill_paged_attention": [*[_POINTER] * 6, *[_INT] * 9],
+}
 
 
 class CpuLibrary:
@@ -28,6 +32,7 @@ class CpuLibrary:
     def __init__(self, path: Path) -> None:
         """Raises OSError if it cannot be loaded, AttributeError if it lacks a kernel."""
         library = ctypes.CDLL(str(path))
+        self.gated_delta = _declare(library, "codemill_gated_delta")
         self.paged_attention = _declare(library, "codemill_paged_attention")
 
 

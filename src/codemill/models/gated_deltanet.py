@@ -4,7 +4,6 @@ Shapes: B batch, T tokens, N of all rows, D model, G key heads, H value heads (R
 V value dim, C conv channels, W conv width.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -15,9 +14,15 @@ from torch import Tensor, nn
 from codemill.config import ModelConfig
 from codemill.kernels.causal_conv import causal_conv, next_window
 from codemill.kernels.elementwise import in_whole_vectors
-from codemill.kernels.gated_delta import gated_delta_chunked, gated_delta_recurrent
+from codemill.kernels.gated_delta import (
+    DeltaSegments,
+    DeltaWeights,
+    gated_delta_chunked,
+    gated_delta_recurrent,
+    gated_delta_segments,
+    has_delta_kernel,
+)
 from codemill.kernels.linear import Linear
-from codemill.kernels.low_rank import AdaptedRows
 from codemill.kernels.segments import Single
 from codemill.models.cache import LinearState
 from codemill.models.context import Deferred, ForwardContext
@@ -50,14 +55,44 @@ class GatedDeltaNet(nn.Module):
 
     def forward(self, x: Tensor, context: ForwardContext, state: LinearState | None) -> Tensor:
         """x [B, T, D] -> [B, T, D]; advances the states in `state`, if there is one."""
-        mixed, z = self._project(x, context.adapters)  # [B, T, C], [B, T, H, V]
-        g, beta = self._gates(x, context.adapters)  # [B, T, H] each
+        qkvz, ba = self.in_proj_qkvz(x, context.adapters), self.in_proj_ba(x, context.adapters)
+        if state is not None and has_delta_kernel(qkvz, state.recurrent, state.conv):
+            out = self._recur_in_kernel(qkvz.flatten(0, 1), ba.flatten(0, 1), context, state)  # [N, H * V]
+            return self.out_proj(out.to(x.dtype).view(*x.shape[:2], -1), context.adapters)
+        mixed, z = self._split_inputs(qkvz)  # [B, T, C], [B, T, H, V]
+        g, beta = self._gates(ba)  # [B, T, H] each
         if state is None:
             out = context.for_each_document(self._recur_from_zero, mixed, g, beta)  # [B, T, H, V]
         else:
             flat = (mixed.flatten(0, 1), g.flatten(0, 1), beta.flatten(0, 1))
             out = self._recur_segments(*flat, context, state).view(z.shape)
         return self.out_proj(self.norm(out.to(x.dtype), z).flatten(2), context.adapters)
+
+    def _recur_in_kernel(self, qkvz: Tensor, ba: Tensor, context: ForwardContext, state: LinearState) -> Tensor:
+        """qkvz and ba [N, ...] -> normed outputs fp32 [N, H * V]; advances the segments' states."""
+        assert context.segments is not None
+        segments, states = context.segments, (state.recurrent, state.conv)
+        out = gated_delta_segments(qkvz, ba, self._weights, *states, DeltaSegments.of(segments))
+        assert out is not None
+        for index, (start, segment) in enumerate(zip(segments.starts, segments.each, strict=True)):
+            if segment.num_uncertain:
+                stop = start + segment.num_new
+                drafts = slice(stop - segment.num_uncertain, stop)
+                inputs = qkvz[drafts].clone(), ba[drafts].clone()  # not views: they would keep the whole pass alive
+                advance = partial(self._accept_in_kernel, inputs, state, segment.state_slot)
+                context.deferred.append(Deferred(index, advance))
+        return out
+
+    def _accept_in_kernel(
+        self, inputs: tuple[Tensor, Tensor], state: LinearState, slot: int, num_accepted: int
+    ) -> None:
+        """Move the state over the first `num_accepted` of the drafts in `inputs`."""
+        alone = DeltaSegments.alone(num_accepted, slot)
+        gated_delta_segments(*inputs, self._weights, state.recurrent, state.conv, alone, want_outputs=False)
+
+    @property
+    def _weights(self) -> DeltaWeights:
+        return DeltaWeights(self.conv1d.weight.squeeze(1), self.A_log, self.dt_bias, self.norm.weight, self.norm.eps)
 
     def _recur_segments(
         self, mixed: Tensor, g: Tensor, beta: Tensor, context: ForwardContext, state: LinearState
@@ -124,18 +159,18 @@ class GatedDeltaNet(nn.Module):
         shape = (batch_size, linear.num_value_heads, linear.key_head_dim, linear.value_head_dim)
         return self._recur(mixed, g, beta, window, mixed.new_zeros(shape, dtype=torch.float32))[0]
 
-    def _project(self, x: Tensor, adapters: Sequence[AdaptedRows]) -> tuple[Tensor, Tensor]:
+    def _split_inputs(self, qkvz: Tensor) -> tuple[Tensor, Tensor]:
         """The projection's rows are grouped by key head as [q | k | v of R heads | z of R heads]."""
         linear = self.linear
         value_size = linear.value_dim // linear.num_key_heads  # R * V
-        grouped = self.in_proj_qkvz(x, adapters).unflatten(-1, (linear.num_key_heads, -1))
+        grouped = qkvz.unflatten(-1, (linear.num_key_heads, -1))
         *qkv, z = grouped.split((linear.key_head_dim, linear.key_head_dim, value_size, value_size), dim=-1)
         mixed = torch.cat([part.flatten(2) for part in qkv], dim=-1)
-        return mixed, z.reshape(*x.shape[:2], linear.num_value_heads, linear.value_head_dim)
+        return mixed, z.reshape(*qkvz.shape[:2], linear.num_value_heads, linear.value_head_dim)
 
-    def _gates(self, x: Tensor, adapters: Sequence[AdaptedRows]) -> tuple[Tensor, Tensor]:
+    def _gates(self, ba: Tensor) -> tuple[Tensor, Tensor]:
         """Log decay g = -exp(A_log) softplus(a + dt_bias) and write strength beta = sigmoid(b), fp32 [B, T, H]."""
-        b, a = self.in_proj_ba(x, adapters).unflatten(-1, (self.linear.num_key_heads, -1)).chunk(2, dim=-1)
+        b, a = ba.unflatten(-1, (self.linear.num_key_heads, -1)).chunk(2, dim=-1)
         softplus = in_whole_vectors(F.softplus, a.flatten(2).float() + self.dt_bias)
         return -self.A_log.float().exp() * softplus, in_whole_vectors(torch.sigmoid, b.flatten(2)).float()
 

@@ -132,4 +132,77 @@ inline void store_sums(float* to, const Floats<LANES>* rows) {
     __builtin_memcpy(to, &sums, 4 * sizeof(float));
 }
 
+// `count` numbers in the first lanes, fewer than LANES; zeros in the others, and from there nothing is read.
+template <int LANES>
+inline Floats<LANES> load_some(const float* from, int count) {
+    Floats<LANES> x = {};
+    __builtin_memcpy(&x, from, count * sizeof(float));
+    return x;
+}
+
+template <int LANES>
+inline void store_some(float* to, Floats<LANES> x, int count) {
+    __builtin_memcpy(to, &x, count * sizeof(float));
+}
+
+inline float to_float(float x) { return x; }
+
+inline float to_float(bfloat16 x) {
+    const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+    float number;
+    __builtin_memcpy(&number, &bits, sizeof bits);
+    return number;
+}
+
+// The bfloat16 that `x` is; what bfloat16 does not have is cut off.
+inline bfloat16 upper_half(float x) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &x, sizeof bits);
+    return {static_cast<uint16_t>(bits >> 16)};
+}
+
+template <int LANES>
+inline Floats<LANES> magnitude(Floats<LANES> x) {
+    return (Floats<LANES>)((typename Lanes<LANES>::Ints)x & 0x7fffffff);
+}
+
+// 1 / (1 + e^-x). The divisor 1 + e^-|x| lies in [1, 2], where a parabola is within 1 % of the reciprocal and two of
+// Newton's steps make that exact, in less time than a division.
+template <int LANES>
+inline Floats<LANES> sigmoid(Floats<LANES> x) {
+    const Floats<LANES> e = exponential<LANES>(-magnitude<LANES>(x)), divisor = e + 1.0f;
+    Floats<LANES> inverse = (divisor * (32.0f / 99) - 16.0f / 11) * divisor + 70.0f / 33;
+    for (int step = 0; step < 2; ++step) inverse += inverse * (1.0f - divisor * inverse);
+    return x >= 0.0f ? inverse : e * inverse;
+}
+
+// log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), the latter as 2 atanh(s) with s <= 1/3, which keeps small numbers exact.
+template <int LANES>
+inline Floats<LANES> softplus(Floats<LANES> x) {
+    const Floats<LANES> e = exponential<LANES>(-magnitude<LANES>(x)), s = e / (e + 2.0f), square = s * s;
+    Floats<LANES> sum = Floats<LANES>{} + 1.0f / 15;
+    for (float odd = 13; odd >= 1; odd -= 2) sum = sum * square + 1.0f / odd;
+    return (x > 0.0f ? x : Floats<LANES>{}) + 2.0f * s * sum;
+}
+
+// The sum over all lanes.
+template <int LANES>
+inline float total(Floats<LANES> x) {
+    constexpr auto lanes = std::make_integer_sequence<int, LANES>();
+    if constexpr (LANES == 16) x += rotate<LANES, 8>(x, lanes);
+    if constexpr (LANES >= 8) x += rotate<LANES, 4>(x, lanes);
+    x += rotate<LANES, 2>(x, lanes);
+    x += rotate<LANES, 1>(x, lanes);
+    return x[0];
+}
+
+template <int LANES>
+inline float sum_of_squares(const float* x, int count) {
+    Floats<LANES> sum = {};
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) sum += load<LANES>(x + i) * load<LANES>(x + i);
+    if (i < count) sum += load_some<LANES>(x + i, count - i) * load_some<LANES>(x + i, count - i);
+    return total<LANES>(sum);
+}
+
 }  // namespace
