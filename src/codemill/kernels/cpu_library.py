@@ -19,7 +19,11 @@ _OUT_OF_MEMORY = 1
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 # The arguments of each kernel, as its C++ file declares them; all return 0 or an error.
-_ARGUMENTS: dict[str, list[Any]] = {"codemill_paged_attention": [*[_POINTER] * 6, *[_INT] * 9]}
+_ARGUMENTS: dict[str, list[Any]] = {
+    "codemill_compute": [_INT, ctypes.c_size_t, _POINTER, _INT],
+    "codemill_paged_attention": [*[_POINTER] * 6, *[_INT] * 9],
+    "codemill_read_memory": [_POINTER, ctypes.c_size_t, _POINTER, _INT],
+}
 
 
 class CpuLibrary:
@@ -28,7 +32,9 @@ class CpuLibrary:
     def __init__(self, path: Path) -> None:
         """Raises OSError if it cannot be loaded, AttributeError if it lacks a kernel."""
         library = ctypes.CDLL(str(path))
+        self.compute = _declare(library, "codemill_compute")
         self.paged_attention = _declare(library, "codemill_paged_attention")
+        self.read_memory = _declare(library, "codemill_read_memory")
 
 
 def _declare(library: ctypes.CDLL, name: str) -> Callable[..., int]:
