@@ -23,6 +23,10 @@ _ARGUMENTS: dict[str, list[Any]] = {"codemill_paged_attention": [*[_POINTER] * 8
 _ARGUMENTS: dict[str, list[Any]] = {
     "codemill_gated_delta": [*[_POINTER] * 11, *[_INT] * 8, _FLOAT, *[_INT] * 2],
     "codemill_paged_attention": [*[_POINTER] * 6, *[_INT] * 9],
+_ARGUMENTS: dict[str, list[Any]] = {
+    "codemill_compute": [_INT, ctypes.c_size_t, _POINTER, _INT],
+    "codemill_paged_attention": [*[_POINTER] * 6, *[_INT] * 9],
+    "codemill_read_memory": [_POINTER, ctypes.c_size_t, _POINTER, _INT],
 }
 
 
@@ -33,7 +37,9 @@ class CpuLibrary:
         """Raises OSError if it cannot be loaded, AttributeError if it lacks a kernel."""
         library = ctypes.CDLL(str(path))
         self.gated_delta = _declare(library, "codemill_gated_delta")
+        self.compute = _declare(library, "codemill_compute")
         self.paged_attention = _declare(library, "codemill_paged_attention")
+        self.read_memory = _declare(library, "codemill_read_memory")
 
 
 def _declare(library: ctypes.CDLL, name: str) -> Callable[..., int]:
