@@ -19,13 +19,12 @@ _OUT_OF_MEMORY = 1
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 # The arguments of each kernel, as its C++ file declares them; all return 0 or an error.
-_ARGUMENTS: dict[str, list[Any]] = {"codemill_paged_attention": [*[_POINTER] * 8, *[_INT] * 10]}
-_ARGUMENTS: dict[str, list[Any]] = {
-    "codemill_gated_delta": [*[_POINTER] * 11, *[_INT] * 8, _FLOAT, *[_INT] * 2],
-    "codemill_paged_attention": [*[_POINTER] * 6, *[_INT] * 9],
 _ARGUMENTS: dict[str, list[Any]] = {
     "codemill_compute": [_INT, ctypes.c_size_t, _POINTER, _INT],
-    "codemill_paged_attention": [*[_POINTER] * 6, *[_INT] * 9],
+    "codemill_decoder_step": [_POINTER, _POINTER, _INT, _INT],
+    "codemill_gated_delta": [*[_POINTER] * 11, *[_INT] * 8, _FLOAT, *[_INT] * 2],
+    "codemill_linear": [*[_POINTER] * 3, *[_INT] * 3],
+    "codemill_paged_attention": [*[_POINTER] * 8, *[_INT] * 10],
     "codemill_read_memory": [_POINTER, ctypes.c_size_t, _POINTER, _INT],
 }
 
@@ -36,8 +35,10 @@ class CpuLibrary:
     def __init__(self, path: Path) -> None:
         """Raises OSError if it cannot be loaded, AttributeError if it lacks a kernel."""
         library = ctypes.CDLL(str(path))
-        self.gated_delta = _declare(library, "codemill_gated_delta")
         self.compute = _declare(library, "codemill_compute")
+        self.decoder_step = _declare(library, "codemill_decoder_step")
+        self.gated_delta = _declare(library, "codemill_gated_delta")
+        self.linear = _declare(library, "codemill_linear")
         self.paged_attention = _declare(library, "codemill_paged_attention")
         self.read_memory = _declare(library, "codemill_read_memory")
 
@@ -50,7 +51,7 @@ def _declare(library: ctypes.CDLL, name: str) -> Callable[..., int]:
 
 def _check(status: int) -> int:
     if status == _OUT_OF_MEMORY:
-        raise CodemillError("out of memory in attention; use a smaller max_model_len or fewer sequences at once")
+        raise CodemillError("out of memory in a CPU kernel; use a smaller max_model_len or fewer sequences at once")
     assert status == 0, f"a CPU kernel refused its arguments: {status}"
     return status
 
