@@ -27,10 +27,12 @@ private:
     size_t used_ = 0;
 };
 
+// Room for the quantised form of rows, of any group size up to kMaxGroup.
 inline void take_quantized(Rows& rows, size_t num_rows, Arena& arena) {
-    rows.quantized = arena.take<int8_t>(num_rows * rows.padded());
-    rows.scale = arena.take<float>(num_rows * rows.num_groups());
-    rows.sum = arena.take<int32_t>(num_rows * rows.num_groups());
+    const size_t num_groups = rows.num_columns / kMinGroup + 1;
+    rows.quantized = arena.take<int8_t>(num_rows * (rows.num_columns + kMaxGroup));
+    rows.scale = arena.take<float>(num_rows * num_groups);
+    rows.sum = arena.take<int32_t>(num_rows * num_groups);
 }
 
 inline void allocate_quantized(Rows& rows, size_t num_rows, Scratch& scratch) {

@@ -9,6 +9,7 @@
 namespace codemill {
 
 constexpr int kBlockRows = 16;  // rows of a weight that lie together, see kernels/packed_matrix.py
+constexpr int kMinGroup = 32, kMaxGroup = 512;
 
 enum MatrixKind : int32_t { kFp32 = 0, kBf16 = 1, kInt4 = 4, kInt8 = 8 };
 
@@ -32,6 +33,16 @@ struct Matrix {
     }
     const uint8_t* block(int index) const { return static_cast<const uint8_t*>(weight) + index * block_bytes(); }
     size_t scales_before(int block) const { return static_cast<size_t>(block) * num_groups() * kBlockRows; }
+    // Matrix `index` of a stack that begins with this one.
+    Matrix nth(int index) const {
+        Matrix other = *this;
+        const size_t row_bytes = static_cast<size_t>(num_columns) * (kind == kFp32 ? 4 : 2);
+        const size_t bytes = packed() ? num_blocks() * block_bytes() : num_rows * row_bytes;
+        other.weight = static_cast<const uint8_t*>(weight) + index * bytes;
+        if (scale) other.scale += index * scales_before(num_blocks());
+        if (minimum) other.minimum += index * scales_before(num_blocks());
+        return other;
+    }
     // What the unsigned weights of a symmetric matrix exceed the signed ones by.
     int zero() const { return minimum ? 0 : kind == kInt4 ? 8 : 128; }
 };
@@ -45,7 +56,7 @@ struct Rows {
     int32_t* sum;        // [M, G]: of the quantized ones of a group
     int num_columns, group_size;
 
-    int num_groups() const { return (num_columns + group_size - 1) / group_size; }
+    int num_groups() const { return group_size ? (num_columns + group_size - 1) / group_size : 0; }
     size_t padded() const { return static_cast<size_t>(num_groups()) * group_size; }
     // The same from row `first` on.
     Rows from(size_t first) const {
@@ -59,6 +70,9 @@ struct Rows {
         return rest;
     }
 };
+
+// Row `index` of a weight -> out[K]: what an embedding looks up.
+void load_row(const Matrix& weight, int64_t index, float* out);
 
 // Where a product goes: [M, stride], set or added to.
 struct Output {

@@ -7,7 +7,11 @@
 
 namespace {
 
-// Signed 8-bit numbers and a scale for each group: the largest becomes 127. NaN and infinity make the scale NaN.
+// Below this a group is taken as zeros: its scale would lose bits, or be zero and divide.
+constexpr float kLeastMagnitude = 1e-30f;
+
+// Signed 8-bit numbers and a scale for each group: the largest becomes 127. NaN and infinity make the scale NaN. The
+// definition is `quantize_activations` in kernels/packed_product.py.
 template <class Isa>
 void quantize_row(const Rows& rows, int row) {
     constexpr int LANES = Isa::kLanes;
@@ -32,6 +36,7 @@ void quantize_row(const Rows& rows, int row) {
             most = largest[i] > most ? largest[i] : most;
             spoilt += poison[i];
         }
+        if (most < kLeastMagnitude) most = 0;
         const float inverse = most > 0 ? 127.0f / most : 0.0f;
         Ints sum = {};
         for (int k = 0; k < rows.group_size; k += LANES) {
