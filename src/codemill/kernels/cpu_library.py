@@ -19,7 +19,10 @@ _OUT_OF_MEMORY = 1
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 # The arguments of each kernel, as its C++ file declares them; all return 0 or an error.
-_ARGUMENTS: dict[str, list[Any]] = {"codemill_paged_attention": [*[_POINTER] * 8, *[_INT] * 10]}
+_ARGUMENTS: dict[str, list[Any]] = {
+    "codemill_paged_attention": [*[_POINTER] * 8, *[_INT] * 10],
+    "codemill_write_int8_kv": [*[_POINTER] * 4, *[_INT] * 3],
+}
 
 
 class CpuLibrary:
@@ -29,6 +32,7 @@ class CpuLibrary:
         """Raises OSError if it cannot be loaded, AttributeError if it lacks a kernel."""
         library = ctypes.CDLL(str(path))
         self.paged_attention = _declare(library, "codemill_paged_attention")
+        self.write_int8_kv = _declare(library, "codemill_write_int8_kv")
 
 
 def _declare(library: ctypes.CDLL, name: str) -> Callable[..., int]:
