@@ -60,7 +60,7 @@ class DiskCache:
 
     def _block(self, block: int) -> dict[str, Tensor]:
         """Views of one block in all layers, [S, H_kv, K] each, and scales [S, H_kv] of int8."""
-        views = {}
+        views: dict[str, Tensor] = {}
         for number, cache in enumerate(self._caches):
             slots = slice(block * cache.block_size, (block + 1) * cache.block_size)
             for layer, kv in enumerate(cache.kv_caches):

@@ -1,4 +1,4 @@
-"""Keys and values of one full-attention layer, in the model's dtype, another, or int8 with a scale for each head vector.
+"""Keys and values of one full-attention layer, in the model's dtype, in another, or in int8 with scales.
 
 Shapes: S slots, N new tokens, H_kv key/value heads, K head_dim.
 """
