@@ -12,6 +12,8 @@ _SIZES = (
     *("max_num_seqs", "max_num_batched_tokens", "max_mixed_tokens", "block_size", "state_interval"),
     "prefix_cache_dir_bytes",
 )
+KvCacheDtype = Literal["auto", "float32", "bfloat16", "int8"]
+KV_CACHE_DTYPES: tuple[KvCacheDtype, ...] = ("auto", "float32", "bfloat16", "int8")
 DRAFT_METHODS: tuple[DraftMethod, ...] = ("ngram", "draft", "mtp")
 
 
@@ -51,6 +53,8 @@ class EngineConfig:
     max_num_batched_tokens: tokens of one step. max_mixed_tokens: the same while some sequences decode, so that a long
         prompt does not hold up their next token for long.
     block_size: tokens of a KV-cache block, the unit of allocation and of prefix reuse.
+    kv_cache_dtype: of keys and values; "auto" is the model's own. "int8" takes half the memory of bf16, with a scale
+        for each key and value of each head, and is less exact.
     kv_cache_bytes: for KV blocks and recurrent states together; never exceeded.
     enable_prefix_cache: keep what was computed for later requests with the same beginning.
     prefix_cache_dir: keep prompts on disk too, at most prefix_cache_dir_bytes of them.
@@ -64,6 +68,7 @@ class EngineConfig:
     max_num_batched_tokens: int = 2048
     max_mixed_tokens: int = 256
     block_size: int = 16
+    kv_cache_dtype: KvCacheDtype = "auto"
     kv_cache_bytes: int | None = None
     enable_prefix_cache: bool = True
     prefix_cache_dir: str | Path | None = None
@@ -85,6 +90,8 @@ class EngineConfig:
             raise UsageError("prefix_cache_dir needs the prefix cache: leave enable_prefix_cache on")
         if self.prefix_cache_dir is not None and not str(self.prefix_cache_dir):
             raise UsageError("prefix_cache_dir is empty: name a directory")
+        if self.kv_cache_dtype not in KV_CACHE_DTYPES:
+            raise UsageError(f"kv_cache_dtype = {self.kv_cache_dtype!r}: choose {', '.join(KV_CACHE_DTYPES)}")
         for name in ("kv_cache_bytes", "max_state_checkpoints"):
             if getattr(self, name) is not None:
                 _check_size(name, getattr(self, name))

@@ -47,8 +47,9 @@ GRAMMARS = (
 class Plain:
     """One-at-a-time greedy generation, remembered."""
 
-    def __init__(self, model: CausalLM, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: CausalLM, tokenizer: Tokenizer, kv_dtype: torch.dtype | None = None) -> None:
         self.model = model
+        self.kv_dtype = kv_dtype
         self.tokenizer = tokenizer
         self._eos = frozenset(tokenizer.eos_token_ids)
         self._grammars = GrammarCompiler(tokenizer, model.config.vocab_size, self._eos)
@@ -56,7 +57,7 @@ class Plain:
 
     @torch.inference_mode()
     def _generate(self, prompt: tuple[int, ...], max_tokens: int, structured: StructuredOutput | None) -> list[int]:
-        cache = Cache.allocate(self.model.config, 1, LONGEST + 1)
+        cache = Cache.allocate(self.model.config, 1, LONGEST + 1, kv_dtype=self.kv_dtype)
         grammar = None if structured is None else self._grammars.compile(structured).start()
         tokens, feed = [], torch.tensor([prompt])
         while len(tokens) < max_tokens:

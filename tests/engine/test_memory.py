@@ -16,7 +16,7 @@ from codemill import LLM, SamplingParams
 from codemill.engine import memory
 from codemill.engine.build import build_engine
 from codemill.engine.memory import CachePlan, kv_bytes_per_token, plan_cache, state_bytes
-from codemill.engine_config import EngineConfig, SpeculativeConfig
+from codemill.engine_config import KV_CACHE_DTYPES, EngineConfig, SpeculativeConfig
 from codemill.errors import UsageError
 from codemill.footprint import measure
 from codemill.models import initialize as draw_weights
@@ -39,16 +39,16 @@ def plan(config=DENSE, budget=GIB, longest=LONGEST, must_fit=False, dtype=torch.
     return plan_cache(config, dtype, CPU, engine, longest, must_fit=must_fit, draft_bytes_per_token=draft)
 
 
-def allocated_bytes(config, planned: CachePlan, dtype=torch.bfloat16) -> int:
+def allocated_bytes(config, planned: CachePlan, dtype=torch.bfloat16, kv_dtype=None) -> int:
     shape = planned.shape
     sizes = (shape.num_blocks, shape.block_size, shape.num_states)
-    return num_bytes(Cache.allocate_blocks(config, *sizes, dtype, "meta"))
+    return num_bytes(Cache.allocate_blocks(config, *sizes, dtype, "meta", kv_dtype))
 
 
 def num_bytes(cache: Cache) -> int:
     tensors = []
     for layer in cache.layers:
-        tensors += [layer.recurrent, layer.conv] if isinstance(layer, LinearState) else [layer.key, layer.value]
+        tensors += [layer.recurrent, layer.conv] if isinstance(layer, LinearState) else layer.tensors.values()
     return sum(tensor.nbytes for tensor in tensors)
 
 
@@ -61,22 +61,26 @@ def num_bytes(cache: Cache) -> int:
     checkpoints=st.sampled_from([None, 1, 7, 200]),
     longest=st.integers(2, 262_144),
     dtype=st.sampled_from([torch.bfloat16, torch.float32]),
+    kv_cache_dtype=st.sampled_from(KV_CACHE_DTYPES),
     reuse=st.booleans(),
     draft=st.booleans(),
 )
-def test_nothing_beyond_the_budget(preset, budget, block_size, max_num_seqs, checkpoints, longest, dtype, reuse, draft):
+def test_nothing_beyond_the_budget(
+    preset, budget, block_size, max_num_seqs, checkpoints, longest, dtype, kv_cache_dtype, reuse, draft
+):
     drafting = DENSE if draft else None
+    kv_dtype = dtype if kv_cache_dtype == "auto" else getattr(torch, kv_cache_dtype)
     options = {"block_size": block_size, "max_num_seqs": max_num_seqs, "state_interval": block_size * 4}
-    options |= {"max_state_checkpoints": checkpoints, "enable_prefix_cache": reuse}
-    per_draft = 0 if drafting is None else kv_bytes_per_token(drafting, dtype)
+    options |= {"max_state_checkpoints": checkpoints, "enable_prefix_cache": reuse, "kv_cache_dtype": kv_cache_dtype}
+    per_draft = 0 if drafting is None else kv_bytes_per_token(drafting, kv_dtype)
     try:
         planned = plan(preset.config, budget, longest, dtype=dtype, draft=per_draft, **options)
     except UsageError:
         return  # too little for anything
     shape = planned.shape
-    used = allocated_bytes(preset.config, planned, dtype)
+    used = allocated_bytes(preset.config, planned, dtype, kv_dtype)
     if drafting is not None:
-        used += allocated_bytes(drafting, planned, dtype)
+        used += allocated_bytes(drafting, planned, dtype, kv_dtype)
     assert 0 < used <= budget
     assert 1 <= shape.max_num_seqs <= max_num_seqs
     assert 1 <= planned.max_model_len <= min(longest, shape.num_tokens)
@@ -102,6 +106,12 @@ def test_the_budget_is_used(preset):
     planned = plan(preset.config, 20 * GIB, max_num_seqs=64)
     per_block = 16 * kv_bytes_per_token(preset.config, torch.bfloat16)
     assert 20 * GIB - allocated_bytes(preset.config, planned) < per_block
+
+
+def test_int8_holds_almost_twice_as_many_tokens():
+    """A scale of 4 bytes beside 128 integers."""
+    ratio = plan(kv_cache_dtype="int8").shape.num_blocks / plan().shape.num_blocks
+    assert 256 / 132 * 0.999 < ratio < 256 / 132 * 1.001
 
 
 def test_no_more_than_is_of_use():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass, replace
+from itertools import product
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from codemill.kernels import paged_attention
+from codemill.kernels import kv_cache, paged_attention
 from codemill.kernels.cpu_library import CpuLibrary, load_cpu_library
+from codemill.kernels.kv_cache import KVCache
 from codemill.kernels.paged_attention import PagedAttention, paged_attention_reference
 from codemill.kernels.segments import Segment, Segments
 
@@ -26,21 +28,24 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 2e-3, tor
 
 @dataclass(frozen=True)
 class Pass:
-    """Random inputs of a call: query [N, H, K] over caches [C, H_kv, K], with NaN and infinity in slots of nobody."""
+    """Random inputs of a call: query [N, H, K] over a cache, with NaN and infinity in slots of nobody."""
 
     query: Tensor
-    key_cache: Tensor
-    value_cache: Tensor
+    cache: KVCache
     segments: Segments
 
     def attend(self) -> Tensor:
-        slots = self.segments.slot_mapping
-        new = (self.key_cache[slots], self.value_cache[slots])
-        return PagedAttention(self.segments).attend(self.query, *new, self.key_cache, self.value_cache)
+        new = self.cache.read(self.segments.slot_mapping, self.query.dtype)
+        return PagedAttention(self.segments).attend(self.query, *new, self.cache)
 
     def reference(self) -> Tensor:
-        clean = (cache.nan_to_num(0.0, 0.0, 0.0) for cache in (self.key_cache, self.value_cache))
-        return paged_attention_reference(self.query, *clean, self.segments)
+        clean = [x.nan_to_num(0.0, 0.0, 0.0) if x.is_floating_point() else x for x in self.cache.tensors.values()]
+        return paged_attention_reference(self.query, KVCache(*clean), self.segments)
+
+    def spoil(self, slots: Tensor) -> None:
+        """NaN in the keys, infinity in the values."""
+        key, value = torch.full((2, len(slots), *self.cache.key.shape[1:]), float("nan"))
+        self.cache.write(key, torch.full_like(value, float("inf")), slots)
 
     def alone(self, index: int, token: int) -> Tensor:
         """One token of one segment in a call of its own, [H, K]: the tokens before it are its past."""
@@ -58,8 +63,9 @@ def draw(
     block_size: int = 16,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    kv_dtype: torch.dtype | None = None,
 ) -> Pass:
-    """`lengths` are (new, past) tokens; blocks are scattered at random; heads are (H, H_kv)."""
+    """`lengths` are (new, past) tokens; blocks are scattered at random; heads are (H, H_kv); kv_dtype: as dtype."""
     generator = torch.Generator().manual_seed(seed)
     needed = [-(-(new + past) // block_size) for new, past in lengths]
     free = torch.randperm(sum(needed) + 2, generator=generator).tolist()
@@ -71,10 +77,17 @@ def draw(
         for first, count in segments.runs(segment.block_table, 0, segment.length):
             used[first : first + count] = True
     shape = (len(used), heads[1], head_dim)
-    key_cache, value_cache = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
-    key_cache[~used], value_cache[~used] = float("nan"), float("inf")
+    cache = empty_cache(shape, kv_dtype or dtype)
+    cache.write(*(torch.randn(shape, generator=generator) for _ in range(2)), torch.arange(len(used)))
     query = torch.randn(sum(new for new, _ in lengths), heads[0], head_dim, generator=generator).to(dtype)
-    return Pass(query, key_cache, value_cache, segments)
+    drawn = Pass(query, cache, segments)
+    drawn.spoil((~used).nonzero()[:, 0])
+    return drawn
+
+
+def empty_cache(shape: tuple[int, int, int], dtype: torch.dtype) -> KVCache:
+    scales = [torch.zeros(shape[:2]) for _ in range(2)] if dtype == torch.int8 else []
+    return KVCache(*(torch.zeros(shape, dtype=dtype) for _ in range(2)), *scales)
 
 
 def assert_right(drawn: Pass) -> None:
@@ -82,6 +95,8 @@ def assert_right(drawn: Pass) -> None:
     torch.testing.assert_close(drawn.attend(), drawn.reference(), atol=tolerance, rtol=tolerance)
 
 
+# Of queries and of the cache, as the kernel takes them.
+DTYPES = list(product([torch.float32, torch.bfloat16], [torch.float32, torch.bfloat16, torch.int8]))
 LENGTHS = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 600)), min_size=1, max_size=5)
 
 
@@ -92,7 +107,7 @@ LENGTHS = st.lists(st.tuples(st.integers(1, 20), st.integers(0, 600)), min_size=
     group=st.integers(1, 7),
     head_dim=st.sampled_from([8, 16, 24, 64, 80, 128, 256, 12, 264]),
     block_size=st.sampled_from([1, 3, 16, 32, 700]),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    dtypes=st.sampled_from(DTYPES),
     seed=st.integers(0, 1000),
 )
 def test_equals_the_reference(
@@ -101,10 +116,11 @@ def test_equals_the_reference(
     group: int,
     head_dim: int,
     block_size: int,
-    dtype: torch.dtype,
+    dtypes: tuple[torch.dtype, torch.dtype],
     seed: int,
 ) -> None:
-    assert_right(draw(lengths, (num_kv_heads * group, num_kv_heads), head_dim, block_size, dtype, seed))
+    dtype, kv_dtype = dtypes
+    assert_right(draw(lengths, (num_kv_heads * group, num_kv_heads), head_dim, block_size, dtype, seed, kv_dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
@@ -112,8 +128,9 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
     assert_right(draw([(1, 40), (3, 17), (1, 0), (7, 0), (1, 5)], dtype=dtype))
 
 
-def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = draw([(1, 300), (4, 17), (1, 1), (30, 2), (5, 0), (1, 0)])
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_without_the_library(monkeypatch: pytest.MonkeyPatch, kv_dtype: torch.dtype) -> None:
+    drawn = draw([(1, 300), (4, 17), (1, 1), (30, 2), (5, 0), (1, 0)], kv_dtype=kv_dtype)
     with_library = drawn.attend()
     monkeypatch.setattr(paged_attention, "load_cpu_library", lambda: None)
     assert_right(drawn)
@@ -126,6 +143,33 @@ def test_a_query_whose_heads_lie_apart() -> None:
     assert torch.equal(replace(drawn, query=apart).attend(), drawn.attend())
 
 
+HARD_VECTORS = [
+    [0.0] * 20,
+    [-0.0, 1e-38, -1e-31] + [0.0] * 17,
+    [3.0, -127.0, 0.5, 1.5, 2.5, -0.5, 126.5] + [0.25] * 13,
+    [1e38, -3e38] + [1e37] * 18,
+    [1.0, float("nan")] + [2.0] * 18,
+    [1.0] * 19 + [float("-inf")],
+]
+
+
+@needs_library
+def test_quantising_in_cpp_is_quantising_in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, in the kernel's order of slots, for head_dim 20 and for what is hard to divide."""
+    hard = torch.tensor(HARD_VECTORS).view(3, 2, 20)
+    new = torch.cat([hard, torch.randn(40, 2, 20).exp() * torch.randn(40, 2, 20)])
+    slots = torch.randperm(50)[: len(new)]
+    found, expected = empty_cache((50, 2, 20), torch.int8), empty_cache((50, 2, 20), torch.int8)
+    found.write(new, new.flip(0), slots)
+    monkeypatch.setattr(kv_cache, "load_cpu_library", lambda: None)
+    expected.write(new, new.flip(0), slots)
+    for name, tensor in expected.tensors.items():
+        torch.testing.assert_close(found.tensors[name], tensor, rtol=0, atol=0, equal_nan=True)
+    exact = new[3:].abs().amax(-1, keepdim=True) / 127 / 2
+    assert ((found.read(slots, torch.float32)[0] - new)[3:].abs() <= exact * 1.0001).all()
+    assert found.read(slots, torch.float32)[0][2].isnan().all()
+
+
 def test_gradients_take_the_differentiable_path() -> None:
     drawn = draw([(2, 30)])
     drawn.query.requires_grad_()
@@ -135,19 +179,24 @@ def test_gradients_take_the_differentiable_path() -> None:
 
 @needs_library
 @pytest.mark.parametrize("lanes", [4, 8, 16])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dtype", "kv_dtype"), DTYPES)
 @pytest.mark.parametrize("head_dim", [8, 48, 64, 96])
-def test_every_variant(monkeypatch: pytest.MonkeyPatch, lanes: int, dtype: torch.dtype, head_dim: int) -> None:
+def test_every_variant(
+    monkeypatch: pytest.MonkeyPatch, lanes: int, dtype: torch.dtype, kv_dtype: torch.dtype, head_dim: int
+) -> None:
     """Which one runs depends on the processor; where it lacks the instructions, a smaller one takes its place."""
     monkeypatch.setattr(paged_attention, "_LANES", lanes)
-    assert_right(draw([(1, 700), (5, 250), (16, 3)], (6, 2), head_dim, dtype=dtype))
+    assert_right(draw([(1, 700), (5, 250), (16, 3)], (6, 2), head_dim, dtype=dtype, kv_dtype=kv_dtype))
 
 
 @needs_library
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dtype", "kv_dtype"), DTYPES)
 @pytest.mark.parametrize(("heads", "head_dim"), [((4, 2), 128), ((6, 2), 64), ((7, 1), 40), ((8, 8), 256)])
-def test_a_token_gets_the_same_bits_alone(dtype: torch.dtype, heads: tuple[int, int], head_dim: int) -> None:
-    drawn = draw([(1, 511), (16, 500), (3, 254), (2, 1), (9, 60), (1, 1023)], heads, head_dim, dtype=dtype)
+def test_a_token_gets_the_same_bits_alone(
+    dtype: torch.dtype, kv_dtype: torch.dtype, heads: tuple[int, int], head_dim: int
+) -> None:
+    lengths = [(1, 511), (16, 500), (3, 254), (2, 1), (9, 60), (1, 1023), (140, 230)]
+    drawn = draw(lengths, heads, head_dim, dtype=dtype, kv_dtype=kv_dtype)
     together = drawn.attend()
     for index, (start, segment) in enumerate(zip(drawn.segments.starts, drawn.segments.each, strict=True)):
         for token in range(segment.num_new):
@@ -155,18 +204,20 @@ def test_a_token_gets_the_same_bits_alone(dtype: torch.dtype, heads: tuple[int, 
 
 
 @needs_library
-def test_drafts_leave_no_trace_even_if_infinite() -> None:
-    drawn = draw([(6, 290)])
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_drafts_leave_no_trace_even_if_infinite(kv_dtype: torch.dtype) -> None:
+    drawn = draw([(6, 290)], kv_dtype=kv_dtype)
     alone = drawn.alone(0, 2)
     later = drawn.segments.slot_mapping[3:]
-    drawn.key_cache[later], drawn.value_cache[later] = float("nan"), float("inf")
+    drawn.spoil(later)
     assert torch.equal(drawn.attend()[2], alone)
     assert not drawn.attend()[3:].isfinite().all()
 
 
 @needs_library
-def test_the_same_bits_on_any_number_of_threads_and_blocks() -> None:
-    drawn = draw([(1, 1500), (4, 700), (1, 3)], block_size=16)
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_the_same_bits_on_any_number_of_threads_and_blocks(kv_dtype: torch.dtype) -> None:
+    drawn = draw([(1, 1500), (4, 700), (1, 3), (100, 300)], block_size=16, kv_dtype=kv_dtype)
     first = drawn.attend()
     before = torch.get_num_threads()
     try:
@@ -181,13 +232,13 @@ def test_the_same_bits_on_any_number_of_threads_and_blocks() -> None:
 def laid_out_anew(drawn: Pass, block_size: int) -> Pass:
     """The same keys and values in blocks of another size, in another order."""
     lengths = [(segment.num_new, segment.num_past) for segment in drawn.segments.each]
-    other = draw(lengths, block_size=block_size, seed=1)
+    other = draw(lengths, block_size=block_size, seed=1, kv_dtype=drawn.cache.key.dtype)
     for old, new in zip(drawn.segments.each, other.segments.each, strict=True):
         source = Segments(
             (replace(old, num_new=old.length, num_past=0),), drawn.segments.block_size, torch.device("cpu")
         )
         target = Segments((replace(new, num_new=new.length, num_past=0),), block_size, torch.device("cpu"))
-        for to, of in ((other.key_cache, drawn.key_cache), (other.value_cache, drawn.value_cache)):
+        for to, of in zip(other.cache.tensors.values(), drawn.cache.tensors.values(), strict=True):
             to[target.slot_mapping] = of[source.slot_mapping]
     return replace(other, query=drawn.query)
 
@@ -196,7 +247,7 @@ def laid_out_anew(drawn: Pass, block_size: int) -> Pass:
 def test_scores_far_apart() -> None:
     """Weights that vanish, and a maximum that comes in a late chunk."""
     drawn = draw([(1, 900)], head_dim=32)
-    drawn.key_cache.mul_(30)
+    drawn.cache.key.mul_(30)
     assert_right(drawn)
 
 

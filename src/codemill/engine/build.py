@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from codemill.config import ModelConfig
 from codemill.engine.block_store import BlockStore, model_fingerprint
 from codemill.engine.cache_manager import CacheManager, CacheShape
 from codemill.engine.disk_cache import DiskCache
 from codemill.engine.draft_model import DraftModelDrafter
 from codemill.engine.engine import Engine, EngineParts
-from codemill.engine.memory import kv_bytes_per_token, plan_cache
+from codemill.engine.memory import kv_bytes_per_token, plan_cache, resolve_kv_dtype
 from codemill.engine.mtp_drafter import MtpDrafter
 from codemill.engine.request import context_length
 from codemill.engine.runner import ModelRunner
@@ -40,6 +42,7 @@ def build_engine(
 
     Raises UsageError if the model has no context of `max_model_len` tokens or the cache has no room for it.
     """
+    kv_dtype = resolve_kv_dtype(config, model.dtype)
     plan = plan_cache(
         model.config,
         model.dtype,
@@ -47,14 +50,14 @@ def build_engine(
         config,
         context_length(model.config, max_model_len),
         must_fit=max_model_len is not None,
-        draft_bytes_per_token=0 if draft is None else kv_bytes_per_token(draft.config, model.dtype),
+        draft_bytes_per_token=0 if draft is None else kv_bytes_per_token(draft.config, kv_dtype),
     )
     shape = plan.shape
     if config.batch_invariant and model.device.type != "cpu":
         raise UsageError(f"batch_invariant is for the CPU only, and the model is on {model.device}")
     model.set_batch_invariant(config.batch_invariant)
     networks = [model] if draft is None else [model, draft]
-    memory = [_allocate(network.config, shape, model) for network in networks]
+    memory = [_allocate(network.config, shape, model, kv_dtype) for network in networks]
     disk = _open_disk_cache(config, model, memory)
     manager = CacheManager(shape, disk)
     speculation = _speculation(config.speculative, model, draft, memory[-1], manager)
@@ -89,16 +92,18 @@ def _check_draft(draft: ModelConfig, target: ModelConfig) -> None:
         )
 
 
-def _allocate(config: ModelConfig, shape: CacheShape, model: CausalLM) -> Cache:
+def _allocate(config: ModelConfig, shape: CacheShape, model: CausalLM, kv_dtype: torch.dtype) -> Cache:
     """A cache for a network of this configuration, with the blocks of the model."""
     sizes = (shape.num_blocks, shape.block_size, shape.num_states)
-    return Cache.allocate_blocks(config, *sizes, model.dtype, model.device)
+    return Cache.allocate_blocks(config, *sizes, model.dtype, model.device, kv_dtype)
 
 
 def _open_disk_cache(config: EngineConfig, model: CausalLM, memory: list[Cache]) -> DiskCache | None:
     if config.prefix_cache_dir is None:
         return None
-    fingerprint = model_fingerprint(model, str(model.config), str(config.block_size), str(len(memory)))
+    kv_dtype = resolve_kv_dtype(config, model.dtype)
+    parts = (str(model.config), str(config.block_size), str(len(memory)), str(kv_dtype))
+    fingerprint = model_fingerprint(model, *parts)
     store = BlockStore(Path(config.prefix_cache_dir).expanduser(), fingerprint, config.prefix_cache_dir_bytes)
     return DiskCache(store, memory)
 

@@ -59,12 +59,12 @@ class DiskCache:
         return True
 
     def _block(self, block: int) -> dict[str, Tensor]:
-        """Views of one block in all layers, [S, H_kv, K] each."""
-        views = {}
+        """Views of one block in all layers, [S, H_kv, K] each, and scales [S, H_kv] of int8."""
+        views: dict[str, Tensor] = {}
         for number, cache in enumerate(self._caches):
             slots = slice(block * cache.block_size, (block + 1) * cache.block_size)
             for layer, kv in enumerate(cache.kv_caches):
-                views[f"{number}.{layer}.key"], views[f"{number}.{layer}.value"] = kv.key[slots], kv.value[slots]
+                views |= {f"{number}.{layer}.{name}": tensor[slots] for name, tensor in kv.tensors.items()}
         return views
 
     def _state(self, slot: int) -> dict[str, Tensor]:

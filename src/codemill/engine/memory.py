@@ -9,6 +9,7 @@ from codemill.engine.cache_manager import CacheShape
 from codemill.engine_config import EngineConfig
 from codemill.errors import UsageError
 from codemill.footprint import available_memory
+from codemill.kernels.kv_cache import kv_vector_bytes
 
 # Of the memory that is free once the weights are there; the rest is for activations and for others on the machine.
 CPU_SHARE, GPU_SHARE = 0.4, 0.85
@@ -23,10 +24,15 @@ class CachePlan:
     max_model_len: int
 
 
-def kv_bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Bytes of KV cache that one token takes, all layers together."""
+def resolve_kv_dtype(engine: EngineConfig, dtype: torch.dtype) -> torch.dtype:
+    """Of the keys and values of a model of `dtype`."""
+    return dtype if engine.kv_cache_dtype == "auto" else getattr(torch, engine.kv_cache_dtype)
+
+
+def kv_bytes_per_token(config: ModelConfig, kv_dtype: torch.dtype) -> int:
+    """Bytes of KV cache that one token takes, all layers together; of int8 with its scales."""
     num_layers = config.layer_types.count("full_attention")
-    return 2 * num_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
+    return 2 * num_layers * config.num_key_value_heads * kv_vector_bytes(config.head_dim, kv_dtype)
 
 
 def state_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
@@ -54,7 +60,7 @@ def plan_cache(
     If the budget holds less than `longest` tokens, sequences may be as long as it holds; with `must_fit` that is a
     UsageError instead, as it is if not even one block fits.
     """
-    per_token = kv_bytes_per_token(config, dtype) + draft_bytes_per_token
+    per_token = kv_bytes_per_token(config, resolve_kv_dtype(engine, dtype)) + draft_bytes_per_token
     per_block = per_token * engine.block_size
     per_state = state_bytes(config, dtype)
     wanted_blocks = engine.max_num_seqs * (-(-longest // engine.block_size))

@@ -6,7 +6,7 @@ last bit whatever else is in the call, however the prompt is cut, wherever the b
 keys are attended in chunks of 256 positions counted from position 0, and chunks are merged in order. The rest of this
 file is for other devices and dtypes, and for installations without a compiler.
 
-Shapes: N new tokens of all sequences, T of one, S its keys, H query heads, H_kv key/value heads, K head_dim, C slots.
+Shapes: N new tokens of all sequences, T of one, S its keys, H query heads, H_kv key/value heads, K head_dim.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,14 @@ from torch import Tensor
 
 from codemill.kernels.attention import attend
 from codemill.kernels.cpu_library import load_cpu_library
+from codemill.kernels.kv_cache import KVCache
 from codemill.kernels.segments import Segment, Segments
 
 # Below so many bytes of keys and values a sequence, copying all sequences side by side costs less than a call for each.
 _GATHER_BYTES = 1 << 19
 # What the C++ kernel takes.
 _MAX_HEAD_DIM, _HEAD_DIM_UNIT = 256, 8
+_QUERY_DTYPES = (torch.float32, torch.bfloat16)
 _KERNEL_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 _LANES = 16  # of the widest variant; the tests try the others
 
@@ -43,49 +45,49 @@ class PagedAttention:
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor) -> Tensor:
-        """query [N, H, K], key and value [N, H_kv, K] just written to the caches [C, H_kv, K] -> [N, H, K].
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, cache: KVCache) -> Tensor:
+        """query [N, H, K], key and value [N, H_kv, K] just written to the cache -> [N, H, K].
 
         Token i of a segment sees the segment's past and its new tokens up to itself.
         """
         query = query.contiguous()
         out = torch.empty_like(query)
-        if _kernel_takes(query, key_cache, value_cache):
-            self._call_kernel(out, query, key_cache, value_cache)
+        if _kernel_takes(query, cache):
+            self._call_kernel(out, query, cache)
             return out
-        gathers = self._may_gather(key_cache)
+        gathers = self._may_gather(cache)
         if gathers:
-            out[self._gathered.rows] = _attend_gathered(query, key_cache, value_cache, self._gathered)
+            out[self._gathered.rows] = _attend_gathered(query, cache, self._gathered)
         for index, segment in enumerate(self._segments.each):
             if gathers and segment.num_new == 1:
                 continue
             rows = slice(self._segments.starts[index], self._segments.starts[index] + segment.num_new)
-            if segment.num_past == 0:
+            if segment.num_past == 0 and cache.key.dtype == key.dtype:
                 out[rows] = attend(query[None, rows], key[None, rows], value[None, rows])[0]
             else:
-                keys, values = self._view(index, key_cache), self._view(index, value_cache)
+                keys, values = cache.read(self._place(index), query.dtype)
                 out[rows] = _attend_past(query[rows], keys, values, self._masks[index])
         return out
 
-    def _call_kernel(self, out: Tensor, query: Tensor, key_cache: Tensor, value_cache: Tensor) -> None:
+    def _call_kernel(self, out: Tensor, query: Tensor, cache: KVCache) -> None:
         """Write what `query` sees to `out` [N, H, K]."""
         library = load_cpu_library()
         assert library is not None
         library.paged_attention(
             query.data_ptr(),
-            key_cache.data_ptr(),
-            value_cache.data_ptr(),
-            None,
-            None,
+            cache.key.data_ptr(),
+            cache.value.data_ptr(),
+            None if cache.key_scale is None else cache.key_scale.data_ptr(),
+            None if cache.value_scale is None else cache.value_scale.data_ptr(),
             out.data_ptr(),
             self._lengths.data_ptr(),
             self._block_tables.data_ptr(),
             *self._block_tables.shape,
             self._segments.block_size,
             query.shape[1],
-            *key_cache.shape[1:],
+            *cache.key.shape[1:],
             _KERNEL_DTYPES[query.dtype],
-            _KERNEL_DTYPES[key_cache.dtype],
+            _KERNEL_DTYPES[cache.key.dtype],
             torch.get_num_threads(),
             _LANES,
         )
@@ -105,12 +107,12 @@ class PagedAttention:
             row[:size] = torch.tensor(segment.block_table[:size], dtype=torch.int32)
         return tables
 
-    def _may_gather(self, cache: Tensor) -> bool:
+    def _may_gather(self, cache: KVCache) -> bool:
         """Whether the sequences with one new token are so short that they had better be gathered."""
         lengths = [segment.length for segment in self._segments.each if segment.num_new == 1]
-        if cache.device.type != "cpu":
+        if cache.key.device.type != "cpu":
             return bool(lengths)
-        row_bytes = 2 * cache.shape[1] * cache.shape[2] * cache.element_size()
+        row_bytes = 2 * cache.key[0].nbytes
         return len(lengths) > 1 and max(lengths) * row_bytes <= _GATHER_BYTES
 
     @cached_property
@@ -126,13 +128,10 @@ class PagedAttention:
         rows = torch.tensor([self._segments.starts[i] for i in chosen], device=device)
         return Gathered(rows, slots.to(device), visible[:, None, None].to(device))
 
-    def _view(self, index: int, cache: Tensor) -> Tensor:
-        """All keys or values [S, H_kv, K] of a segment; no copy where its blocks lie side by side."""
-        runs, slots = self._runs[index], self._slots.get(index)
-        if slots is None:
-            first, count = runs[0]
-            return cache[first : first + count]
-        return cache.index_select(0, slots)
+    def _place(self, index: int) -> Tensor | slice:
+        """All slots [S] of a segment; a slice where its blocks lie side by side, which takes no copy to read."""
+        first, count = self._runs[index][0]
+        return self._slots.get(index, slice(first, first + count))
 
     @cached_property
     def _runs(self) -> list[list[tuple[int, int]]]:
@@ -161,17 +160,16 @@ def _all_slots(segments: Segments, segment: Segment) -> Tensor:
 
 
 def has_kernel(dtype: torch.dtype, head_dim: int, device: torch.device) -> bool:
-    """Whether there is a C++ kernel for such queries, keys and values."""
-    fits = dtype in _KERNEL_DTYPES and head_dim <= _MAX_HEAD_DIM and head_dim % _HEAD_DIM_UNIT == 0
+    """Whether there is a C++ kernel for such queries; it takes a cache in any of its dtypes."""
+    fits = dtype in _QUERY_DTYPES and head_dim <= _MAX_HEAD_DIM and head_dim % _HEAD_DIM_UNIT == 0
     return fits and device.type == "cpu" and load_cpu_library() is not None
 
 
-def _kernel_takes(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> bool:
+def _kernel_takes(query: Tensor, cache: KVCache) -> bool:
     return (
         has_kernel(query.dtype, query.shape[-1], query.device)
-        and query.dtype == key_cache.dtype
-        and key_cache.is_contiguous()
-        and value_cache.is_contiguous()
+        and cache.key.dtype in _KERNEL_DTYPES
+        and all(x.is_contiguous() for x in cache.tensors.values())
         and not query.requires_grad
     )
 
@@ -181,22 +179,20 @@ def _attend_past(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None)
     return attend(query[None], key[None], value[None], mask)[0]
 
 
-def _attend_gathered(query: Tensor, key_cache: Tensor, value_cache: Tensor, gathered: Gathered) -> Tensor:
+def _attend_gathered(query: Tensor, cache: KVCache, gathered: Gathered) -> Tensor:
     """The rows' queries, each over its own slots -> [n, H, K]."""
-    num_rows, num_slots = gathered.slots.shape
-    index = gathered.slots.flatten()
-    key = key_cache.index_select(0, index).unflatten(0, (num_rows, num_slots))
-    value = value_cache.index_select(0, index).unflatten(0, (num_rows, num_slots))
+    found = cache.read(gathered.slots.flatten(), query.dtype)
+    key, value = (x.unflatten(0, gathered.slots.shape) for x in found)
     return attend(query[gathered.rows, None], key, value, gathered.mask)[:, 0]
 
 
-def paged_attention_reference(query: Tensor, key_cache: Tensor, value_cache: Tensor, segments: Segments) -> Tensor:
+def paged_attention_reference(query: Tensor, cache: KVCache, segments: Segments) -> Tensor:
     """The definition, in fp32 and one token at a time -> [N, H, K]; the keys of this pass are in the cache already."""
-    groups = query.shape[1] // key_cache.shape[1]
+    groups = query.shape[1] // cache.key.shape[1]
     out = []
     for start, segment in zip(segments.starts, segments.each, strict=True):
         slots = _all_slots(segments, segment).to(query.device)
-        key, value = (x[slots].float().repeat_interleave(groups, dim=1) for x in (key_cache, value_cache))
+        key, value = (x.repeat_interleave(groups, dim=1) for x in cache.read(slots, torch.float32))
         for i in range(segment.num_new):
             seen = segment.num_past + i + 1
             scores = torch.einsum("hk,shk->hs", query[start + i].float(), key[:seen]) * query.shape[-1] ** -0.5

@@ -1,6 +1,6 @@
 """Causal attention over a paged KV cache, one token at a time: the same to the last bit however tokens come together.
 
-Shapes: N new tokens of all sequences, S keys of one, H query heads, H_kv key/value heads, K head_dim, C cache slots.
+Shapes: N new tokens of all sequences, S keys of one, H query heads, H_kv key/value heads, K head_dim.
 """
 
 from functools import cached_property
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from codemill.kernels.attention import attend
+from codemill.kernels.kv_cache import KVCache
 from codemill.kernels.segments import Segments
 
 
@@ -22,11 +23,11 @@ class TokenAttention:
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor) -> Tensor:
-        """query [N, H, K], key and value [N, H_kv, K] just written to the caches [C, H_kv, K] -> [N, H, K]."""
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, cache: KVCache) -> Tensor:
+        """query [N, H, K], key and value [N, H_kv, K] just written to the cache -> [N, H, K]."""
         out = torch.empty_like(query)
         for start, segment, slots in zip(self._segments.starts, self._segments.each, self._slots, strict=True):
-            keys, values = key_cache[None, slots], value_cache[None, slots]
+            keys, values = (x[None] for x in cache.read(slots, query.dtype))
             for i in range(segment.num_new):
                 seen = segment.num_past + i + 1
                 out[start + i] = attend(query[None, start + i, None], keys[:, :seen], values[:, :seen])[0, 0]

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from codemill.config import ModelConfig
 from codemill.kernels.attention import attend
+from codemill.kernels.kv_cache import KVCache
 from codemill.kernels.linear import Linear
-from codemill.models.cache import KVCache
 from codemill.models.context import ForwardContext
 from codemill.models.layers import RMSNorm
 from codemill.models.rope import apply_rotary
@@ -57,4 +57,4 @@ class Attention(nn.Module):
         """query [N, H, K], key and value [N, H_kv, K] -> [N, H, K], over what the cache holds of each segment."""
         assert context.segments is not None
         state.write(key, value, context.segments.slot_mapping)
-        return context.attention.attend(query, key, value, state.key, state.value)
+        return context.attention.attend(query, key, value, state)

@@ -12,22 +12,10 @@ import torch
 from torch import Tensor
 
 from codemill.config import ModelConfig
+from codemill.kernels.kv_cache import KVCache
 from codemill.kernels.segments import Segment, Segments
 
 _ALIGNMENT = 64
-
-
-@dataclass
-class KVCache:
-    """Keys and values of one full-attention layer, [S, H_kv, K] with S = blocks * block_size slots."""
-
-    key: Tensor
-    value: Tensor
-
-    def write(self, key: Tensor, value: Tensor, slot_mapping: Tensor) -> None:
-        """Store new keys and values [N, H_kv, K] in the slots [N]."""
-        self.key.index_copy_(0, slot_mapping, key)
-        self.value.index_copy_(0, slot_mapping, value)
 
 
 @dataclass
@@ -70,9 +58,10 @@ class Cache:
         capacity: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        kv_dtype: torch.dtype | None = None,
     ) -> "Cache":
         """Rows of at most `capacity` tokens: row b owns block b and state slot b."""
-        cache = cls.allocate_blocks(config, batch_size, capacity, batch_size, dtype, device)
+        cache = cls.allocate_blocks(config, batch_size, capacity, batch_size, dtype, device, kv_dtype)
         cache.lengths = [0] * batch_size
         return cache
 
@@ -85,13 +74,17 @@ class Cache:
         num_states: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        kv_dtype: torch.dtype | None = None,
     ) -> "Cache":
-        """Empty blocks and state slots. On the CPU a page takes memory only once something is written to it."""
+        """Empty blocks and state slots. On the CPU a page takes memory only once something is written to it.
+
+        dtype: the model's. kv_dtype: of keys and values, if it is another; int8 comes with scales.
+        """
         device = torch.device(device)
 
         def make_layers() -> list[LayerState]:
             return [
-                _allocate_kv(config, num_blocks * block_size, dtype, device)
+                _allocate_kv(config, num_blocks * block_size, kv_dtype or dtype, device)
                 if kind == "full_attention"
                 else _allocate_states(config, num_states, dtype, device)
                 for kind in config.layer_types
@@ -133,7 +126,10 @@ class Cache:
 def _allocate_kv(config: ModelConfig, num_slots: int, dtype: torch.dtype, device: torch.device) -> KVCache:
     shape = (num_slots, config.num_key_value_heads, config.head_dim)
     # Zeros, not empty: a masked slot still takes part as 0 * value, and stray NaN would survive that.
-    return KVCache(*(_zeros(shape, dtype, device) for _ in range(2)))
+    tensors = [_zeros(shape, dtype, device) for _ in range(2)]
+    if dtype == torch.int8:
+        tensors += [_zeros(shape[:2], torch.float32, device) for _ in range(2)]
+    return KVCache(*tensors)
 
 
 def _allocate_states(config: ModelConfig, num_states: int, dtype: torch.dtype, device: torch.device) -> LinearState:
