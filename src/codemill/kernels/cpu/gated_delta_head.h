@@ -261,12 +261,15 @@ private:
         const Columns source = {from + column, static_cast<size_t>(value_dim_)};
         const Columns target = {to + column, static_cast<size_t>(value_dim_)};
         const Columns near = {scratch_ + place_.columns, VECTORS * LANES};
+        const Step<LANES, VECTORS, PARTIAL> steps = {key_dim_, last};
+        Vector predicted[VECTORS];
+        steps.predict(source, mixed(0) + key_dim_, predicted);
         for (int i = 0; i < count; ++i) {
-            const float* row = mixed(i);
+            const float *row = mixed(i), *next = mixed(smaller(i + 1, count - 1));
             const Token token = {row, row + key_dim_, row + 2 * key_dim_ + repeat * value_dim_ + column,
                                  decay(repeat)[i], beta(repeat)[i]};
-            Step<LANES, VECTORS, PARTIAL>::run(
-                i == 0 ? source : near, i == count - 1 ? target : near, token, output(i) + column, key_dim_, last);
+            const Columns state = i == 0 ? source : near, stepped = i == count - 1 ? target : near;
+            steps.run(state, stepped, token, next + key_dim_, predicted, output(i) + column);
         }
     }
 
