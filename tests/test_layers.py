@@ -21,7 +21,7 @@ LAYERS = {
     "models": 2,
     "engine": 3,
     **dict.fromkeys(("server", "agent", "data"), 4),
-    **dict.fromkeys(("train", "eval"), 5),
+    **dict.fromkeys(("train", "eval", "bench"), 5),
     "rl": 6,
     **dict.fromkeys(("cli", "commands", "__main__"), 7),
 }

@@ -1,8 +1,8 @@
 """How fast this machine reads memory and computes: the limits that the speed of a model is held against.
 
-Reading and the instructions of one kind are measured by the C++ loops of `kernels/cpu/machine_speed*`; where the library
-was not built, by PyTorch. Matrix products are measured by PyTorch, which also uses matrix units such as AMX. Every
-figure is the best of several repetitions: what disturbs a measurement only ever makes it slower.
+Reading and the instructions of one kind are measured by the C++ loops of `kernels/cpu/machine_speed*`; where the
+library was not built, by PyTorch. Matrix products are measured by PyTorch, which also uses matrix units such as AMX.
+Every figure is the best of several repetitions: what disturbs a measurement only ever makes it slower.
 """
 
 import ctypes
@@ -74,7 +74,7 @@ def instruction_peak(instruction: Instruction, num_threads: int, repetitions: in
 def matrix_product_peak(instruction: Instruction, repetitions: int = 3, size: int = MATRIX_SIZE) -> float | None:
     """Operations per second of PyTorch's product of two square matrices, on PyTorch's threads.
 
-    int8 is the quantised linear layer of oneDNN, its quantisation of the activations included; None without it.
+    int8 has sums in int32; None where this PyTorch has no such product.
     """
     product = _int8_product(size) if instruction == "int8" else _product(size, getattr(torch, instruction))
     if product is None:
@@ -89,13 +89,11 @@ def _product(size: int, dtype: torch.dtype) -> Callable[[], Any]:
 
 
 def _int8_product(size: int) -> Callable[[], Any] | None:
-    if "onednn" not in torch.backends.quantized.supported_engines:
+    product = getattr(torch, "_int_mm", None)
+    if product is None:
         return None
-    torch.backends.quantized.engine = "onednn"
-    ones = torch.ones(size, size)
-    weight = torch.quantize_per_tensor(ones, 1.0, 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(weight, None)
-    return lambda: torch.ops.quantized.linear_dynamic(ones, packed)
+    left, right = (torch.ones(size, size, dtype=torch.int8) for _ in range(2))
+    return lambda: product(left, right.t())
 
 
 def _best_seconds(work: Callable[[], Any], repetitions: int) -> float:

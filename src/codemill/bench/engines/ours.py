@@ -1,0 +1,65 @@
+"""Codemill itself, through `LLM` and its engine."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from codemill.bench.engines import EngineOptions, Timing
+
+if TYPE_CHECKING:
+    from codemill import LLM
+    from codemill.engine.request import Request
+
+
+class OurEngine:
+    """One `LLM`. No prefix cache: no prompt comes twice, and memory is what the sequences need."""
+
+    settings = ("default",)
+
+    def __init__(self, llm: "LLM") -> None:
+        self.llm = llm
+
+    def run(self, prompts: Sequence[Sequence[int]], num_new: int, setting: str) -> Timing:
+        engine, start = self.llm.engine, time.perf_counter()
+        requests = [self._request(prompt, num_new) for prompt in prompts]
+        first = decode = 0.0
+        num_steps = 0
+        while not engine.is_idle:
+            step_start = time.perf_counter()
+            stepped = engine.step()
+            now = time.perf_counter()
+            is_decode = len(stepped) == len(requests) and all(len(each.token_ids) > 1 for each in stepped)
+            if is_decode:
+                decode, num_steps = decode + now - step_start, num_steps + 1
+            elif not first and all(request.sequences[0].token_ids for request in requests):
+                first = now - start
+        for request in requests:
+            request.raise_error()
+        return Timing(first, decode / max(num_steps, 1) * (num_new - 1))
+
+    def _request(self, prompt: Sequence[int], num_new: int) -> "Request":
+        from codemill import SamplingParams
+        from codemill.engine.prompts import Prompt
+
+        params = SamplingParams(temperature=0.0, max_tokens=num_new, ignore_eos=True)
+        request = self.llm.builder.build(Prompt(None, tuple(prompt)), params)
+        self.llm.engine.add(request)
+        return request
+
+
+def create(options: EngineOptions) -> OurEngine:
+    import torch
+
+    from codemill import LLM
+
+    torch.set_num_threads(options.num_threads)
+    llm = LLM(
+        options.model,
+        dtype=options.dtype,
+        device="cpu",
+        quantization=options.quantization,
+        max_model_len=options.max_tokens,
+        enable_prefix_cache=False,
+        max_num_seqs=max(options.max_batch, 1),
+    )
+    return OurEngine(llm)

@@ -1,0 +1,171 @@
+"""Runs a bench: loads the engines, lets them take turns, and keeps what it has at any time."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from codemill.bench.engines import ENGINES, OURS, PEERS, EngineOptions
+from codemill.bench.figures import Contestant, Figure, FigureMaker, best_setting
+from codemill.bench.machine import Machine, measure_machine
+from codemill.bench.process import Worker
+from codemill.bench.roofline import Roofline, WeightFormat
+from codemill.bench.workload import Measurement, Workload
+from codemill.config import ModelConfig
+from codemill.errors import UsageError
+from codemill.spec import ModelSource, resolve
+
+# How `LLM(quantization=)` packs weights unless it is told otherwise.
+QUANTIZED = {"int8": WeightFormat(8, 32), "int4": WeightFormat(4, 32)}
+_DTYPE_BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
+_SMALL = 100_000_000  # bytes of weights below which the machine is measured quickly
+_CONFIG_FILES = ("config.json", "generation_config.json", "tokenizer*", "*.jinja")
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What to measure: a model spec, how to run it, the workload, and against which peers of which Python."""
+
+    spec: str | None = None
+    quantization: str | None = None
+    dtype: str = "auto"
+    num_threads: int = 1
+    workload: Workload = field(default_factory=Workload)
+    rounds: int = 5
+    peers: Sequence[str] = ()
+    peers_python: str | None = None
+    folder: Path = Path("codemill-bench")
+
+    def __post_init__(self) -> None:
+        if self.quantization not in (None, *QUANTIZED):
+            raise UsageError(f"--quantization {self.quantization}: choose {' or '.join(QUANTIZED)}")
+        if self.rounds < 1:
+            raise UsageError(f"--rounds {self.rounds}: must be at least 1")
+        unknown = [name for name in self.peers if name not in PEERS]
+        if unknown:
+            raise UsageError(f"--compare {unknown[0]}: unknown peer; choose among {', '.join(PEERS)}")
+
+
+class Bench:
+    """One bench. `figures` has what was measured so far, also after an interrupted `run`."""
+
+    def __init__(self, request: BenchRequest) -> None:
+        """Raises UsageError or CodemillError if there is no such model."""
+        source = resolve(request.spec)
+        self.name = source.name
+        self.is_random = source.kind == "random"
+        self.config = _read_config(source)
+        dtype = self.config.dtype or "bfloat16" if request.dtype == "auto" else request.dtype
+        if dtype not in _DTYPE_BITS:
+            raise UsageError(f"--dtype {dtype}: choose auto or {', '.join(_DTYPE_BITS)}")
+        self.request = replace(request, dtype=dtype)
+        self.workload = request.workload.within(self.config.max_position_embeddings)
+        self.roofline = Roofline(self.config, weight_format(dtype, request.quantization))
+        self.contestants = {name: Contestant() for name in (OURS, *request.peers)}
+        self.machine: Machine | None = None
+
+    def run(self, note: Note) -> None:
+        """Measure it all; `note` is told what is going on."""
+        with ExitStack() as stack:
+            workers = {name: stack.enter_context(self._start(name, note)) for name in self.contestants}
+            self._measure_machine(note)
+            measurements = self.workload.measurements()
+            self._warm_up(workers, measurements, note)
+            for number in range(1, self.request.rounds + 1):
+                for measurement in measurements:
+                    note(f"round {number} of {self.request.rounds}: {describe(measurement)}")
+                    self._take_turns(workers, measurement, number)
+
+    def _start(self, name: str, note: Note) -> Worker:
+        note(f"loading {self.name} in {name}")
+        python = None if name == OURS else self.request.peers_python
+        worker = Worker(name, self._options(), python)
+        self.contestants[name] = Contestant(worker.load_seconds, worker.empty_memory, worker.peak_memory)
+        return worker
+
+    def _options(self) -> EngineOptions:
+        self.request.folder.mkdir(parents=True, exist_ok=True)
+        return EngineOptions(
+            model=self.request.spec,
+            config=self.config.to_dict(),
+            quantization=self.request.quantization,
+            dtype=self.request.dtype,
+            num_threads=self.request.num_threads,
+            max_tokens=self.workload.max_tokens,
+            max_batch=max(self.workload.batches),
+            folder=str(self.request.folder.resolve()),
+        )
+
+    def _measure_machine(self, note: Note) -> None:
+        note("measuring the machine")
+        weights = self.roofline.weight_bytes
+        sizes = (round(self.roofline.touched_weight_bytes(1)),)
+        self.machine = measure_machine(self.request.num_threads, sizes, quick=weights < _SMALL)
+
+    def _warm_up(self, workers: dict[str, Worker], measurements: list[Measurement], note: Note) -> None:
+        """A run of each kind that does not count, in which each engine also shows which setting suits it best."""
+        for measurement in measurements:
+            for name, worker in workers.items():
+                note(f"warming up {name}: {describe(measurement)}")
+                several = len(worker.settings) > 1
+                trial = measurement if several else replace(measurement, num_prompt=min(measurement.num_prompt, 64))
+                timings = {setting: worker.measure(trial, 0, setting) for setting in worker.settings}
+                self.contestants[name].settings[measurement] = best_setting(measurement, timings)
+
+    def _take_turns(self, workers: dict[str, Worker], measurement: Measurement, seed: int) -> None:
+        for name, worker in workers.items():
+            contestant = self.contestants[name]
+            timing = worker.measure(measurement, seed, contestant.settings[measurement])
+            contestant.timings.setdefault(measurement, []).append(timing)
+            contestant.peak_memory = worker.peak_memory
+
+    def figures(self) -> list[Figure]:
+        if self.machine is None:
+            return []
+        maker = FigureMaker(self.workload, self.roofline, self.machine, self.contestants, not self.is_random)
+        return maker.figures()
+
+    def to_json(self) -> dict[str, Any]:
+        request = self.request
+        return {
+            "machine": None if self.machine is None else self.machine.to_json(),
+            "model": {
+                "spec": self.name,
+                "dtype": request.dtype,
+                "quantization": request.quantization,
+                "weight_bytes": self.roofline.weight_bytes,
+                "kv_bytes_per_token": self.roofline.kv_bytes_per_token,
+                "state_bytes": self.roofline.state_bytes,
+            },
+            "rounds": max(map(len, self.contestants[OURS].timings.values()), default=0),
+            "decode_tokens": self.workload.decode_tokens,
+            "figures": [figure.to_json() for figure in self.figures()],
+        }
+
+
+def weight_format(dtype: str, quantization: str | None) -> WeightFormat:
+    """How weights of that precision lie in memory."""
+    bits = _DTYPE_BITS[dtype]
+    if quantization is None:
+        return WeightFormat(bits, kept_bits=bits)
+    return replace(QUANTIZED[quantization], kept_bits=bits)
+
+
+def describe(measurement: Measurement) -> str:
+    """A run in a few words."""
+    batch = f"{measurement.batch} x " if measurement.batch > 1 else ""
+    decode = f", {measurement.num_steps} decoded" if measurement.num_steps else ""
+    return f"{batch}prompt of {measurement.num_prompt}{decode}"
+
+
+def install_command(name: str) -> str:
+    """How to get the engine `name`."""
+    return ENGINES[name].install
+
+
+def _read_config(source: ModelSource) -> ModelConfig:
+    if source.preset is not None:
+        return source.preset.config
+    return ModelConfig.load(source.fetch(_CONFIG_FILES))

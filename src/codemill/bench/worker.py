@@ -1,0 +1,91 @@
+"""A process with one engine in it. It answers each line of JSON on its standard input with a line on standard output.
+
+    python -m codemill.bench.worker ENGINE OPTIONS
+
+The first line it writes says that the engine is ready, or why it is not. Standard library only, but for the engine.
+"""
+
+import json
+import os
+import random
+import sys
+import time
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from codemill.bench.engines import ENGINES, OURS, BenchEngine, EngineOptions, create
+from codemill.errors import CodemillError, UsageError
+
+
+def peak_memory() -> int:
+    """The most that was resident, in bytes; 0 where the system does not say.
+
+    Not `getrusage` where it can be helped: on Linux that counts what the parent had before this program started.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return 0
+
+
+def make_prompts(request: dict[str, Any], vocab_size: int) -> list[list[int]]:
+    """Random prompts, none the beginning of another; the ids of control tokens, which come last, are left out."""
+    generator = random.Random(request["seed"])
+    ids = range(vocab_size // 100, max(vocab_size // 100 + 1, int(0.95 * vocab_size)))
+    return [generator.choices(ids, k=request["num_prompt"]) for _ in range(request["batch"])]
+
+
+def answer(engine: BenchEngine, request: dict[str, Any], vocab_size: int) -> dict[str, Any]:
+    timing = engine.run(make_prompts(request, vocab_size), request["num_new"], request["setting"])
+    return {**asdict(timing), "peak_memory": peak_memory()}
+
+
+def load(name: str, options: EngineOptions) -> tuple[BenchEngine, dict[str, Any]]:
+    """The engine, and what the first line says of it."""
+    __import__(ENGINES[name].package)
+    if name == OURS:
+        import torch  # noqa: F401 - so that load_seconds and the model's memory are the model's alone
+    empty, start = peak_memory(), time.perf_counter()
+    engine = create(name, options)
+    seconds = time.perf_counter() - start
+    ready = {"settings": list(engine.settings), "load_seconds": seconds, "empty_memory": empty}
+    return engine, {**ready, "peak_memory": peak_memory()}
+
+
+def refusal(name: str, error: Exception) -> dict[str, Any]:
+    """Why the engine cannot be measured, in one line."""
+    if isinstance(error, ModuleNotFoundError) and name != OURS:
+        return {"error": f"{name} is not installed in {sys.executable} (no module {error.name})", "missing": True}
+    is_ours = isinstance(error, CodemillError | UsageError)
+    text = str(error) if is_ours else f"{type(error).__name__}: {error}"
+    return {"error": " ".join(text.split()), "usage": isinstance(error, UsageError)}
+
+
+def serve(name: str, options: EngineOptions, replies: TextIO) -> None:
+    def reply(value: dict[str, Any]) -> None:
+        print(json.dumps(value), file=replies, flush=True)
+
+    try:
+        engine, ready = load(name, options)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent tells the user
+        reply(refusal(name, error))
+        return
+    reply(ready)
+    for line in sys.stdin:
+        try:
+            reply(answer(engine, json.loads(line), int(options.config["vocab_size"])))
+        except Exception as error:  # noqa: BLE001
+            reply(refusal(name, error))
+
+
+def main() -> None:
+    name, options = sys.argv[1:3]
+    # Engines print what they like; the answers have a descriptor of their own.
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    serve(name, EngineOptions(**json.loads(options)), replies)
+
+
+if __name__ == "__main__":
+    main()
