@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from codemill.config import ModelConfig
-from codemill.kernels.linear import Linear, linear
+from codemill.kernels.linear import Linear
 from codemill.kernels.low_rank import AdaptedRows
+from codemill.kernels.packed_matrix import PackedMatrix
+from codemill.kernels.quantized_linear import QuantizedEmbedding, QuantizedLinear, product
 from codemill.models.attention import Attention
 from codemill.models.cache import Cache, LayerState
 from codemill.models.context import ForwardContext
@@ -77,7 +79,7 @@ class CausalLM(nn.Module):
         """Compute each token in the same way in any company, to the last bit; see docs/engine.md for the cost."""
         self.row_block = ROW_BLOCK if on else 0
         for module in self.modules():
-            if isinstance(module, Linear):
+            if isinstance(module, Linear | QuantizedLinear):
                 module.row_block = self.row_block
 
     @property
@@ -86,16 +88,17 @@ class CausalLM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.embed_tokens.weight.dtype
+        return self.model.norm.weight.dtype
 
     @property
     def device(self) -> torch.device:
         return self.model.embed_tokens.weight.device
 
     @property
-    def output_embedding(self) -> Tensor:
+    def output_embedding(self) -> Tensor | PackedMatrix:
         """The head's weight [vocab, D]."""
-        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        head = self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
+        return head.matrix if isinstance(head, QuantizedLinear | QuantizedEmbedding) else head.weight
 
     def forward(
         self,
@@ -145,7 +148,7 @@ class CausalLM(nn.Module):
 
     def logits(self, hidden: Tensor, adapters: Sequence[AdaptedRows] = ()) -> Tensor:
         """Hidden states [..., D] -> logits [..., vocab]; `adapters` are of these rows, see `adapted_rows`."""
-        logits = linear(hidden, self.output_embedding, row_block=self.row_block)
+        logits = product(hidden, self.output_embedding, self.row_block)
         for adapter in adapters:
             adapter.add_linear("lm_head", hidden, logits)
         return logits
