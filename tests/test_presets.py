@@ -1,10 +1,11 @@
 """The published models' shapes, their sizes, and the memory of a machine."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from codemill.config import LinearAttentionConfig, ModelConfig, MoeConfig, RopeConfig
+from codemill.config import LinearAttentionConfig, ModelConfig, MoeConfig, QuantizationConfig, RopeConfig
 from codemill.errors import UsageError
 from codemill.footprint import (
     RUNTIME_BYTES,
@@ -13,7 +14,7 @@ from codemill.footprint import (
     count_parameters,
     measure,
     parse_vm_stat,
-    weight_bytes,
+    quantized_bytes,
 )
 from codemill.presets import PRESETS, find_preset
 
@@ -69,7 +70,12 @@ ODD_SHAPES = {
 
 @pytest.mark.parametrize("shape", ODD_SHAPES)
 def test_the_formula_holds_for_other_shapes(shape: str) -> None:
-    base = {
+    config = odd_config(shape)
+    assert count_parameters(config) == parameters_on_meta(config)
+
+
+def odd_config(shape: str) -> ModelConfig:
+    base: dict[str, Any] = {
         "model_type": "qwen3",
         "vocab_size": 50,
         "hidden_size": 24,
@@ -81,8 +87,7 @@ def test_the_formula_holds_for_other_shapes(shape: str) -> None:
         "rope": RopeConfig(1e4),
         "layer_types": ("full_attention",) * 3,
     }
-    config = ModelConfig(**{**base, **ODD_SHAPES[shape]})
-    assert count_parameters(config) == parameters_on_meta(config)
+    return ModelConfig(**{**base, **ODD_SHAPES[shape]})
 
 
 def parameters_on_meta(config: ModelConfig) -> int:
@@ -101,9 +106,43 @@ def test_active_parameters_leave_out_only_idle_experts() -> None:
     assert count_parameters(config) - count_active_parameters(config) == idle
 
 
-@pytest.mark.parametrize(("precision", "size"), [("fp32", 256), ("bf16", 128), ("fp8", 64), ("int8", 64), ("int4", 36)])
-def test_weight_bytes(precision: str, size: int) -> None:
-    assert weight_bytes(64, precision) == size
+QUANTIZATIONS = ("int4", "int8", "int4:g64:asym", "int8:asym", "int4:head8")
+
+
+def quantized_on_meta(config: ModelConfig, quantization: QuantizationConfig) -> int:
+    """Bytes of the network's parameters, which are those that are written to disk."""
+    import torch
+
+    from codemill.models.quantized import pack_modules
+    from codemill.models.skeleton import build
+
+    model = build(config, torch.bfloat16)
+    pack_modules(model, quantization.format_of)
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("name", ["qwen3-0.6b", "qwen3-8b", "qwen3-coder-30b-a3b", "qwen3-coder-next"])
+def test_quantised_sizes_are_those_of_the_network(name: str, quantization: str) -> None:
+    config, packed = PRESETS[name].config, QuantizationConfig.parse(quantization)
+    assert quantized_bytes(config, packed) == quantized_on_meta(config, packed)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_memory_by_precision(name: str) -> None:
+    config, memory = PRESETS[name].config, measure(PRESETS[name].config).memory
+    assert [memory[key] / count_parameters(config) for key in ("fp32", "bf16", "fp8")] == [4, 2, 1]
+    assert memory["int4"] == quantized_on_meta(config, QuantizationConfig(4))
+    assert memory["int8"] == quantized_on_meta(config, QuantizationConfig(8))
+    assert 4.5 <= 8 * memory["int4"] / count_parameters(config) < 4.6
+    assert 8.5 <= 8 * memory["int8"] / count_parameters(config) < 8.6
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+@pytest.mark.parametrize("shape", ODD_SHAPES)
+def test_quantised_sizes_of_other_shapes(shape: str, quantization: str) -> None:
+    config, packed = odd_config(shape), QuantizationConfig.parse(quantization)
+    assert quantized_bytes(config, packed) == quantized_on_meta(config, packed)
 
 
 def test_kv_cache_of_the_smallest_model() -> None:

@@ -4,12 +4,13 @@ A key that we do not know fails instead of being ignored: it might change what t
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from codemill.errors import CodemillError
+from codemill.errors import CodemillError, UsageError
 
 ModelType = Literal["qwen3", "qwen3_moe", "qwen3_next"]
 LayerType = Literal["full_attention", "linear_attention"]
@@ -87,6 +88,46 @@ class Fp8Config:
 
 
 @dataclass(frozen=True)
+class PackedFormat:
+    """How one matrix is packed, see `kernels/packed_matrix.py`."""
+
+    bits: int
+    group_size: int = 32
+    symmetric: bool = True
+
+
+@dataclass(frozen=True)
+class QuantizationConfig:
+    """Weights in 4 or 8 bits, on disk and in memory; embedding and head may have bits of their own."""
+
+    bits: int
+    group_size: int = 32
+    symmetric: bool = True
+    head_bits: int | None = None
+
+    def format_of(self, name: str) -> PackedFormat:
+        """The format of the weight `name`."""
+        is_head = name in ("model.embed_tokens.weight", "lm_head.weight")
+        bits = self.head_bits if is_head and self.head_bits is not None else self.bits
+        return PackedFormat(bits, self.group_size, self.symmetric)
+
+    def __str__(self) -> str:
+        """The notation that `parse` reads."""
+        group = "" if self.group_size == 32 else f":g{self.group_size}"
+        head = "" if self.head_bits is None else f":head{self.head_bits}"
+        return f"int{self.bits}{group}{'' if self.symmetric else ':asym'}{head}"
+
+    @classmethod
+    def parse(cls, text: str) -> "QuantizationConfig":
+        """What "int4", "int8" or a longer form such as "int4:g64:asym:head8" means. Raises UsageError."""
+        match = re.fullmatch(r"int([48])(?::g(32|64|128))?(?::(sym|asym))?(?::head([48]))?", text)
+        if match is None:
+            raise UsageError(f"quantization {text!r} is unknown: choose int4, int8, or a form like int4:g64:asym:head8")
+        bits, group_size, symmetry, head_bits = match.groups()
+        return cls(int(bits), int(group_size or 32), symmetry != "asym", None if head_bits is None else int(head_bits))
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Everything that shapes the network. Names follow `config.json`."""
 
@@ -108,6 +149,7 @@ class ModelConfig:
     moe: MoeConfig | None = None
     linear_attention: LinearAttentionConfig | None = None
     fp8: Fp8Config | None = None
+    quantization: QuantizationConfig | None = None
     dtype: str | None = None
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None

@@ -1,7 +1,7 @@
 """`config.json` in and out: the mapping between Hugging Face's keys and our dataclasses."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 from codemill.config import (
@@ -11,6 +11,7 @@ from codemill.config import (
     LinearAttentionConfig,
     ModelConfig,
     MoeConfig,
+    QuantizationConfig,
     RopeConfig,
     YarnConfig,
 )
@@ -55,6 +56,8 @@ _FIXED: dict[str, Any] = {
 }
 _OTHER = ("model_type", "eos_token_id", "layer_types", "full_attention_interval", "quantization_config",
           "quantization", "num_local_experts")  # fmt: skip
+QUANT_METHOD = "codemill"
+_QUANTIZATION = frozenset(("quant_method", *(field.name for field in fields(QuantizationConfig))))
 _KNOWN = {*_IGNORED, *_SIZES, *_SCALARS, *_MOE, *_LINEAR, *_ROPE, *_OTHER}
 
 
@@ -73,9 +76,7 @@ def parse_model_config(raw: Mapping[str, Any], source: str) -> ModelConfig:
             moe=_parse_moe(raw, source) if model_type != "qwen3" else None,
             linear_attention=_parse_linear(raw) if model_type == "qwen3_next" else None,
             layer_types=_parse_layer_types(raw),
-            fp8=_parse_quantization(
-                raw.get("quantization_config") or raw.get("quantization"), source
-            ),  # or that of MLX
+            **_parse_quantization(raw.get("quantization_config") or raw.get("quantization"), source),  # or that of MLX
             dtype=raw.get("dtype") or raw.get("torch_dtype"),
             eos_token_id=_as_tuple(raw.get("eos_token_id")),
             **_parse_sizes(raw),
@@ -168,15 +169,35 @@ def _parse_layer_types(raw: Mapping[str, Any]) -> tuple[LayerType, ...]:
     )
 
 
-def _parse_quantization(raw: Mapping[str, Any] | None, source: str) -> Fp8Config | None:
+def _parse_quantization(raw: Mapping[str, Any] | None, source: str) -> dict[str, Any]:
+    """How the weights are quantised, as arguments of `ModelConfig`."""
     if raw is None:
-        return None
+        return {}
     check_kinds(raw, source)
+    if raw.get("quant_method") == QUANT_METHOD:
+        return {"quantization": _parse_packed(raw, source)}
+    return {"fp8": _parse_fp8(raw, source)}
+
+
+def _parse_packed(raw: Mapping[str, Any], source: str) -> QuantizationConfig:
+    unknown = set(raw) - _QUANTIZATION
+    if unknown:
+        raise CodemillError(
+            f"{source}: unknown key {min(unknown)!r} in quantization_config: is it of a newer Codemill?"
+        )
+    config = QuantizationConfig(**{key: value for key, value in raw.items() if key != "quant_method"})
+    sizes = (config.bits, config.head_bits or config.bits)
+    if not (set(sizes) <= {4, 8} and is_size(config.group_size) and isinstance(config.symmetric, bool)):
+        raise CodemillError(f"{source}: quantization_config {dict(raw)} is none that Codemill writes")
+    return config
+
+
+def _parse_fp8(raw: Mapping[str, Any], source: str) -> Fp8Config:
     method, fmt, block = raw.get("quant_method"), raw.get("fmt") or "e4m3", raw.get("weight_block_size")
     if method != "fp8" or fmt != "e4m3" or not block:
         raise CodemillError(
             f"{source}: quantization_config with quant_method {method!r}, fmt {fmt!r} and weight_block_size {block!r} "
-            "is not supported (only fp8 e4m3 in blocks): take the unquantised checkpoint"
+            "is not supported (only fp8 e4m3 in blocks, and codemill): take the unquantised checkpoint"
         )
     if not (isinstance(block, list) and len(block) == 2 and all(map(is_size, block))):
         raise CodemillError(f"{source}: weight_block_size = {block!r} must be two positive integers")
@@ -188,7 +209,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def dump_model_config(config: ModelConfig) -> dict[str, Any]:
-    """See `ModelConfig.to_dict`. Weights are always written dequantised, so there is no quantization_config."""
+    """See `ModelConfig.to_dict`. FP8 weights are always written dequantised, packed ones as they are."""
     eos = list(config.eos_token_id) if isinstance(config.eos_token_id, tuple) else config.eos_token_id
     raw: dict[str, Any] = {
         "architectures": [ARCHITECTURES[config.model_type]],
@@ -205,6 +226,8 @@ def dump_model_config(config: ModelConfig) -> dict[str, Any]:
         raw["mlp_only_layers"] = list(config.moe.mlp_only_layers)
     if config.linear_attention is not None:
         raw |= {key: getattr(config.linear_attention, name) for key, name in _LINEAR.items()}
+    if config.quantization is not None:
+        raw["quantization_config"] = {"quant_method": QUANT_METHOD, **asdict(config.quantization)}
     return raw
 
 

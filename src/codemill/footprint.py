@@ -5,7 +5,6 @@ parameters of a token are all of them less the experts that its router passes ov
 count in full; this is the convention that gives the published figures.
 """
 
-import math
 import os
 import re
 import subprocess
@@ -14,10 +13,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from codemill.config import ModelConfig, MoeConfig
+from codemill.config import ModelConfig, MoeConfig, QuantizationConfig
 
-# Bits per parameter, the most exact precision first. int4 holds one 16-bit scale for each group of 32 weights.
-PRECISION_BITS: Mapping[str, float] = {"fp32": 32, "bf16": 16, "fp8": 8, "int8": 8, "int4": 4 + 16 / 32}
+# Bytes per parameter, the most exact precision first; then those whose matrices are packed.
+PRECISION_BYTES: Mapping[str, int] = {"fp32": 4, "bf16": 2, "fp8": 1}
+QUANTIZATIONS: Mapping[str, QuantizationConfig] = {"int8": QuantizationConfig(8), "int4": QuantizationConfig(4)}
+SCALE_BYTES = 2  # of a packed matrix: fp16, one scale (and one minimum) for each row of a group
+BLOCK_ROWS = 16  # to which the rows of a packed matrix are padded
 KV_BYTES = 2  # bf16
 STATE_BYTES = 4  # fp32: a recurrent state in bf16 is known to corrupt what follows
 FIT_TOKENS = 4096  # the context that a model must have room for before we say that it fits
@@ -61,16 +63,81 @@ def measure(config: ModelConfig) -> Footprint:
     return Footprint(
         parameters=parameters,
         active_parameters=count_active_parameters(config),
-        memory={name: weight_bytes(parameters, name) for name in PRECISION_BITS},
+        memory={
+            **{name: parameters * size for name, size in PRECISION_BYTES.items()},
+            **{name: quantized_bytes(config, quantization) for name, quantization in QUANTIZATIONS.items()},
+        },
         kv_bytes_per_token=num_full * 2 * config.num_key_value_heads * config.head_dim * KV_BYTES,
         recurrent_state_bytes=recurrent,
         conv_state_bytes=conv,
     )
 
 
-def weight_bytes(parameters: int, precision: str) -> int:
-    """Bytes of `parameters` weights stored at `precision`, a key of PRECISION_BITS."""
-    return math.ceil(parameters * PRECISION_BITS[precision] / 8)
+def quantized_bytes(config: ModelConfig, quantization: QuantizationConfig, other_bytes: int = 2) -> int:
+    """Bytes of the model's weights when its matrices are packed; a parameter of the others takes `other_bytes`."""
+    num_packed = total = 0
+    for matrix in _matrices(config):
+        num_packed += matrix.count * matrix.num_rows * matrix.num_columns
+        total += matrix.count * _packed_bytes(matrix, quantization)
+    return total + (count_parameters(config) - num_packed) * other_bytes
+
+
+@dataclass(frozen=True)
+class _Matrices:
+    """Some matrices of one shape, which quantising packs; `name` is that of the weight, if it is known by one."""
+
+    count: int
+    num_rows: int
+    num_columns: int
+    name: str = ""
+
+
+def _packed_bytes(matrix: _Matrices, quantization: QuantizationConfig) -> int:
+    """Rows and columns are padded as `kernels/packed_matrix.py` pads them."""
+    packed = quantization.format_of(matrix.name)
+    group_size = min(packed.group_size, _round_up(matrix.num_columns, 32))
+    rows, columns = _round_up(matrix.num_rows, BLOCK_ROWS), _round_up(matrix.num_columns, group_size)
+    scales = rows * columns // group_size * (1 if packed.symmetric else 2)
+    return rows * columns * packed.bits // 8 + scales * SCALE_BYTES
+
+
+def _round_up(size: int, step: int) -> int:
+    return -(-size // step) * step
+
+
+def _matrices(config: ModelConfig) -> Iterator[_Matrices]:
+    """What `models/quantized.py` packs: projections, experts, embedding and head, but no router and no gate."""
+    num_heads = 1 if config.tie_word_embeddings else 2
+    yield _Matrices(num_heads, config.vocab_size, config.hidden_size, "model.embed_tokens.weight")
+    for layer in range(config.num_hidden_layers):
+        yield from _mixer_matrices(config, layer)
+        yield from _feed_forward_matrices(config, layer)
+
+
+def _mixer_matrices(config: ModelConfig, layer: int) -> Iterator[_Matrices]:
+    linear = config.linear_attention
+    if config.layer_types[layer] == "full_attention":
+        query = config.num_attention_heads * config.head_dim
+        key = config.num_key_value_heads * config.head_dim
+        yield _Matrices(1, query * (2 if config.is_hybrid else 1), config.hidden_size)
+        yield _Matrices(2, key, config.hidden_size)
+        yield _Matrices(1, config.hidden_size, query)
+    elif linear is not None:
+        yield _Matrices(1, 2 * (linear.key_dim + linear.value_dim), config.hidden_size)
+        yield _Matrices(1, config.hidden_size, linear.value_dim)
+
+
+def _feed_forward_matrices(config: ModelConfig, layer: int) -> Iterator[_Matrices]:
+    moe = config.moe
+    if moe is None or not config.is_moe_layer(layer):
+        yield _Matrices(2, config.intermediate_size, config.hidden_size)
+        yield _Matrices(1, config.hidden_size, config.intermediate_size)
+        return
+    yield _Matrices(moe.num_experts, 2 * moe.moe_intermediate_size, config.hidden_size)
+    yield _Matrices(moe.num_experts, config.hidden_size, moe.moe_intermediate_size)
+    if moe.shared_expert_intermediate_size:
+        yield _Matrices(2, moe.shared_expert_intermediate_size, config.hidden_size)
+        yield _Matrices(1, config.hidden_size, moe.shared_expert_intermediate_size)
 
 
 def _state_bytes(config: ModelConfig) -> tuple[int, int]:

@@ -209,8 +209,12 @@ def test_not_enough_memory_is_said_before_anything_is_read(single: Path, monkeyp
     monkeypatch.setattr(placement, "available_memory", lambda: 90_000)
     (single / WEIGHTS).write_bytes(b"")
     fails(single, "not enough memory", "GiB as float32", "available on cpu", "bf16")
-    with pytest.raises(CodemillError, match=r"as bfloat16.*choose a smaller model"):
+    with pytest.raises(CodemillError, match=r"as bfloat16.*quantization int4 takes 0\.0 GiB"):
         load_model(single, dtype="bf16")
+    monkeypatch.setattr(placement, "available_memory", lambda: 9_000)
+    for quantization in (None, "int4"):
+        with pytest.raises(CodemillError, match=r"as (bfloat16|int4).*choose a smaller model"):
+            load_model(single, dtype="bf16", quantization=quantization)
 
 
 def test_memory_counts_the_dtype_asked_for(single: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ def chat(
     seed: options.Seed = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    quantization: options.Quantization = None,
     max_model_len: options.MaxModelLen = None,
     threads: options.Threads = None,
     speculative: options.Speculative = None,
@@ -57,7 +58,7 @@ def chat(
         max_tokens=max_tokens,
     )
     dialogue = Dialogue(
-        options.load_llm(model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir),
+        options.load_llm(model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir, quantization),
         params,
         system,
         as_json,

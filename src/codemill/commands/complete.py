@@ -48,6 +48,7 @@ def complete(
     stop: options.Stop = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    quantization: options.Quantization = None,
     max_model_len: options.MaxModelLen = None,
     threads: options.Threads = None,
     speculative: options.Speculative = None,
@@ -68,7 +69,7 @@ def complete(
         stop=stop,
     )
     cursor = read_cursor(place)
-    llm = options.load_llm(model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir)
+    llm = options.load_llm(model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir, quantization)
     max_tokens = answer_length(params, llm.max_model_len)
     prompt = completion_prompt(llm.tokenizer, cursor, llm.max_model_len - max_tokens, repo, window)
     _print_notes(prompt, with_context=repo is not None)

@@ -79,6 +79,7 @@ def evaluate(
     languages: Annotated[bool, typer.Option("--languages", help="Which languages can be judged here.")] = False,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    quantization: options.Quantization = None,
     max_model_len: options.MaxModelLen = None,
     threads: options.Threads = None,
     concurrency: Annotated[int, typer.Option(min=1, help="With --endpoint: requests at a time.")] = 8,
@@ -109,7 +110,7 @@ def evaluate(
         print_languages(suite, part, as_json)
         return
     answers = _one_source(
-        LocalModel(model, dtype, device, max_model_len, threads),
+        LocalModel(model, dtype, device, max_model_len, threads, quantization),
         Server(Endpoint(endpoint, model or "", api_key, request_timeout, retries), concurrency, fim)
         if endpoint is not None
         else None,
@@ -146,7 +147,9 @@ def _one_source(local: "LocalModel", *others: "AnswersFrom | None") -> "AnswersF
         return local
     named = LocalModel(local.spec) if isinstance(given[0], Server) else LocalModel()
     if local != named:
-        raise UsageError("--model, --dtype, --device, --max-model-len, --threads: no model runs in this process here")
+        raise UsageError(
+            "--model, --dtype, --device, --quantization, --max-model-len, --threads: no model runs in this process here"
+        )
     return given[0]
 
 

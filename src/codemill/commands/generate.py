@@ -46,6 +46,7 @@ def generate(
     logprobs: Annotated[int | None, typer.Option(help="With --json: log-probabilities of the K likeliest.")] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    quantization: options.Quantization = None,
     max_model_len: options.MaxModelLen = None,
     threads: options.Threads = None,
     speculative: options.Speculative = None,
@@ -71,7 +72,7 @@ def generate(
     if logprobs is not None and not as_json:
         raise UsageError("--logprobs are only shown with --json: add it")
     text = options.read_prompt(prompt)
-    llm = options.load_llm(model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir)
+    llm = options.load_llm(model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir, quantization)
     if as_json:
         print_json(as_object(llm.generate(text, params)[0]))
     elif samples > 1:

@@ -23,6 +23,10 @@ Model = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), bfloat16, float16 or float32.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Quantization = Annotated[
+    str | None,
+    typer.Option(metavar="FORMAT", help="Pack the weights while loading: int4 or int8, see docs/quantize.md."),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: one a core.")]
 MaxModelLen = Annotated[int | None, typer.Option(help="Context in tokens, prompt and answer together.")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy; default: the checkpoint's.")]
@@ -51,6 +55,7 @@ def load_llm(
     threads: int | None,
     speculative: str | None = None,
     prefix_cache_dir: Path | None = None,
+    quantization: str | None = None,
 ) -> "LLM":
     """The model that the options name."""
     from codemill import LLM
@@ -61,6 +66,7 @@ def load_llm(
         model,
         dtype=dtype,
         device=device,
+        quantization=quantization,
         max_model_len=max_model_len,
         speculative=_speculative(speculative),
         prefix_cache_dir=prefix_cache_dir,

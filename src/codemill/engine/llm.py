@@ -36,7 +36,8 @@ class LLM:
 
     model: a model spec (None for the embedded model, a directory, a hub id, `random:PRESET`). dtype, device: "auto"
     for the checkpoint's own, and a GPU where there is one. max_model_len: the context in tokens, prompt and answer
-    together; None for all that the model has, as far as the memory for its KV cache reaches. seed: where requests
+    together; None for all that the model has, as far as the memory for its KV cache reaches. quantization: "int4" or
+    "int8" packs the weights while they are loaded, see `load_model`. seed: where requests
     without a seed of their own get theirs from. Further keyword arguments are those of `EngineConfig`.
 
     All calls share one engine, and so its prefix cache. They may come from several threads; a call that was
@@ -54,13 +55,11 @@ class LLM:
         **engine_options: Any,
     ) -> None:
         """Load it all. Raises UsageError for wrong arguments, CodemillError if the checkpoint cannot be loaded."""
-        if quantization is not None:
-            raise UsageError(f"quantization = {quantization!r} is not supported yet: only None is")
         engine_config = EngineConfig.from_options(engine_options)
         config, defaults = _read_configs(resolve(model))
         context_length(config, max_model_len)  # before the weights, which may take long
         tokenizer = Tokenizer.load(model)
-        network = load_model(model, dtype, device)
+        network = load_model(model, dtype, device, quantization=quantization)
         draft = load_draft(engine_config, model, network)
         self._set_up(network, tokenizer, defaults, max_model_len, seed, engine_config, draft)
 

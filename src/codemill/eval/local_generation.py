@@ -38,12 +38,13 @@ def check_model(model: LocalModel) -> None:
     """Raise UsageError for what can be seen to be wrong before the weights are loaded."""
     from codemill.config import ModelConfig
     from codemill.engine.request import context_length
-    from codemill.models.placement import resolve_device, resolve_dtype
+    from codemill.models.placement import resolve_device, resolve_dtype, resolve_quantization
 
     source = resolve(model.spec)
     config = source.preset.config if source.preset else ModelConfig.load(source.fetch(("config.json",)))
     context_length(config, model.max_model_len)
     resolve_dtype(model.dtype, config)
+    resolve_quantization(model.quantization, config.quantization)
     resolve_device(model.device)
 
 
@@ -55,7 +56,13 @@ def load_generator(model: LocalModel, sampling: Sampling) -> "LocalGenerator":
 
     if model.threads is not None:
         torch.set_num_threads(model.threads)
-    llm = LLM(model.spec, dtype=model.dtype, device=model.device, max_model_len=model.max_model_len)
+    llm = LLM(
+        model.spec,
+        dtype=model.dtype,
+        device=model.device,
+        quantization=model.quantization,
+        max_model_len=model.max_model_len,
+    )
     return LocalGenerator(llm, sampling)
 
 

@@ -20,6 +20,7 @@ class LocalModel:
     device: str = "auto"
     max_model_len: int | None = None
     threads: int | None = None
+    quantization: str | None = None
 
     @property
     def name(self) -> str:

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codemill.kernels.linear import linear
 from codemill.kernels.low_rank import ExpertUpdates, LowRank
+from codemill.kernels.packed_matrix import PackedMatrix
+from codemill.kernels.quantized_linear import product
 
 
 def route(logits: Tensor, top_k: int, normalise: bool) -> tuple[Tensor, Tensor]:
@@ -31,8 +32,8 @@ def grouped_experts(
     x: Tensor,
     weights: Tensor,
     experts: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Tensor | PackedMatrix,
+    down: Tensor | PackedMatrix,
     documents: Sequence[int] = (),
     adapters: Sequence[AdaptedExperts] = (),
     row_block: int = 0,
@@ -54,14 +55,15 @@ def grouped_experts(
     out = torch.zeros_like(x)
     start = 0
     # Unbound, not indexed: the gradient of an index is as large as all experts together, once for each of them.
-    for index, (expert_gate_up, expert_down) in enumerate(zip(gate_up.unbind(), down.unbind(), strict=True)):
+    each_gate_up, each_down = (x if isinstance(x, PackedMatrix) else x.unbind() for x in (gate_up, down))
+    for index in range(shape[0]):
         count = sum(map(sum, counts[index]))
         if not count:
             continue
         rows = slice(start, start + count)
         start = rows.stop
         updates = [(each.updates.gate_up[index], each.updates.down[index]) for each in adapters]
-        result = _expert(x[tokens[rows]], expert_gate_up, expert_down, counts[index], updates, row_block)
+        result = _expert(x[tokens[rows]], each_gate_up[index], each_down[index], counts[index], updates, row_block)
         out.index_add_(0, tokens[rows], result * scales[rows, None])
     return out
 
@@ -79,8 +81,8 @@ def _parts(x: Tensor, documents: Sequence[int], adapters: Sequence[AdaptedExpert
 
 def _expert(
     x: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Tensor | PackedMatrix,
+    down: Tensor | PackedMatrix,
     counts: Sequence[Sequence[int]],
     updates: Sequence[tuple[LowRank | None, LowRank | None]],
     row_block: int,
@@ -99,10 +101,14 @@ def _expert(
 
 
 def _product(
-    x: Tensor, weight: Tensor, counts: Sequence[int], updates: Sequence[LowRank | None], row_block: int
+    x: Tensor,
+    weight: Tensor | PackedMatrix,
+    counts: Sequence[int],
+    updates: Sequence[LowRank | None],
+    row_block: int,
 ) -> Tensor:
     """x [n, in] @ weight^T -> [n, out], with each update on its `counts` of rows, after `counts[0]` without one."""
-    out = linear(x, weight, row_block=row_block)
+    out = product(x, weight, row_block)
     start = counts[0]
     for count, update in zip(counts[1:], updates, strict=True):
         rows = slice(start, start + count)

@@ -178,8 +178,13 @@ def check_format(bits: int, group_size: int) -> None:
     """Raises UsageError for what no matrix can have."""
     if bits not in (4, 8):
         raise UsageError(f"{bits} bits are not supported: choose 4 or 8")
-    if group_size < GROUP_SIZE_STEP or group_size > MAX_GROUP_SIZE or group_size % GROUP_SIZE_STEP:
+    if not is_group_size(group_size):
         raise UsageError(f"group size {group_size}: give a multiple of {GROUP_SIZE_STEP}, at most {MAX_GROUP_SIZE}")
+
+
+def is_group_size(size: int) -> bool:
+    """Whether groups may have so many columns."""
+    return GROUP_SIZE_STEP <= size <= MAX_GROUP_SIZE and size % GROUP_SIZE_STEP == 0
 
 
 def _check_finite(rows: Tensor, scale: Tensor, minimum: Tensor | None) -> None:

@@ -80,9 +80,9 @@ class PagedAttention:
             None if cache.key_scale is None else cache.key_scale.data_ptr(),
             None if cache.value_scale is None else cache.value_scale.data_ptr(),
             out.data_ptr(),
-            self._lengths.data_ptr(),
-            self._block_tables.data_ptr(),
-            *self._block_tables.shape,
+            self.lengths.data_ptr(),
+            self.block_tables.data_ptr(),
+            *self.block_tables.shape,
             self._segments.block_size,
             query.shape[1],
             *cache.key.shape[1:],
@@ -93,13 +93,13 @@ class PagedAttention:
         )
 
     @cached_property
-    def _lengths(self) -> Tensor:
+    def lengths(self) -> Tensor:
         """Of each segment the first row, new and past tokens, int32 [n, 3]."""
         pairs = zip(self._segments.starts, self._segments.each, strict=True)
         return torch.tensor([(start, each.num_new, each.num_past) for start, each in pairs], dtype=torch.int32)
 
     @cached_property
-    def _block_tables(self) -> Tensor:
+    def block_tables(self) -> Tensor:
         """The blocks of each segment, int32 [n, most blocks of any]."""
         sizes = [-(-each.length // self._segments.block_size) for each in self._segments.each]
         tables = torch.zeros(len(sizes), max(sizes), dtype=torch.int32)

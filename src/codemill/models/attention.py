@@ -38,7 +38,7 @@ class Attention(nn.Module):
         query, gate = self.q_proj(x, adapters), None
         if self.gated:
             query, gate = query.view(*shape[:3], 2 * self.head_dim).chunk(2, dim=-1)
-        cos, sin = context.cos, context.sin
+        cos, sin = context.rotary
         query = apply_rotary(self.q_norm(query.view(shape)), cos, sin)  # [B, T, H, K]
         key = apply_rotary(self.k_norm(self.k_proj(x, adapters).view(shape)), cos, sin)  # [B, T, H_kv, K]
         value = self.v_proj(x, adapters).view(shape)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from codemill.config import Fp8Config, ModelConfig, read_json_object
 from codemill.errors import CodemillError
+from codemill.kernels.quantized_linear import MINIMUM, SCALE
 from codemill.models.fp8 import FP8_DTYPE, SCALE_DTYPES, dequantize, scale_shape
 from codemill.models.names import SCALE_SUFFIX, disk_views
 from codemill.models.safetensors_file import StoredTensor, map_bytes, read_header
@@ -54,10 +55,20 @@ class Checkpoint:
                     f"but config.json makes it {list(view.shape)}"
                 )
             self._check_quantization(stored)
+            _check_packed(name, stored, view)
 
     def views(self, name: str, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
         """See `disk_views`; experts that a library stored fused are taken as they are."""
         return iter([(name, parameter)]) if name in self.tensors else disk_views(name, parameter)
+
+    def read(self, name: str) -> Tensor:
+        """A tensor in the dtype that it is stored in, on a mapping of its own; FP8 weights are dequantised to fp32."""
+        stored = self.tensors[name]
+        if stored.dtype != FP8_DTYPE:
+            return stored.read()
+        out = torch.empty(stored.shape, dtype=torch.float32)
+        self.copy(name, out)
+        return out
 
     def copy(self, name: str, out: Tensor) -> None:
         """Read a tensor into `out`, converted to its dtype and device; FP8 weights are dequantised."""
@@ -106,6 +117,15 @@ class Checkpoint:
                 f"{scale.path}: tensor {scale.name} is {scale.dtype} {list(scale.shape)}, "
                 f"but blocks of {list(self.fp8.block_size)} need floats of shape {list(shape)}"
             )
+
+
+def _check_packed(name: str, stored: StoredTensor, view: Tensor) -> None:
+    """What is packed on disk and what the network expects to be so are the same, and nothing else is uint8."""
+    is_packed = view.dtype == torch.uint8 or name.endswith((SCALE, MINIMUM))
+    if is_packed and stored.dtype != view.dtype:
+        raise CodemillError(f"{stored.path}: tensor {name} is {stored.dtype}, but packed weights have {view.dtype}")
+    if not is_packed and stored.dtype == torch.uint8:
+        raise CodemillError(f"{stored.path}: tensor {name} is uint8, but config.json does not say that it is packed")
 
 
 class MappedFiles:

@@ -20,14 +20,15 @@ from codemill.models.rope import rotary_tables
 class ForwardContext:
     """One forward pass over `B` rows of `T` new tokens, N = B * T in all.
 
-    `segments` say which tokens continue which sequences of a cache; None where there is no cache. `documents` are the
+    `positions` are those of the tokens, one row where all rows are at the same. `segments` say which tokens continue which sequences of a cache; None where there is no cache. `documents` are the
     lengths of packed documents, row after row; they do not see each other. `adapters` say which tokens have one; empty
     where none does. `deferred` collects what linear-attention layers need to advance their state over drafts, once it
     is known how many were accepted. `attends_by_token`: attention has to be computed for each token alone.
     """
 
-    cos: Tensor  # [B or 1, T, 1, R] with R rotated dims; see `rotary_tables`
-    sin: Tensor
+    config: ModelConfig
+    dtype: torch.dtype
+    positions: Tensor  # [B or 1, T]
     documents: tuple[int, ...] = ()
     segments: Segments | None = None
     adapters: tuple[AdaptedRows, ...] = ()
@@ -53,12 +54,16 @@ class ForwardContext:
         """
         if position_ids is None:
             position_ids = _positions(input_ids, segments)
-        cos, sin = rotary_tables(config, position_ids, dtype)
         documents = () if document_ids is None else _document_lengths(document_ids)
         adapted = _adapted(adapters, input_ids, segments)
         # The kernel's results depend on a token's own keys alone; those of PyTorch's attention on what shares a call.
         by_token = batch_invariant and not has_kernel(dtype, config.head_dim, input_ids.device)
-        return cls(cos, sin, documents, segments, adapted, attends_by_token=by_token)
+        return cls(config, dtype, position_ids, documents, segments, adapted, attends_by_token=by_token)
+
+    @cached_property
+    def rotary(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [B or 1, T, 1, R] with R rotated dims; see `rotary_tables`."""
+        return rotary_tables(self.config, self.positions, self.dtype)
 
     @cached_property
     def attention(self) -> PagedAttention | TokenAttention:

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from codemill.config import ModelConfig
-from codemill.kernels.linear import Linear, linear
+from codemill.kernels.linear import Linear
 from codemill.kernels.low_rank import AdaptedRows
+from codemill.kernels.packed_matrix import PackedMatrix
+from codemill.kernels.quantized_linear import QuantizedEmbedding, QuantizedLinear, product
 from codemill.models.attention import Attention
 from codemill.models.cache import Cache, LayerState
 from codemill.models.context import ForwardContext
+from codemill.models.fused import FusedDecoder
 from codemill.models.gated_deltanet import GatedDeltaNet
 from codemill.models.layers import Mlp, RMSNorm
 from codemill.models.lora import LoraAdapter, adapted_rows
@@ -62,6 +65,8 @@ class CausalLM(nn.Module):
     """A causal language model: the decoder and its head (the embedding itself where the weights are tied)."""
 
     row_block = 0
+    fuses = True  # whether passes go through the C++ library where it can compute them
+    _fused_decoder: FusedDecoder | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -77,7 +82,7 @@ class CausalLM(nn.Module):
         """Compute each token in the same way in any company, to the last bit; see docs/engine.md for the cost."""
         self.row_block = ROW_BLOCK if on else 0
         for module in self.modules():
-            if isinstance(module, Linear):
+            if isinstance(module, Linear | QuantizedLinear):
                 module.row_block = self.row_block
 
     @property
@@ -86,16 +91,17 @@ class CausalLM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.embed_tokens.weight.dtype
+        return self.model.norm.weight.dtype
 
     @property
     def device(self) -> torch.device:
         return self.model.embed_tokens.weight.device
 
     @property
-    def output_embedding(self) -> Tensor:
+    def output_embedding(self) -> Tensor | PackedMatrix:
         """The head's weight [vocab, D]."""
-        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        head = self.model.embed_tokens if self.config.tie_word_embeddings else self.lm_head
+        return head.matrix if isinstance(head, QuantizedLinear | QuantizedEmbedding) else head.weight
 
     def forward(
         self,
@@ -135,7 +141,13 @@ class CausalLM(nn.Module):
         return hidden
 
     def compute(self, input_ids: Tensor, context: ForwardContext, cache: Cache | None = None) -> Tensor:
-        """One pass over input_ids [B, T] as `context` describes it -> final hidden states [B, T, D]."""
+        """One pass over input_ids [B, T] as `context` describes it -> final hidden states [B, T, D].
+
+        They are in the model's dtype, or in fp32 where the C++ library computed them.
+        """
+        fused = self._fused(input_ids, context, cache)
+        if fused is not None and cache is not None:
+            return fused.compute(input_ids, context, cache)
         x = self.model.embed_tokens(input_ids)
         for adapter in context.adapters:
             adapter.add_embedding("model.embed_tokens", input_ids, x)
@@ -143,9 +155,19 @@ class CausalLM(nn.Module):
             x = layer(x, context, None if cache is None else cache.layers[index])
         return self.model.norm(x)
 
+    def _fused(self, input_ids: Tensor, context: ForwardContext, cache: Cache | None) -> FusedDecoder | None:
+        """The C++ form of the decoder, if there is one for this pass."""
+        if cache is None or self.training or not self.fuses:
+            return None
+        if self._fused_decoder is None or not self._fused_decoder.is_current:
+            self._fused_decoder = FusedDecoder.build(self)
+            self.fuses = self._fused_decoder is not None
+        takes = self._fused_decoder and self._fused_decoder.takes(context, cache, input_ids.numel(), self.is_batch_invariant)
+        return self._fused_decoder if takes else None
+
     def logits(self, hidden: Tensor, adapters: Sequence[AdaptedRows] = ()) -> Tensor:
         """Hidden states [..., D] -> logits [..., vocab]; `adapters` are of these rows, see `adapted_rows`."""
-        logits = linear(hidden, self.output_embedding, row_block=self.row_block)
+        logits = product(hidden, self.output_embedding, self.row_block)
         for adapter in adapters:
             adapter.add_linear("lm_head", hidden, logits)
         return logits

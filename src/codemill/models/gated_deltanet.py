@@ -74,6 +74,13 @@ class GatedDeltaNet(nn.Module):
         segments, states = context.segments, (state.recurrent, state.conv)
         out = gated_delta_segments(qkvz, ba, self._weights, *states, DeltaSegments.of(segments))
         assert out is not None
+        self.defer_drafts(qkvz, ba, context, state)
+        return out
+
+    def defer_drafts(self, qkvz: Tensor, ba: Tensor, context: ForwardContext, state: LinearState) -> None:
+        """Keep what the drafts of a pass [N, ...] need to advance the state, until it is known which are accepted."""
+        assert context.segments is not None
+        segments = context.segments
         for index, (start, segment) in enumerate(zip(segments.starts, segments.each, strict=True)):
             if segment.num_uncertain:
                 stop = start + segment.num_new
@@ -81,7 +88,6 @@ class GatedDeltaNet(nn.Module):
                 inputs = qkvz[drafts].clone(), ba[drafts].clone()  # not views: they would keep the whole pass alive
                 advance = partial(self._accept_in_kernel, inputs, state, segment.state_slot)
                 context.deferred.append(Deferred(index, advance))
-        return out
 
     def _accept_in_kernel(
         self, inputs: tuple[Tensor, Tensor], state: LinearState, slot: int, num_accepted: int

@@ -6,36 +6,58 @@ from hashlib import blake2b
 import torch
 from torch import Tensor, nn
 
+from codemill.kernels.packed_matrix import PackedMatrix
 from codemill.models.decoder import CausalLM
 from codemill.models.gated_deltanet import GatedDeltaNet
 from codemill.models.layers import GatedRMSNorm, RMSNorm
 from codemill.models.progress import progress
+from codemill.models.quantized import named_weights
 
 _BLOCK_ELEMENTS = 1 << 16  # drawn in fp32 and small enough to stay in the CPU's cache
 _DECAY_RANGE = (0.01, 16.0)
+_SIGN_BIT = -(1 << 15)  # of a 16-bit number
 
 
 def initialize(model: CausalLM, seed: int = 0) -> None:
     """Fill every parameter in place: projections and embeddings normal(0, initializer_range), norms neutral.
 
     A parameter depends on the seed and its own name only, not on the number of threads. Values are drawn in fp32 in
-    small blocks, so a bf16 model never exists in fp32.
+    small blocks, so a bf16 model never exists in fp32; packed weights are drawn as they are, see `RandomWeights`.
     """
-    fixed = _fixed_values(model)
-    parameters = dict(model.named_parameters())
-    total = sum(parameter.nbytes for parameter in parameters.values())
+    source, weights = RandomWeights(model, seed), named_weights(model)
 
     def fill(name: str) -> int:
-        parameter = parameters[name].detach()
-        if name in fixed:
-            parameter.fill_(fixed[name])
-        else:
-            _draw(name, parameter, seed, model.config.initializer_range)
-        return parameter.nbytes
+        source.fill(name, weights[name])
+        return weights[name].nbytes
 
+    total = sum(weight.nbytes for weight in weights.values())
     with progress("random weights", total) as advance, ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for done in pool.map(fill, parameters):
+        for done in pool.map(fill, weights):
             advance(done)
+
+
+class RandomWeights:
+    """Draws the weights of a network by their names."""
+
+    def __init__(self, model: CausalLM, seed: int) -> None:
+        self._fixed = _fixed_values(model)
+        self._std = model.config.initializer_range
+        self._seed = seed
+
+    def fill(self, name: str, weight: Tensor | PackedMatrix) -> None:
+        """Fill one weight in place.
+
+        Packed weights are random bytes with a scale that gives them the same standard deviation. They are uniform, not
+        normal: that is as quick as memory is, and a benchmark does not see the difference.
+        """
+        digest = blake2b(f"{self._seed}/{name}".encode(), digest_size=4).digest()
+        seed = int.from_bytes(digest, "little")
+        if isinstance(weight, PackedMatrix):
+            _draw_packed(weight, self._std, torch.Generator(weight.weight.device).manual_seed(seed))
+        elif name in self._fixed:
+            weight.fill_(self._fixed[name])
+        else:
+            _draw(name, weight, self._std, torch.Generator(weight.device).manual_seed(seed))
 
 
 def _fixed_values(model: nn.Module) -> dict[str, float]:
@@ -48,14 +70,12 @@ def _fixed_values(model: nn.Module) -> dict[str, float]:
             values[f"{name}.weight"] = 1.0
         elif isinstance(module, GatedDeltaNet):
             values[f"{name}.dt_bias"] = 1.0
-        elif isinstance(module, nn.Linear) and module.bias is not None:
+        elif isinstance(getattr(module, "bias", None), Tensor):
             values[f"{name}.bias"] = 0.0
     return values
 
 
-def _draw(name: str, parameter: Tensor, seed: int, std: float) -> None:
-    digest = blake2b(f"{seed}/{name}".encode(), digest_size=4).digest()
-    generator = torch.Generator(parameter.device).manual_seed(int.from_bytes(digest, "little"))
+def _draw(name: str, parameter: Tensor, std: float, generator: torch.Generator) -> None:
     flat = parameter.view(-1)
     block = torch.empty(min(_BLOCK_ELEMENTS, flat.numel()), device=parameter.device)
     for target in flat.split(_BLOCK_ELEMENTS):
@@ -65,3 +85,18 @@ def _draw(name: str, parameter: Tensor, seed: int, std: float) -> None:
         else:
             values.normal_(0.0, std, generator=generator)
         target.copy_(values)
+
+
+def _draw_packed(matrix: PackedMatrix, std: float, generator: torch.Generator) -> None:
+    """Uniform q have the standard deviation sqrt((4^bits - 1) / 12). Scales of both signs make the mean 0."""
+    largest = 2**matrix.bits - 1
+    scale = torch.tensor(std / ((4**matrix.bits - 1) / 12) ** 0.5, dtype=torch.float16)
+    _draw_bits(matrix.weight, generator)
+    _draw_bits(matrix.scale, generator)
+    matrix.scale.view(torch.int16).bitwise_and_(_SIGN_BIT).bitwise_or_(scale.view(torch.int16).item())
+    if matrix.minimum is not None:
+        torch.mul(matrix.scale, -largest / 2, out=matrix.minimum)
+
+
+def _draw_bits(tensor: Tensor, generator: torch.Generator) -> None:
+    tensor.view(-1).view(torch.int64).random_(-(2**63), None, generator=generator)

@@ -7,14 +7,19 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from codemill.config import ModelConfig
+from codemill.config import ModelConfig, QuantizationConfig
+from codemill.errors import UsageError
+from codemill.kernels.packed_matrix import PackedMatrix
+from codemill.kernels.quantized_linear import packed_tensors
 from codemill.models.checkpoint import INDEX_FILE, Checkpoint, MappedFiles
 from codemill.models.decoder import CausalLM
 from codemill.models.initialize import initialize
 from codemill.models.mtp import MtpHead
 from codemill.models.names import is_ignored, is_mtp
-from codemill.models.placement import check_memory, dtype_name, resolve_device, resolve_dtype
+from codemill.models.placement import check_memory, dtype_name, resolve_device, resolve_dtype, resolve_quantization
 from codemill.models.progress import progress
+from codemill.models.quantize import Quantizer, stored_formats
+from codemill.models.quantized import empty_like, named_weights, pack_modules
 from codemill.models.skeleton import build, build_mtp, empty, materialize, set_parameter
 from codemill.spec import ModelSource, resolve
 
@@ -27,6 +32,7 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
     *,
+    quantization: str | QuantizationConfig | None = None,
     trainable: bool = False,
     seed: int = 0,
 ) -> CausalLM:
@@ -36,22 +42,36 @@ def load_model(
     None or "auto" for the checkpoint's own. Weights that are already of that dtype are used on the CPU as they lie on
     disk, mapped privately and without a copy; training such a model does not write to the file.
 
-    Raises UsageError for a spec, dtype or device that is none, and CodemillError for everything that is wrong with the
-    checkpoint, or if the weights do not fit in memory; both before memory is allocated.
+    quantization: "int4", "int8" or a longer form (see `QuantizationConfig`) packs the matrices while they are loaded,
+    one by one. A directory from `codemill quantize` is quantised without being asked, and mapped as it is.
+
+    Raises UsageError for a spec, dtype, device or quantization that is none, or a quantised model that is to be
+    trained; CodemillError for everything that is wrong with the checkpoint, or if the weights do not fit in memory;
+    both before memory is allocated.
     """
     target = resolve_device(device)
     source = resolve(spec)
-    config = _read_config(source)
-    wanted = resolve_dtype(dtype, config)
-    check_memory(source.name, config, wanted, target)
-    model = build(config, wanted)
+    config = read_config(source)
+    wanted, packed = resolve_dtype(dtype, config), resolve_quantization(quantization, config.quantization)
+    if packed is not None and trainable:
+        raise UsageError(f"{source.name}: a quantised model cannot be trained: load it without quantization")
+    check_memory(source.name, config, wanted, target, packed)
+    model = build(replace(config, quantization=packed), wanted)
     if source.kind == "random":
+        if packed is not None:
+            pack_modules(model, packed.format_of)
         materialize(model, target)
         initialize(model, seed)
-    else:
-        checkpoint = _open(source, config).select(lambda name: not is_ignored(name, config))
-        checkpoint.check(model, config)
-        _load_weights(model, checkpoint, target)
+        return model.requires_grad_(trainable)
+    checkpoint = open_checkpoint(source, config).select(lambda name: not is_ignored(name, config))
+    if config.quantization is not None:
+        pack_modules(model, stored_formats(model, checkpoint).get)
+    checkpoint.check(model, config)
+    quantizer = None
+    if packed is not None and config.quantization is None:
+        quantizer = Quantizer(checkpoint)
+        pack_modules(model, packed.format_of)
+    _load_weights(model, checkpoint, target, quantizer)
     return model.requires_grad_(trainable)
 
 
@@ -80,7 +100,7 @@ def load_mtp(
         materialize(head, target)
         initialize(cast(CausalLM, head), seed)
     else:
-        checkpoint = _open(source, ModelConfig.load(source.fetch(CONFIG_FILES))).select(is_mtp)
+        checkpoint = open_checkpoint(source, ModelConfig.load(source.fetch(CONFIG_FILES))).select(is_mtp)
         if not checkpoint.tensors:
             return None
         on_disk = nn.ModuleDict({"mtp": head})  # gives the parameters their names on disk
@@ -89,15 +109,17 @@ def load_mtp(
     return head.requires_grad_(trainable)
 
 
-def _read_config(source: ModelSource) -> ModelConfig:
+def read_config(source: ModelSource) -> ModelConfig:
+    """The configuration of a model, with the dtype of its weights."""
     # Before the weights, which may take an hour to arrive for a model that cannot be loaded.
     if source.preset is not None:
         return source.preset.config
     config = ModelConfig.load(source.fetch(CONFIG_FILES))
-    return config if config.dtype is not None else replace(config, dtype=_stored_dtype(_open(source, config)))
+    return config if config.dtype is not None else replace(config, dtype=_stored_dtype(open_checkpoint(source, config)))
 
 
-def _open(source: ModelSource, config: ModelConfig) -> Checkpoint:
+def open_checkpoint(source: ModelSource, config: ModelConfig) -> Checkpoint:
+    """The model's tensors on disk, as `Checkpoint.open`."""
     return Checkpoint.open(source.fetch((*CONFIG_FILES, *WEIGHT_FILES)), config.fp8)
 
 
@@ -107,14 +129,23 @@ def _stored_dtype(checkpoint: Checkpoint) -> str | None:
     return None if embedding is None else dtype_name(embedding.dtype)
 
 
-def _load_weights(model: nn.Module, checkpoint: Checkpoint, device: torch.device) -> None:
+def _load_weights(
+    model: nn.Module, checkpoint: Checkpoint, device: torch.device, quantizer: Quantizer | None = None
+) -> None:
     """Replace the meta parameters one by one, so that no more than one tensor exists twice at any time."""
-    parameters = dict(model.named_parameters())
+    weights = named_weights(model) if quantizer is not None else dict(model.named_parameters())
     mapped = MappedFiles()
-    with progress("loading weights", sum(parameter.nbytes for parameter in parameters.values())) as advance:
-        for name, parameter in parameters.items():
-            set_parameter(model, name, _read_parameter(name, parameter, checkpoint, mapped, device))
-            advance(parameter.nbytes)
+    with progress("loading weights", sum(weight.nbytes for weight in weights.values())) as advance:
+        for name, weight in weights.items():
+            if isinstance(weight, PackedMatrix):
+                assert quantizer is not None
+                matrix = empty_like(weight, device)
+                quantizer.fill(name, matrix)
+                for key, tensor in packed_tensors(name, matrix).items():
+                    set_parameter(model, key, tensor)
+            else:
+                set_parameter(model, name, _read_parameter(name, weight, checkpoint, mapped, device))
+            advance(weight.nbytes)
 
 
 def _read_parameter(

@@ -11,6 +11,8 @@ from codemill.kernels.elementwise import in_whole_vectors
 from codemill.kernels.experts import AdaptedExperts, grouped_experts, route
 from codemill.kernels.linear import Linear
 from codemill.kernels.low_rank import AdaptedRows
+from codemill.kernels.packed_matrix import PackedMatrix
+from codemill.kernels.quantized_linear import get_packed
 from codemill.models.layers import Mlp
 
 
@@ -27,6 +29,12 @@ class Experts(nn.Module):
         size = moe.moe_intermediate_size
         self.gate_up_proj = nn.Parameter(torch.empty(moe.num_experts, 2 * size, hidden_size))
         self.down_proj = nn.Parameter(torch.empty(moe.num_experts, hidden_size, size))
+        self._shapes = {"gate_up_proj": (2 * size, hidden_size), "down_proj": (hidden_size, size)}
+
+    def matrices(self, name: str) -> Tensor | PackedMatrix:
+        """The stacked weights `gate_up_proj` or `down_proj`, which may be packed (see `quantized.py`)."""
+        weight: Tensor = getattr(self, name)
+        return weight if weight.is_floating_point() else get_packed(self, name, *self._shapes[name])
 
 
 class SparseMoe(nn.Module):
@@ -45,7 +53,7 @@ class SparseMoe(nn.Module):
         """x [B, T, D] -> [B, T, D]; `documents` are the lengths of packed documents, as in `ForwardContext`."""
         flat = x.flatten(0, 1)
         weights, experts = route(self.gate(flat, adapters), self.moe.num_experts_per_tok, self.moe.norm_topk_prob)
-        stacked = self.experts.gate_up_proj, self.experts.down_proj
+        stacked = self.experts.matrices("gate_up_proj"), self.experts.matrices("down_proj")
         out = grouped_experts(flat, weights, experts, *stacked, documents, self._adapted(adapters), self.gate.row_block)
         if self.moe.shared_expert_intermediate_size:
             gate = in_whole_vectors(F.sigmoid, self.shared_expert_gate(flat, adapters))

@@ -22,17 +22,23 @@ def disk_views(name: str, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
 
     Loading copies from disk into the views, saving writes the views out. Views of a meta tensor tell the shapes.
     """
+    if _EXPERTS.fullmatch(name) is None or not parameter.is_floating_point():
+        yield name, parameter  # packed experts stay stacked, so that they can be mapped
+        return
+    for index, expert in enumerate(parameter):
+        yield from expert_views(name, index, expert)
+
+
+def expert_views(name: str, index: int, expert: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The tensors on disk that make up one expert of the stacked parameter `name`, as `disk_views`."""
     match = _EXPERTS.fullmatch(name)
-    if match is None:
-        yield name, parameter
-    elif match[2] == "down_proj":
-        for index, down in enumerate(parameter):  # [D, F]
-            yield f"{match[1]}.{index}.down_proj.weight", down
-    else:
-        for index, expert in enumerate(parameter):  # [2F, D]
-            gate, up = expert.chunk(2)
-            yield f"{match[1]}.{index}.gate_proj.weight", gate
-            yield f"{match[1]}.{index}.up_proj.weight", up
+    assert match is not None
+    if match[2] == "down_proj":  # [D, F]
+        yield f"{match[1]}.{index}.down_proj.weight", expert
+    else:  # [2F, D]
+        gate, up = expert.chunk(2)
+        yield f"{match[1]}.{index}.gate_proj.weight", gate
+        yield f"{match[1]}.{index}.up_proj.weight", up
 
 
 def is_mtp(name: str) -> bool:

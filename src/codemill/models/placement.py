@@ -2,9 +2,9 @@
 
 import torch
 
-from codemill.config import ModelConfig
+from codemill.config import ModelConfig, QuantizationConfig
 from codemill.errors import CodemillError, UsageError
-from codemill.footprint import available_memory, count_parameters
+from codemill.footprint import QUANTIZATIONS, available_memory, count_parameters, quantized_bytes
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -60,14 +60,42 @@ def _check_gpu(device: torch.device) -> None:
         raise UsageError(f"device {device} does not exist: there are {torch.cuda.device_count()} GPUs, from cuda:0 on")
 
 
-def check_memory(name: str, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+def resolve_quantization(
+    wanted: str | QuantizationConfig | None, stored: QuantizationConfig | None
+) -> QuantizationConfig | None:
+    """How the weights are to be packed: as `wanted`, or as they are on disk. Raises UsageError if the two differ."""
+    chosen = QuantizationConfig.parse(wanted) if isinstance(wanted, str) else wanted
+    if stored is None or chosen is None:
+        return stored or chosen
+    if chosen != stored:
+        raise UsageError(f"the model is quantised as {stored} already: leave quantization {chosen} out")
+    return stored
+
+
+def check_memory(
+    name: str,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: QuantizationConfig | None = None,
+) -> None:
     """Raises CodemillError if the weights of model `name` do not fit the memory that is free now."""
-    needed = count_parameters(config) * dtype.itemsize
+    if quantization is None:
+        needed, form = count_parameters(config) * dtype.itemsize, dtype_name(dtype)
+    else:
+        needed, form = quantized_bytes(config, quantization, dtype.itemsize), str(quantization)
     available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     if needed <= available:
         return
-    smaller = f"dtype bf16 takes {needed / 2 / _GIB:.1f} GiB" if dtype.itemsize > 2 else "choose a smaller model"
     raise CodemillError(
-        f"{name}: not enough memory: its weights take {needed / _GIB:.1f} GiB as {dtype_name(dtype)}, "
-        f"and {available / _GIB:.1f} GiB are available on {device}; {smaller}"
+        f"{name}: not enough memory: its weights take {needed / _GIB:.1f} GiB as {form}, "
+        f"and {available / _GIB:.1f} GiB are available on {device}; {_smaller(config, needed, available, dtype)}"
     )
+
+
+def _smaller(config: ModelConfig, needed: int, available: int, dtype: torch.dtype) -> str:
+    """What to do about too large a model."""
+    if dtype.itemsize > 2 and needed == count_parameters(config) * dtype.itemsize:
+        return f"dtype bf16 takes {needed / 2 / _GIB:.1f} GiB"
+    packed = quantized_bytes(config, QUANTIZATIONS["int4"], dtype.itemsize)
+    return f"quantization int4 takes {packed / _GIB:.1f} GiB" if packed <= available else "choose a smaller model"

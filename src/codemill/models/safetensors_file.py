@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -26,9 +26,11 @@ DTYPES: dict[str, torch.dtype] = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
+    "U8": torch.uint8,
 }
 # MKL, which computes fp32 products, rounds by where the data lie: equal weights are sure to yield equal bits only at
-# multiples of 64 bytes. The kernels of the other dtypes do not look at addresses.
+# multiples of 64 bytes. Packed weights (uint8) are read in vectors of 64 bytes. The kernels of the other dtypes do not
+# look at addresses.
 ALIGNMENT = 64
 MAX_HEADER_BYTES = 100_000_000
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -52,7 +54,7 @@ class StoredTensor:
 
     def view(self, mapped_file: Tensor) -> Tensor:
         """The tensor as part of a mapping of the whole file (uint8 [size]), to compute with."""
-        alignment = ALIGNMENT if self.dtype == torch.float32 else self.dtype.itemsize
+        alignment = ALIGNMENT if self.dtype in (torch.float32, torch.uint8) else self.dtype.itemsize
         return self._shaped(mapped_file[self.begin : self.end], alignment)
 
     def _shaped(self, raw: Tensor, alignment: int) -> Tensor:
@@ -73,21 +75,50 @@ def map_bytes(path: Path, begin: int = 0, end: int | None = None) -> Tensor:
     return torch.frombuffer(mapping, dtype=torch.uint8)[begin - start :]
 
 
+class SafetensorsWriter:
+    """Writes a file whose tensors come one by one, in any order; their shapes and dtypes are known before."""
+
+    def __init__(self, path: Path, metas: Mapping[str, Tensor]) -> None:
+        """metas: tensors of the meta device, or any others of the same shapes and dtypes, by name."""
+        # The format has no gaps: a tensor of an odd size goes last, where it shifts none that is large.
+        names = sorted(metas, key=lambda name: -min(ALIGNMENT, metas[name].nbytes & -metas[name].nbytes))
+        self._places: dict[str, tuple[int, int]] = {}
+        end = 0
+        for name in names:
+            begin, end = end, end + metas[name].nbytes
+            self._places[name] = begin, end
+        header = {"__metadata__": {"format": "pt"}, **{name: self._entry(name, metas[name]) for name in names}}
+        encoded = json.dumps(header, separators=(",", ":")).encode()
+        encoded += b" " * (-(8 + len(encoded)) % ALIGNMENT)
+        self._data_start = 8 + len(encoded)
+        self._missing = set(names)
+        self._file = path.open("wb")
+        self._file.write(struct.pack("<Q", len(encoded)) + encoded)
+
+    def _entry(self, name: str, meta: Tensor) -> dict[str, Any]:
+        return {"dtype": _NAMES[meta.dtype], "shape": list(meta.shape), "data_offsets": list(self._places[name])}
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Write one of the tensors that were announced."""
+        begin, end = self._places[name]
+        assert tensor.nbytes == end - begin
+        self._missing.remove(name)
+        self._file.seek(self._data_start + begin)
+        self._file.write(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._file.close()
+        assert kind is not None or not self._missing, f"never written: {self._missing}"
+
+
 def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors by name; the data of each begin at a multiple of ALIGNMENT, where the sizes allow it."""
-    # The format has no gaps: a tensor of an odd size goes last, where it shifts none that is large.
-    tensors = dict(sorted(tensors.items(), key=lambda item: item[1].nbytes % ALIGNMENT != 0))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, tensor in tensors.items():
-        begin, end = end, end + tensor.nbytes
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-(8 + len(encoded)) % ALIGNMENT)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
-        for tensor in tensors.values():
-            file.write(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    with SafetensorsWriter(path, tensors) as writer:
+        for name, tensor in tensors.items():
+            writer.write(name, tensor)
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:

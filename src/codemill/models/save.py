@@ -65,7 +65,7 @@ def save_pretrained(
         with tempfile.TemporaryDirectory(prefix=_STAGING_PREFIX, dir=target) as staging:
             _write(model, mtp, Path(staging), max_shard_bytes)
             if tokenizer_files_from is not None:
-                _copy_companions(Path(tokenizer_files_from), Path(staging))
+                copy_companions(Path(tokenizer_files_from), Path(staging))
             _publish(Path(staging), target)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -73,18 +73,23 @@ def save_pretrained(
 
 
 def _write(model: CausalLM, mtp: MtpHead | None, staging: Path, max_shard_bytes: int) -> None:
-    _write_json(staging / "config.json", replace(model.config, dtype=dtype_name(model.dtype)).to_dict())
+    write_json(staging / "config.json", replace(model.config, dtype=dtype_name(model.dtype)).to_dict())
     shards = _split(_disk_tensors(model, mtp), max_shard_bytes)
     total = sum(shard.num_bytes for shard in shards)
     weight_map: dict[str, str] = {}
     with progress("saving weights", total) as advance:
         for number, shard in enumerate(shards, start=1):
-            file = SINGLE_FILE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+            file = shard_file(number, len(shards))
             write_file(staging / file, shard.tensors)
             weight_map |= dict.fromkeys(shard.tensors, file)
             advance(shard.num_bytes)
     if len(shards) > 1:
-        _write_json(staging / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        write_json(staging / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def shard_file(number: int, num_shards: int) -> str:
+    """The name of a file of weights; they count from 1."""
+    return SINGLE_FILE if num_shards == 1 else f"model-{number:05}-of-{num_shards:05}.safetensors"
 
 
 def _split(tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int) -> list[_Shard]:
@@ -105,7 +110,8 @@ def _disk_tensors(model: CausalLM, mtp: MtpHead | None) -> Iterator[tuple[str, T
         yield from disk_views(name, parameter.detach())
 
 
-def _copy_companions(source: Path, staging: Path) -> None:
+def copy_companions(source: Path, staging: Path) -> None:
+    """Take along the tokenizer, chat template and generation defaults of a model directory."""
     if not source.is_dir():
         raise CodemillError(f"{source}: no such directory to take the tokenizer from")
     for name in COMPANION_FILES:
@@ -122,5 +128,6 @@ def _publish(staging: Path, target: Path) -> None:
         path.replace(target / path.name)
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
+    """Indented, for people to read."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

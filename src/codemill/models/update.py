@@ -24,6 +24,11 @@ def update_weights(model: CausalLM, state: Mapping[str, Tensor]) -> None:
             raise UsageError(f"the network has no weight {name!r}: nothing was changed")
         if not isinstance(tensor, Tensor):
             raise UsageError(f"{name} is of type {type(tensor).__name__}, not a tensor: nothing was changed")
+        if tensor.is_floating_point() != targets[name].is_floating_point():
+            raise UsageError(
+                f"{name} is {tensor.dtype}, the network's {targets[name].dtype}: a quantised network takes weights "
+                "of its own format only; nothing was changed"
+            )
         if tensor.shape != targets[name].shape:
             shapes = f"{tuple(tensor.shape)}, the network's {tuple(targets[name].shape)}"
             raise UsageError(f"{name} has the shape {shapes}: nothing was changed")

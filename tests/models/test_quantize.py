@@ -1,0 +1,344 @@
+"""Quantised networks against `transformers` with the dequantised weights, in memory and from disk."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from codemill.config import ModelConfig, QuantizationConfig
+from codemill.errors import CodemillError, UsageError
+from codemill.kernels.packed_matrix import PackedMatrix
+from codemill.models import CausalLM, load_model, save_pretrained
+from codemill.models.quantize_directory import quantize_model
+from codemill.models.quantized import matrix_shapes, named_weights, pack_modules, packed_weights
+from codemill.models.safetensors_file import read_header, write_file
+from codemill.models.skeleton import build
+from codemill.models.update import update_weights
+from models.reference import make_reference
+
+INPUT_IDS = torch.arange(60).view(2, 30) * 7 % 97
+FORMATS = ["int8", "int4", "int4:g64:asym", "int4:head8"]
+FAMILIES = ["qwen3", "qwen3_moe", "qwen3_next"]
+WEIGHTS = "model.safetensors"
+QUERY = "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An unquantised directory for each family, whose sizes are multiples of nothing."""
+    root = tmp_path_factory.mktemp("models")
+    for family in FAMILIES:
+        make_reference(family, moe_intermediate_size=20).save_pretrained(root / family)
+    make_reference("qwen3", tie_word_embeddings=True).save_pretrained(root / "tied")
+    return {path.name: path for path in root.iterdir()}
+
+
+def reference_logits(model: CausalLM, family: str, **changes: Any) -> Tensor:
+    """The logits of `transformers` when each of its weights is what ours says."""
+    reference = make_reference(family, **changes)
+    weights = {
+        name: weight.dequantize() if isinstance(weight, PackedMatrix) else weight
+        for name, weight in named_weights(model).items()
+    }
+    missing, unexpected = reference.load_state_dict(weights, strict=False)
+    assert not unexpected
+    assert missing == (["lm_head.weight"] if changes.get("tie_word_embeddings") else [])
+    with torch.no_grad():
+        return reference(INPUT_IDS).logits
+
+
+@pytest.mark.parametrize("quantization", FORMATS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_transformers_with_the_dequantised_weights(
+    directories: dict[str, Path], family: str, quantization: str
+) -> None:
+    model = load_model(directories[family], quantization=quantization)
+    assert model.config.quantization == QuantizationConfig.parse(quantization)
+    expected = reference_logits(model, family, moe_intermediate_size=20)
+    torch.testing.assert_close(model(INPUT_IDS), expected, atol=2e-4, rtol=1e-3)
+
+
+def test_a_tied_embedding_is_packed_once(directories: dict[str, Path]) -> None:
+    model = load_model(directories["tied"], quantization="int8")
+    expected = reference_logits(model, "qwen3", tie_word_embeddings=True)
+    torch.testing.assert_close(model(INPUT_IDS), expected, atol=2e-4, rtol=1e-3)
+    assert isinstance(model.output_embedding, PackedMatrix)
+
+
+def test_what_is_packed_and_what_is_not(directories: dict[str, Path]) -> None:
+    weights = named_weights(load_model(directories["qwen3_next"], quantization="int4"))
+    plain = {name.split(".", 3)[-1] for name, weight in weights.items() if isinstance(weight, Tensor)}
+    assert plain == {
+        "model.norm.weight", "input_layernorm.weight", "post_attention_layernorm.weight", "mlp.gate.weight",
+        "mlp.shared_expert_gate.weight", "self_attn.q_norm.weight", "self_attn.k_norm.weight",
+        "linear_attn.in_proj_ba.weight", "linear_attn.conv1d.weight", "linear_attn.A_log", "linear_attn.dt_bias",
+        "linear_attn.norm.weight",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("quantization", FORMATS)
+@pytest.mark.parametrize("family", [*FAMILIES, "tied"])
+def test_a_quantised_directory_is_what_loading_quantised_gives(
+    directories: dict[str, Path], tmp_path: Path, family: str, quantization: str
+) -> None:
+    done = quantize_model(directories[family], tmp_path / "small", quantization, max_shard_bytes=20_000)
+    assert len(list((tmp_path / "small").glob("model-*.safetensors"))) > 1
+    expected, model = load_model(directories[family], quantization=quantization), load_model(tmp_path / "small")
+    assert_same(model, expected)
+    assert model.config == expected.config
+    assert done.num_bytes == sum(parameter.nbytes for parameter in model.parameters())
+    assert torch.equal(model(INPUT_IDS), expected(INPUT_IDS))
+
+
+def assert_same(one: CausalLM, other: CausalLM) -> None:
+    ours, theirs = dict(one.named_parameters()), dict(other.named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.fixture
+def quantised(directories: dict[str, Path], tmp_path: Path) -> Path:
+    quantize_model(directories["qwen3_moe"], tmp_path / "small", "int4")
+    return tmp_path / "small"
+
+
+def test_weights_are_mapped_where_they_lie(quantised: Path) -> None:
+    """Nothing that is packed is copied; vectors of 64 bytes are read from multiples of 64."""
+    maps = Path("/proc/self/maps")
+    model = load_model(quantised)
+    mappings = [line.split() for line in maps.read_text().splitlines() if line.endswith(WEIGHTS)]
+    ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in mappings]
+    for matrix in packed_weights(model).values():
+        assert matrix.weight.data_ptr() % 64 == 0
+        assert all(
+            any(begin <= tensor.data_ptr() < end for begin, end in ranges) for tensor in (matrix.weight, matrix.scale)
+        )
+
+
+def test_saving_a_quantised_model_keeps_it_quantised(quantised: Path, tmp_path: Path) -> None:
+    model = load_model(quantised)
+    save_pretrained(model, tmp_path / "again")
+    again = load_model(tmp_path / "again")
+    assert_same(again, model)
+    assert again.config == model.config
+
+
+def test_matrices_of_one_model_may_have_different_bits(directories: dict[str, Path], tmp_path: Path) -> None:
+    """As those of a converted GGUF file have. Bits are read from each matrix; one may be left in floats."""
+    original = load_model(directories["qwen3_moe"])
+    choices = [QuantizationConfig.parse(text).format_of("") for text in FORMATS[:3]]
+    formats = {name: choices[index % 3] for index, name in enumerate(matrix_shapes(original))}
+    del formats[QUERY]
+    model = build(ModelConfig.from_dict({**original.config.to_dict(), "quantization_config": CODEMILL}), torch.float32)
+    pack_modules(model, formats.get)
+    originals = dict(original.named_parameters())
+    for name, weight in named_weights(model).items():
+        path, _, leaf = name.rpartition(".")
+        if isinstance(weight, PackedMatrix):
+            packed = PackedMatrix.quantize(originals[name], weight.bits, weight.group_size, weight.symmetric)
+            for suffix, tensor in (("", packed.weight), ("_scale", packed.scale), ("_minimum", packed.minimum)):
+                if tensor is not None:
+                    setattr(model.get_submodule(path), leaf + suffix, torch.nn.Parameter(tensor, requires_grad=False))
+        else:
+            setattr(model.get_submodule(path), leaf, originals[name])
+    save_pretrained(model, tmp_path)
+    again = load_model(tmp_path)
+    assert_same(again, model)
+    torch.testing.assert_close(
+        again(INPUT_IDS), reference_logits(model, "qwen3_moe", moe_intermediate_size=20), atol=2e-4, rtol=1e-3
+    )
+
+
+CODEMILL = {"quant_method": "codemill", "bits": 4, "group_size": 32, "symmetric": True, "head_bits": None}
+
+
+def test_a_quantised_directory_is_not_quantised_again(quantised: Path, tmp_path: Path) -> None:
+    assert load_model(quantised, quantization="int4").config.quantization == QuantizationConfig(4)
+    with pytest.raises(UsageError, match="quantised as int4 already: leave quantization int8 out"):
+        load_model(quantised, quantization="int8")
+    with pytest.raises(CodemillError, match="quantised as int4 already"):
+        quantize_model(quantised, tmp_path / "other", "int8")
+
+
+def test_what_is_not_supported_says_so(quantised: Path, directories: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="cannot be trained"):
+        load_model(quantised, trainable=True)
+    with pytest.raises(UsageError, match="cannot be trained"):
+        load_model(directories["qwen3"], quantization="int4", trainable=True)
+    for text in ("int3", "4", "int4:g7", "awq", ""):
+        with pytest.raises(UsageError, match="choose int4, int8"):
+            load_model(directories["qwen3"], quantization=text)
+    model = load_model(quantised)
+    with pytest.raises(UsageError, match="a quantised network takes weights of its own format only"):
+        update_weights(model, {QUERY: torch.zeros(64, 32)})
+
+
+def test_packed_weights_can_be_updated(directories: dict[str, Path]) -> None:
+    model, other = (load_model(directories["qwen3"], quantization="int4") for _ in range(2))
+    changed = {name: parameter.clone().zero_() for name, parameter in other.named_parameters()}
+    update_weights(model, changed)
+    assert not any(parameter.any() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_other_weights_take_the_dtype_asked_for(quantised: Path, dtype: str) -> None:
+    model = load_model(quantised, dtype=dtype)
+    assert model.dtype == getattr(torch, dtype)
+    logits, exact = model(INPUT_IDS), load_model(quantised)(INPUT_IDS)
+    assert logits.dtype == model.dtype
+    assert (logits - exact).norm() < 0.05 * exact.norm()
+
+
+def test_batch_invariance(quantised: Path) -> None:
+    model = load_model(quantised)
+    model.set_batch_invariant()
+    together = model(INPUT_IDS)
+    assert all(torch.equal(model(INPUT_IDS[row : row + 1])[0], together[row]) for row in range(2))
+
+
+def test_random_packed_weights_have_the_spread_of_unpacked_ones() -> None:
+    for quantization in ("int4", "int8", "int4:g64:asym"):
+        model = load_model("random:qwen3-0.6b", quantization=quantization)
+        for name in (QUERY, "model.embed_tokens.weight"):
+            values = packed_weights(model)[name].dequantize()
+            assert values.std().item() == pytest.approx(model.config.initializer_range, rel=0.01)
+            assert abs(values.mean().item()) < 1e-4
+        assert model.model.layers[0].input_layernorm.weight.eq(1).all()
+
+
+def test_random_weights_on_disk_are_those_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from codemill import spec
+    from codemill.presets import Preset
+
+    reference = make_reference("qwen3_next").config.to_dict()
+    preset = Preset("tiny", "org/tiny", ModelConfig.from_dict(reference))
+    monkeypatch.setattr(spec, "find_preset", lambda _: preset)
+    quantize_model("random:tiny", tmp_path / "small", "int4:asym", seed=3)
+    assert_same(load_model(tmp_path / "small"), load_model("random:tiny", quantization="int4:asym", seed=3))
+
+
+def test_weights_that_cannot_be_quantised_are_named(directories: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(directories["qwen3"], tmp_path / "broken")
+    tensors = {name: stored.read().clone() for name, stored in read_header(tmp_path / "broken" / WEIGHTS).items()}
+    tensors[QUERY][3, 5] = float("nan")
+    write_file(tmp_path / "broken" / WEIGHTS, tensors)
+    for quantise in (
+        lambda: load_model(tmp_path / "broken", quantization="int4"),
+        lambda: quantize_model(tmp_path / "broken", tmp_path / "small", "int4"),
+    ):
+        with pytest.raises(CodemillError, match=rf"{QUERY}: a weight is NaN or infinite"):
+            quantise()
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_an_interrupted_run_leaves_nothing_that_loads(
+    directories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "small"
+    (tmp_path / ".small.quantizing-old").mkdir()
+    monkeypatch.setattr("codemill.models.quantize_directory.write_json", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        quantize_model(directories["qwen3"], target)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    quantize_model(directories["qwen3"], target)
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+    with pytest.raises(UsageError, match="exists already"):
+        quantize_model(directories["qwen3"], target)
+
+
+def test_no_space(directories: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("codemill.models.quantize_directory.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(CodemillError, match="not enough space"):
+        quantize_model(directories["qwen3"], tmp_path / "small")
+    assert not list(tmp_path.iterdir())
+
+
+def fails(directory: Path, *expected: str) -> None:
+    with pytest.raises(CodemillError) as failure:
+        load_model(directory)
+    message = str(failure.value)
+    assert "\n" not in message
+    assert str(directory) in message
+    for text in expected:
+        assert text in message
+
+
+def change_config(directory: Path, **changes: Any) -> None:
+    path = directory / "config.json"
+    raw = json.loads(path.read_text())
+    raw["quantization_config"] = {**raw["quantization_config"], **changes} if changes else None
+    path.write_text(json.dumps(raw))
+
+
+def change_tensors(directory: Path, **changes: Tensor | None) -> None:
+    tensors = {name: stored.read().clone() for name, stored in read_header(directory / WEIGHTS).items()}
+    tensors |= {name: tensor for name, tensor in changes.items() if tensor is not None}
+    write_file(directory / WEIGHTS, {name: x for name, x in tensors.items() if changes.get(name, x) is not None})
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "bitsandbytes", "compressed-tensors"])
+def test_foreign_quantisation_is_refused(quantised: Path, method: str) -> None:
+    change_config(quantised, quant_method=method)
+    fails(quantised, "config.json", repr(method), "not supported")
+
+
+@pytest.mark.parametrize("changes", [{"bits": 5}, {"bits": "4"}, {"group_size": 0}, {"symmetric": 3}, {"head_bits": 2}])
+def test_a_quantization_config_that_is_none(quantised: Path, changes: dict[str, Any]) -> None:
+    change_config(quantised, **changes)
+    fails(quantised, "config.json", next(iter(changes)))
+
+
+def test_a_quantization_config_of_a_newer_version(quantised: Path) -> None:
+    change_config(quantised, rotation="hadamard")
+    fails(quantised, "config.json", "'rotation'", "newer Codemill")
+
+
+def test_packed_tensors_without_a_quantization_config(quantised: Path) -> None:
+    change_config(quantised)
+    fails(quantised, WEIGHTS)
+
+
+def test_a_quantization_config_without_packed_tensors(directories: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(directories["qwen3"], tmp_path / "copy")
+    raw = json.loads((tmp_path / "copy/config.json").read_text())
+    (tmp_path / "copy/config.json").write_text(json.dumps({**raw, "quantization_config": CODEMILL}))
+    fails(tmp_path / "copy", WEIGHTS, "no tensor is packed")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        (QUERY, torch.zeros(4, 1, 256, dtype=torch.uint8)[..., :200].clone()),
+        (QUERY, torch.zeros(3, 1, 256, dtype=torch.uint8)),
+        (QUERY, torch.zeros(7, dtype=torch.uint8)),
+        (QUERY, torch.zeros(64, 32)),
+        (f"{QUERY}_scale", None),
+        (f"{QUERY}_scale", torch.zeros(4, 1, 16)),
+        (f"{QUERY}_scale", torch.zeros(4, 2, 16, dtype=torch.float16)),
+        (f"{QUERY}_minimum", torch.zeros(4, 2, 16, dtype=torch.float16)),
+        (f"{QUERY}_scale_inv", torch.zeros(1, 1)),
+        ("model.norm.weight", torch.zeros(32, dtype=torch.uint8)),
+        ("model.layers.1.mlp.experts.down_proj", None),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(quantised: Path, name: str, tensor: Tensor | None) -> None:
+    change_tensors(quantised, **{name: tensor})
+    fails(quantised, WEIGHTS, name)
+
+
+def test_a_truncated_file(quantised: Path) -> None:
+    path = quantised / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-100])
+    fails(quantised, WEIGHTS, "truncated")
+
+
+def test_another_models_config(quantised: Path) -> None:
+    path = quantised / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "intermediate_size": 64, "head_dim": 32}))
+    fails(quantised, WEIGHTS, "q_proj")
