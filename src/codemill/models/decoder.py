@@ -2,7 +2,8 @@
 experts). Submodules carry the names of the Hugging Face checkpoints. Shapes: B batch, T tokens, D model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,16 @@ class CausalLM(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, Linear | Experts):
                 module.name = name
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has weights of its own, and so a fused decoder of its own."""
+        return {**super().__getstate__(), "_fused_decoder": None}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CausalLM":
+        """What moves or converts the weights comes through here."""
+        self._fused_decoder = None
+        super()._apply(fn, recurse)
+        return self
 
     def set_batch_invariant(self, on: bool = True) -> None:
         """Compute each token in the same way in any company, to the last bit; see docs/engine.md for the cost."""
