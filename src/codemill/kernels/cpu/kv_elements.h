@@ -3,19 +3,41 @@
 #pragma once
 
 #include <cstddef>
+#if defined(__x86_64__)
+#include <immintrin.h>  // to be included before the instructions are chosen
+#endif
 
 #include "dtype.h"
 #include "vectors.h"
 
 namespace {
 
+// GCC takes a byte at a time for its own conversion of such vectors, hence the intrinsics.
+template <int LANES>
+inline Floats<LANES> load_bytes(const int8_t* from) {
+#if defined(__x86_64__)
+    if constexpr (LANES == 16) {
+        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+        return (Floats<LANES>)_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, bytes));
+    } else if constexpr (LANES == 8) {
+        const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+        return (Floats<LANES>)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+    } else {
+        const __m128i bytes = _mm_loadu_si32(from), pairs = _mm_unpacklo_epi8(bytes, bytes);
+        const __m128i integers = _mm_srai_epi32(_mm_unpacklo_epi16(pairs, pairs), 24);
+        return (Floats<LANES>)_mm_cvtepi32_ps(integers);
+    }
+#else
+    typedef int8_t Bytes __attribute__((vector_size(LANES)));
+    Bytes bytes;
+    __builtin_memcpy(&bytes, from, LANES);
+    return __builtin_convertvector(__builtin_convertvector(bytes, typename Lanes<LANES>::Ints), Floats<LANES>);
+#endif
+}
+
 template <int LANES>
 inline Pair<LANES> load_pair(const int8_t* from) {
-    typedef int8_t Bytes __attribute__((vector_size(LANES)));
-    Bytes first, second;
-    __builtin_memcpy(&first, from, LANES);
-    __builtin_memcpy(&second, from + LANES, LANES);
-    return {__builtin_convertvector(first, Floats<LANES>), __builtin_convertvector(second, Floats<LANES>)};
+    return {load_bytes<LANES>(from), load_bytes<LANES>(from + LANES)};
 }
 
 // Lane i of the result is lane 2 * i + ODD of a and b, laid side by side.

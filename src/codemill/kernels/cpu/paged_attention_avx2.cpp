@@ -3,6 +3,9 @@
 
 #if defined(__x86_64__)
 
+#include <immintrin.h>
+
+#include <cstddef>
 #include <utility>
 
 #include "targets.h"
