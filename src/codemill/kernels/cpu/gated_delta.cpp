@@ -19,7 +19,8 @@ DeltaKernel choose_kernel(int max_lanes) {
 
 }  // namespace
 
-GatedDeltaCall::GatedDeltaCall(const GatedDelta& call, int max_lanes) : call_(call), kernel_(choose_kernel(max_lanes)) {}
+GatedDeltaCall::GatedDeltaCall(const GatedDelta& call, int max_lanes)
+    : call_(call), kernel_(choose_kernel(max_lanes)) {}
 
 void GatedDeltaCall::compute(size_t index) noexcept {
     thread_local Scratch memory;

@@ -78,7 +78,9 @@ private:
         const size_t place = static_cast<size_t>(slot) * call_.num_value_heads + value_head(repeat);
         return call_.recurrent + place * key_dim_ * value_dim_;
     }
-    size_t window(int slot, int past) const { return (static_cast<size_t>(slot) * num_past_ + past) * call_.channels(); }
+    size_t window(int slot, int past) const {
+        return (static_cast<size_t>(slot) * num_past_ + past) * call_.channels();
+    }
     const float* input(int token) const {  // query, key, values and gates of the head
         const size_t size = num_channels_ + static_cast<size_t>(repeats_) * value_dim_;
         return call_.qkvz + (static_cast<size_t>(segment_.start + token) * call_.num_key_heads + head_) * size;
@@ -170,7 +172,8 @@ private:
             }
         }
         for (int past = 0; past < num_past_; ++past) {
-            __builtin_memcpy(history(past - num_past_), history(count + past - num_past_), place_.stride * sizeof(float));
+            const float* from = history(count + past - num_past_);
+            __builtin_memmove(history(past - num_past_), from, place_.stride * sizeof(float));
         }
     }
 
