@@ -1,6 +1,6 @@
 """Quantised networks against `transformers` with the dequantised weights, in memory and from disk."""
 
-import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ from codemill.config import ModelConfig, QuantizationConfig
 from codemill.errors import CodemillError, UsageError
 from codemill.kernels.packed_matrix import PackedMatrix
 from codemill.models import CausalLM, load_model, save_pretrained
+from codemill.models.loader import load_mtp
 from codemill.models.quantize_directory import quantize_model
-from codemill.models.quantized import matrix_shapes, named_weights, pack_modules, packed_weights
+from codemill.models.quantized import matrices, named_weights, pack_modules, packed_weights
 from codemill.models.safetensors_file import read_header, write_file
-from codemill.models.skeleton import build
+from codemill.models.skeleton import build, build_mtp, materialize
 from codemill.models.update import update_weights
+from models.adapters import EXPERTS, make_adapter
+from models.adapters import load as load_adapter
 from models.reference import make_reference
+from models.test_fp8 import make_fp8
 
 INPUT_IDS = torch.arange(60).view(2, 30) * 7 % 97
 FORMATS = ["int8", "int4", "int4:g64:asym", "int4:head8"]
@@ -71,7 +75,9 @@ def test_a_tied_embedding_is_packed_once(directories: dict[str, Path]) -> None:
 
 def test_what_is_packed_and_what_is_not(directories: dict[str, Path]) -> None:
     weights = named_weights(load_model(directories["qwen3_next"], quantization="int4"))
-    plain = {name.split(".", 3)[-1] for name, weight in weights.items() if isinstance(weight, Tensor)}
+    plain = {
+        re.sub(r"^model\.layers\.\d+\.", "", name) for name, weight in weights.items() if isinstance(weight, Tensor)
+    }
     assert plain == {
         "model.norm.weight", "input_layernorm.weight", "post_attention_layernorm.weight", "mlp.gate.weight",
         "mlp.shared_expert_gate.weight", "self_attn.q_norm.weight", "self_attn.k_norm.weight",
@@ -85,7 +91,7 @@ def test_what_is_packed_and_what_is_not(directories: dict[str, Path]) -> None:
 def test_a_quantised_directory_is_what_loading_quantised_gives(
     directories: dict[str, Path], tmp_path: Path, family: str, quantization: str
 ) -> None:
-    done = quantize_model(directories[family], tmp_path / "small", quantization, max_shard_bytes=20_000)
+    done = quantize_model(directories[family], tmp_path / "small", quantization, max_shard_bytes=9_000)
     assert len(list((tmp_path / "small").glob("model-*.safetensors"))) > 1
     expected, model = load_model(directories[family], quantization=quantization), load_model(tmp_path / "small")
     assert_same(model, expected)
@@ -131,7 +137,7 @@ def test_matrices_of_one_model_may_have_different_bits(directories: dict[str, Pa
     """As those of a converted GGUF file have. Bits are read from each matrix; one may be left in floats."""
     original = load_model(directories["qwen3_moe"])
     choices = [QuantizationConfig.parse(text).format_of("") for text in FORMATS[:3]]
-    formats = {name: choices[index % 3] for index, name in enumerate(matrix_shapes(original))}
+    formats = {name: choices[index % 3] for index, name in enumerate(matrices(original))}
     del formats[QUERY]
     model = build(ModelConfig.from_dict({**original.config.to_dict(), "quantization_config": CODEMILL}), torch.float32)
     pack_modules(model, formats.get)
@@ -190,7 +196,7 @@ def test_the_other_weights_take_the_dtype_asked_for(quantised: Path, dtype: str)
     assert model.dtype == getattr(torch, dtype)
     logits, exact = model(INPUT_IDS), load_model(quantised)(INPUT_IDS)
     assert logits.dtype == model.dtype
-    assert (logits - exact).norm() < 0.05 * exact.norm()
+    assert (logits - exact).norm() < 0.1 * exact.norm()
 
 
 def test_batch_invariance(quantised: Path) -> None:
@@ -215,7 +221,7 @@ def test_random_weights_on_disk_are_those_in_memory(monkeypatch: pytest.MonkeyPa
     from codemill.presets import Preset
 
     reference = make_reference("qwen3_next").config.to_dict()
-    preset = Preset("tiny", "org/tiny", ModelConfig.from_dict(reference))
+    preset = Preset("tiny", "Tiny", "org/tiny", ModelConfig.from_dict(reference))
     monkeypatch.setattr(spec, "find_preset", lambda _: preset)
     quantize_model("random:tiny", tmp_path / "small", "int4:asym", seed=3)
     assert_same(load_model(tmp_path / "small"), load_model("random:tiny", quantization="int4:asym", seed=3))
@@ -259,86 +265,41 @@ def test_no_space(directories: dict[str, Path], tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
-def fails(directory: Path, *expected: str) -> None:
-    with pytest.raises(CodemillError) as failure:
-        load_model(directory)
-    message = str(failure.value)
-    assert "\n" not in message
-    assert str(directory) in message
-    for text in expected:
-        assert text in message
+def test_adapters_on_quantised_weights(directories: dict[str, Path], tmp_path: Path) -> None:
+    """Their updates are added to what the packed matrices yield, of experts too, as to what the plain ones yield."""
+    settings = {"target_modules": ["q_proj", "embed_tokens", "lm_head"], "target_parameters": EXPERTS}
+    make_adapter(tmp_path, "qwen3_moe", settings, moe_intermediate_size=20)
+    model = load_model(directories["qwen3_moe"], quantization="int8")
+    dequantised = load_model(directories["qwen3_moe"])
+    update_weights(dequantised, {name: matrix.dequantize() for name, matrix in packed_weights(model).items()})
+    adapter = load_adapter(tmp_path, model)
+    with torch.no_grad():
+        plain, adapted = model(INPUT_IDS), model(INPUT_IDS, adapters=[adapter, adapter])
+        expected = dequantised(INPUT_IDS, adapters=[adapter, adapter])
+    assert (adapted - plain).abs().max() > 0.1
+    torch.testing.assert_close(adapted, expected, atol=2e-4, rtol=1e-3)
 
 
-def change_config(directory: Path, **changes: Any) -> None:
-    path = directory / "config.json"
-    raw = json.loads(path.read_text())
-    raw["quantization_config"] = {**raw["quantization_config"], **changes} if changes else None
-    path.write_text(json.dumps(raw))
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
+def test_fp8_checkpoints_are_quantised_from_what_they_mean(tmp_path: Path, family: str) -> None:
+    make_fp8(tmp_path / "fp8", family, (24, 20), torch.float16)
+    save_pretrained(load_model(tmp_path / "fp8", dtype="float32"), tmp_path / "fp32")
+    expected = load_model(tmp_path / "fp32", quantization="int4")
+    assert_same(load_model(tmp_path / "fp8", dtype="float32", quantization="int4"), expected)
+    quantize_model(tmp_path / "fp8", tmp_path / "small", "int4")
+    assert_same(load_model(tmp_path / "small", dtype="float32"), expected)
 
 
-def change_tensors(directory: Path, **changes: Tensor | None) -> None:
-    tensors = {name: stored.read().clone() for name, stored in read_header(directory / WEIGHTS).items()}
-    tensors |= {name: tensor for name, tensor in changes.items() if tensor is not None}
-    write_file(directory / WEIGHTS, {name: x for name, x in tensors.items() if changes.get(name, x) is not None})
-
-
-@pytest.mark.parametrize("method", ["awq", "gptq", "bitsandbytes", "compressed-tensors"])
-def test_foreign_quantisation_is_refused(quantised: Path, method: str) -> None:
-    change_config(quantised, quant_method=method)
-    fails(quantised, "config.json", repr(method), "not supported")
-
-
-@pytest.mark.parametrize("changes", [{"bits": 5}, {"bits": "4"}, {"group_size": 0}, {"symmetric": 3}, {"head_bits": 2}])
-def test_a_quantization_config_that_is_none(quantised: Path, changes: dict[str, Any]) -> None:
-    change_config(quantised, **changes)
-    fails(quantised, "config.json", next(iter(changes)))
-
-
-def test_a_quantization_config_of_a_newer_version(quantised: Path) -> None:
-    change_config(quantised, rotation="hadamard")
-    fails(quantised, "config.json", "'rotation'", "newer Codemill")
-
-
-def test_packed_tensors_without_a_quantization_config(quantised: Path) -> None:
-    change_config(quantised)
-    fails(quantised, WEIGHTS)
-
-
-def test_a_quantization_config_without_packed_tensors(directories: dict[str, Path], tmp_path: Path) -> None:
-    shutil.copytree(directories["qwen3"], tmp_path / "copy")
-    raw = json.loads((tmp_path / "copy/config.json").read_text())
-    (tmp_path / "copy/config.json").write_text(json.dumps({**raw, "quantization_config": CODEMILL}))
-    fails(tmp_path / "copy", WEIGHTS, "no tensor is packed")
-
-
-@pytest.mark.parametrize(
-    ("name", "tensor"),
-    [
-        (QUERY, torch.zeros(4, 1, 256, dtype=torch.uint8)[..., :200].clone()),
-        (QUERY, torch.zeros(3, 1, 256, dtype=torch.uint8)),
-        (QUERY, torch.zeros(7, dtype=torch.uint8)),
-        (QUERY, torch.zeros(64, 32)),
-        (f"{QUERY}_scale", None),
-        (f"{QUERY}_scale", torch.zeros(4, 1, 16)),
-        (f"{QUERY}_scale", torch.zeros(4, 2, 16, dtype=torch.float16)),
-        (f"{QUERY}_minimum", torch.zeros(4, 2, 16, dtype=torch.float16)),
-        (f"{QUERY}_scale_inv", torch.zeros(1, 1)),
-        ("model.norm.weight", torch.zeros(32, dtype=torch.uint8)),
-        ("model.layers.1.mlp.experts.down_proj", None),
-    ],
-)
-def test_tensors_that_do_not_fit_are_named(quantised: Path, name: str, tensor: Tensor | None) -> None:
-    change_tensors(quantised, **{name: tensor})
-    fails(quantised, WEIGHTS, name)
-
-
-def test_a_truncated_file(quantised: Path) -> None:
-    path = quantised / WEIGHTS
-    path.write_bytes(path.read_bytes()[:-100])
-    fails(quantised, WEIGHTS, "truncated")
-
-
-def test_another_models_config(quantised: Path) -> None:
-    path = quantised / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "intermediate_size": 64, "head_dim": 32}))
-    fails(quantised, WEIGHTS, "q_proj")
+def test_the_mtp_head_comes_along_unquantised(directories: dict[str, Path], tmp_path: Path) -> None:
+    model = load_model(directories["qwen3_next"])
+    head = build_mtp(model.config, model.dtype)
+    materialize(head, model.device)
+    for index, parameter in enumerate(head.parameters()):
+        parameter.fill_(index)
+    save_pretrained(model, tmp_path / "whole", mtp=head)
+    quantize_model(tmp_path / "whole", tmp_path / "small", "int4")
+    again = load_mtp(tmp_path / "small", load_model(tmp_path / "small"))
+    assert again is not None
+    ours, expected = again.state_dict(), head.state_dict()
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)

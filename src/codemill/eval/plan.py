@@ -136,7 +136,9 @@ def _local(suite: Suite, style: Style, wanted: LocalModel, request: EvalRequest)
     def load() -> Generator:
         return load_generator(wanted, drawing.sampling)
 
-    more = {"dtype": wanted.dtype, "device": wanted.device, "max_model_len": wanted.max_model_len}
+    more: dict[str, Any] = {"dtype": wanted.dtype, "device": wanted.device, "max_model_len": wanted.max_model_len}
+    if wanted.quantization is not None:  # said only where it was asked for: runs of before can still be continued
+        more["quantization"] = wanted.quantization
     configuration = _configuration("model", wanted.name, style, request, more)
     answers = ModelAnswers(suite, style, drawing.samples, drawing.seed, load)
     return _Answers(answers, configuration, name=wanted.name, fingerprint=weights_sha256(wanted.spec))

@@ -19,7 +19,7 @@ from codemill.models.names import is_ignored, is_mtp
 from codemill.models.placement import check_memory, dtype_name, resolve_device, resolve_dtype, resolve_quantization
 from codemill.models.progress import progress
 from codemill.models.quantize import Quantizer, stored_formats
-from codemill.models.quantized import empty_like, named_weights, pack_modules
+from codemill.models.quantized import empty_like, matrices, named_weights, pack_modules
 from codemill.models.skeleton import build, build_mtp, empty, materialize, set_parameter
 from codemill.spec import ModelSource, resolve
 
@@ -65,7 +65,7 @@ def load_model(
         return model.requires_grad_(trainable)
     checkpoint = open_checkpoint(source, config).select(lambda name: not is_ignored(name, config))
     if config.quantization is not None:
-        pack_modules(model, stored_formats(model, checkpoint).get)
+        pack_modules(model, stored_formats(matrices(model), checkpoint, config.quantization).get)
     checkpoint.check(model, config)
     quantizer = None
     if packed is not None and config.quantization is None:

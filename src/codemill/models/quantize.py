@@ -1,17 +1,16 @@
 """Packs the weights of a checkpoint as they are read, one matrix at a time, and reads how those on disk are packed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from codemill.config import PackedFormat
+from codemill.config import PackedFormat, QuantizationConfig
 from codemill.errors import CodemillError
 from codemill.kernels.packed_matrix import BLOCK_ROWS, PackedMatrix, is_group_size
 from codemill.kernels.quantized_linear import MINIMUM
 from codemill.models.checkpoint import Checkpoint
 from codemill.models.names import expert_views
-from codemill.models.quantized import matrix_shapes
 from codemill.models.safetensors_file import StoredTensor
 
 
@@ -52,18 +51,24 @@ class Quantizer:
             yield matrix[index], expert
 
 
-def stored_formats(model: nn.Module, checkpoint: Checkpoint) -> dict[str, PackedFormat]:
+def stored_formats(
+    matrices: Mapping[str, Tensor], checkpoint: Checkpoint, quantization: QuantizationConfig
+) -> dict[str, PackedFormat]:
     """How each packed weight in a quantised checkpoint is packed; what is on disk in floats is left out.
 
-    model: the network before it is packed. Raises CodemillError naming a tensor whose shape fits no format.
+    matrices: the weights that may be packed, of the meta device. `quantization` says in what format one is missing.
+    Raises CodemillError naming a tensor whose shape fits no format.
     """
+    if not any(stored.dtype == torch.uint8 for stored in checkpoint.tensors.values()):
+        raise CodemillError(f"{checkpoint.path}: no tensor is packed, although config.json says that the model is")
     formats = {}
-    for name, shape in matrix_shapes(model).items():
+    for name, meta in matrices.items():
         stored = checkpoint.tensors.get(name)
         if stored is not None and stored.dtype == torch.uint8:
-            formats[name] = _stored_format(stored, shape, symmetric=name + MINIMUM not in checkpoint.tensors)
-    if not formats:
-        raise CodemillError(f"{checkpoint.path}: no tensor is packed, although config.json says that the model is")
+            symmetric = name + MINIMUM not in checkpoint.tensors
+            formats[name] = _stored_format(stored, tuple(meta.shape), symmetric)
+        elif not any(part in checkpoint.tensors for part, _ in checkpoint.views(name, meta)):
+            formats[name] = quantization.format_of(name)
     return formats
 
 

@@ -22,30 +22,26 @@ from codemill.models.skeleton import empty
 _KEPT = ("gate", "shared_expert_gate", "in_proj_ba")  # routers, and the gates of Gated DeltaNet
 
 
-def matrix_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The weights of an unquantised network that are packed, by name, with their shapes [..., N, K]."""
-    shapes = {}
+def matrices(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of an unquantised network that may be packed, [..., N, K], by name."""
+    found: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, Experts):
-            shapes[f"{name}.gate_up_proj"] = tuple(module.gate_up_proj.shape)
-            shapes[f"{name}.down_proj"] = tuple(module.down_proj.shape)
+            found |= {f"{name}.gate_up_proj": module.gate_up_proj, f"{name}.down_proj": module.down_proj}
         elif isinstance(module, nn.Embedding) or (isinstance(module, Linear) and _leaf(name) not in _KEPT):
-            shapes[f"{name}.weight"] = tuple(module.weight.shape)
-    return shapes
+            found[f"{name}.weight"] = module.weight
+    return found
 
 
 def pack_modules(model: CausalLM, format_of: Callable[[str], PackedFormat | None]) -> None:
     """Put quantised modules, with memory of the meta device, in place of those whose weights have a format."""
     dtype = model.dtype
-    for name, shape in matrix_shapes(model).items():
-        packed_format = format_of(name)
-        if packed_format is not None:
-            _pack(model, name, empty_matrix(shape, packed_format, torch.device("meta")), dtype)
-
-
-def empty_matrix(shape: tuple[int, ...], packed_format: PackedFormat, device: torch.device) -> PackedMatrix:
-    """Memory for a packed matrix [..., N, K]."""
-    return PackedMatrix.empty(shape, packed_format.bits, packed_format.group_size, packed_format.symmetric, device)
+    for name, weight in matrices(model).items():
+        packed = format_of(name)
+        if packed is not None:
+            shape = tuple(weight.shape)
+            meta = PackedMatrix.empty(shape, packed.bits, packed.group_size, packed.symmetric, device="meta")
+            _pack(model, name, meta, dtype)
 
 
 @overload
@@ -62,14 +58,14 @@ def empty_like(meta: Tensor | PackedMatrix, device: torch.device) -> Tensor | Pa
 
 def packed_weights(model: nn.Module) -> dict[str, PackedMatrix]:
     """The packed matrices of a network by the names of their weights; they share its memory."""
-    matrices: dict[str, PackedMatrix] = {}
+    found: dict[str, PackedMatrix] = {}
     for name, module in model.named_modules():
         if isinstance(module, QuantizedLinear | QuantizedEmbedding):
-            matrices[f"{name}.weight"] = module.matrix
+            found[f"{name}.weight"] = module.matrix
         elif isinstance(module, Experts):
             stacked = {key: module.matrices(key) for key in ("gate_up_proj", "down_proj")}
-            matrices |= {f"{name}.{key}": each for key, each in stacked.items() if isinstance(each, PackedMatrix)}
-    return matrices
+            found |= {f"{name}.{key}": each for key, each in stacked.items() if isinstance(each, PackedMatrix)}
+    return found
 
 
 def named_weights(model: nn.Module) -> dict[str, Tensor | PackedMatrix]:
