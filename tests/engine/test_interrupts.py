@@ -2,7 +2,9 @@
 
 import random
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 
 import codemill.engine
+from codemill import SamplingParams
+from codemill.engine.async_engine import AsyncEngine
 from codemill.engine.request import Request
 from engine.harness import GRAMMARS, Harness, random_prompt
 from engine.test_engine import plain, random_harness
@@ -33,12 +37,12 @@ BOOKKEEPING = {
 
 
 class Interrupter:
-    """Raises at the n-th line that is executed in some files, and again so many lines later if it is asked to."""
+    """Acts at the n-th line that is executed in some files, and again so many lines later if it is asked to."""
 
-    def __init__(self, files: set[str], countdowns: list[int], error: type[BaseException]) -> None:
+    def __init__(self, files: set[str], countdowns: list[int], act: Callable[[], object]) -> None:
         self._files = files
         self._countdowns = countdowns
-        self._error = error
+        self._act = act
         self.hit: list[tuple[str, int]] = []
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
@@ -49,21 +53,31 @@ class Interrupter:
             if self._countdowns[0] <= 0:
                 self._countdowns.pop(0)
                 self.hit.append((frame.f_code.co_name, frame.f_lineno))
-                raise self._error
+                self._act()
         return self
 
 
 @contextmanager
-def interrupted(files: set[str], countdowns: list[int], error: type[BaseException]) -> Iterator[Interrupter]:
-    interrupter = Interrupter(files, countdowns, error)
+def acting(files: set[str], countdowns: list[int], act: Callable[[], object]) -> Iterator[Interrupter]:
+    interrupter = Interrupter(files, countdowns, act)
     before = sys.gettrace()
     sys.settrace(interrupter)
     try:
         yield interrupter
-    except error:
-        assert interrupter.hit
     finally:
         sys.settrace(before)
+
+
+@contextmanager
+def interrupted(files: set[str], countdowns: list[int], error: type[BaseException]) -> Iterator[Interrupter]:
+    def fail() -> None:
+        raise error
+
+    with acting(files, countdowns, fail) as interrupter:
+        try:
+            yield interrupter
+        except error:
+            assert interrupter.hit
 
 
 def add_random(harness: Harness, rng: random.Random, earlier: list[tuple[int, ...]]) -> Request:
@@ -144,3 +158,63 @@ def test_an_interrupt_within_a_token_fails_that_request_alone():
         num_lines += 1
     assert num_lines > 50
     assert set(num_failed) == {0, 1}
+
+
+# Streams that are forgotten, and closed by the garbage collector wherever it comes to run
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=6, ignore_eos=True)
+
+
+def test_a_stream_that_is_forgotten_at_any_line_of_a_step_disturbs_nobody(dense_llm):
+    """`holder.clear()` is what the garbage collector does."""
+    expected = [each.outputs for each in dense_llm.generate(["a", "b"], GREEDY)]
+    rng, lines = random.Random(0), set()
+    for _ in range(150):
+        holder = [dense_llm.stream("c", SamplingParams(max_tokens=50))]
+        next(holder[0])
+        with acting(BOOKKEEPING, [rng.randint(1, rng.choice([60, 800]))], holder.clear) as interrupter:
+            found = dense_llm.generate(["a", "b"], GREEDY)
+        assert [each.outputs for each in found] == expected
+        lines.update(interrupter.hit)
+        holder.clear()
+        assert dense_llm.engine.is_idle
+        assert dense_llm.engine.cache.is_unused
+    assert len(lines) > 70
+
+
+def test_a_stream_that_is_forgotten_in_another_threads_step_does_not_wait(dense_llm):
+    stream = dense_llm.stream("c", SamplingParams(max_tokens=50))
+    next(stream)
+    is_held, may_go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with dense_llm.lock:
+            is_held.set()
+            may_go_on.wait(10)
+            dense_llm.engine.step()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    is_held.wait()
+    start = time.perf_counter()
+    stream.close()
+    assert time.perf_counter() - start < 5
+    may_go_on.set()
+    holder.join()
+    assert dense_llm.engine.is_idle
+    assert dense_llm.engine.cache.is_unused
+
+
+def test_a_request_that_is_forgotten_while_another_is_posted_does_not_lock_the_loop(dense_llm):
+    with AsyncEngine(dense_llm) as engine:
+        done = []
+
+        def post() -> None:
+            with engine._loop._accepting:
+                engine._loop.abort("nobody")
+                done.append(True)
+
+        thread = threading.Thread(target=post, daemon=True)
+        thread.start()
+        thread.join(5)
+        assert done

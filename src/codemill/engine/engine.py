@@ -1,6 +1,6 @@
 """The engine: requests go in, each step computes some tokens of some of them, and finished ones come out."""
 
-from collections import deque
+import queue
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from codemill.engine.disk_cache import DiskCache
 from codemill.engine.engine_counts import EngineCounts
 from codemill.engine.request import Request
 from codemill.engine.runner import ForwardPass, ModelRunner
-from codemill.engine.sampler import NO_TOKEN, Sampler
+from codemill.engine.sampler import Sampler
 from codemill.engine.scheduler import ScheduledSequence, Scheduler, Step
 from codemill.engine.sequence import SampledToken, Sequence
 from codemill.engine.speculative import Speculation
@@ -55,7 +55,7 @@ class Engine:
         self.is_asleep = self.is_closed = False
         self._sampler = self._new_sampler([])
         self._sampled: list[Sequence] = []
-        self._to_abort: deque[Request] = deque()
+        self._to_abort: queue.SimpleQueue[Request] = queue.SimpleQueue()  # `put` may interrupt any call, also its own
         # What an exception would leave half done: nothing, a pass, or the accounts of who holds and waits for what.
         self._at_risk: Literal["nothing", "pass", "accounts"] = "nothing"
 
@@ -85,16 +85,19 @@ class Engine:
 
         This may be called from any thread at any time, so also by the garbage collector in the middle of a step.
         """
-        self._to_abort.append(request)
+        self._to_abort.put(request)
 
     def settle(self) -> None:
-        """Abort what `abort_soon` was given; if that cannot be now, since a step is under way, it does so at its end."""
-        while self._to_abort and self._at_risk == "nothing":
-            request = self._to_abort.popleft()
+        """Abort what `abort_soon` was given. While a step is under way nothing happens: it does so at its end."""
+        while self._at_risk == "nothing":
+            try:
+                request = self._to_abort.get_nowait()
+            except queue.Empty:
+                return
             try:
                 self.abort(request)
             except BaseException:
-                self._to_abort.append(request)
+                self._to_abort.put(request)
                 raise
 
     def fail(self, request: Request, error: CodemillError) -> None:
@@ -258,14 +261,8 @@ class Engine:
 
 def _append(sequence: Sequence, token: SampledToken) -> None:
     """Take the token; what is wrong with it ends this sequence alone."""
-    if token.token_id == NO_TOKEN:
-        position = len(sequence.token_ids) + 1
-        sequence.fail(
-            CodemillError(
-                f"the model produced NaN or infinite logits at output token {position}: "
-                "check the weights, or try dtype='float32'"
-            )
-        )
+    if token.error is not None:
+        sequence.fail(token.error)
         return
     try:
         sequence.append(token)
