@@ -2,7 +2,6 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,7 +37,10 @@ Speculative = Annotated[
     typer.Option(metavar="HOW", help="Guess ahead: ngram, mtp, or draft=SPEC, a smaller model. Same output, sooner."),
 ]
 PrefixCacheDir = Annotated[
-    Path | None, typer.Option(help="Keep computed prompts here, so that the next run need not compute them again.")
+    str | None,
+    typer.Option(
+        metavar="DIRECTORY", help="Keep computed prompts here, so that the next run need not compute them again."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -50,7 +52,7 @@ def load_llm(
     max_model_len: int | None,
     threads: int | None,
     speculative: str | None = None,
-    prefix_cache_dir: Path | None = None,
+    prefix_cache_dir: str | None = None,
 ) -> "LLM":
     """The model that the options name."""
     from codemill import LLM
