@@ -48,6 +48,16 @@ def test_samples_and_seed(codemill: Run, model_directory: Path) -> None:
     assert all(text in first.out for text in texts)
 
 
+def test_an_empty_cache_directory_is_not_the_current_one(
+    codemill: Run, model_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = codemill("generate", "for", "--model", model_directory, *SHORT, "--prefix-cache-dir", "")
+    assert (result.status, result.out) == (2, "")
+    assert "prefix_cache_dir is empty: name a directory" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stop_text_is_not_printed(codemill: Run, model_directory: Path) -> None:
     options = ("generate", "def add(", "--model", model_directory)
     whole = codemill(*options, *SHORT).out

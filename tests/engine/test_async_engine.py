@@ -13,6 +13,7 @@ from codemill.engine import serving
 from codemill.engine.admission import Admission, QueueFull
 from codemill.engine.async_engine import AsyncEngine
 from codemill.engine.outputs import RequestMetrics
+from codemill.engine.replicas import Replicas
 from codemill.engine.updates import StreamUpdate
 from codemill.errors import CodemillError, UsageError
 from codemill.models.save import save_pretrained
@@ -240,6 +241,54 @@ def test_retry_after_follows_what_was_measured() -> None:
     with pytest.raises(QueueFull, match="try again in 30 s") as caught:
         admission.check(num_waiting=0, num_running=2)
     assert caught.value.retry_after == 30
+
+
+@pytest.mark.parametrize(
+    ("num_waiting", "num_running", "said"),
+    [
+        (4, 0, "2 requests wait already: try again in 5 s"),  # for two of the four there is a place
+        (3, 1, "2 requests wait already: try again in 5 s"),
+        (2, 2, "2 requests wait already: try again in 3 s"),
+        (3, 0, None),
+        (1, 2, None),
+    ],
+)
+def test_who_is_about_to_run_does_not_wait(num_waiting: int, num_running: int, said: str | None) -> None:
+    admission = Admission(max_waiting=2, num_places=2)
+    if said is None:
+        admission.check(num_waiting, num_running)
+        return
+    with pytest.raises(QueueFull) as caught:
+        admission.check(num_waiting, num_running)
+    assert str(caught.value) == said
+    assert caught.value.num_waiting == 2
+
+
+def test_without_a_queue_the_error_does_not_speak_of_one() -> None:
+    with pytest.raises(QueueFull, match=r"^all places are taken, and none may wait: try again in 5 s$"):
+        Admission(max_waiting=0, num_places=2).check(num_waiting=2, num_running=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_waiting": -1}, "max_waiting = -1: must be an integer of at least 0"),
+        ({"max_waiting": 2.5}, "max_waiting = 2.5: must be"),
+        ({"max_waiting": "3"}, "max_waiting = '3': must be"),
+        ({"max_waiting": True}, "max_waiting = True: must be"),
+        ({"keep_alive": 0}, "keep_alive = 0: must be a number of seconds above 0"),
+        ({"keep_alive": float("nan")}, "keep_alive = nan: must be"),
+        ({"keep_alive": None}, "keep_alive = None: must be"),
+        ({"keep_alive": "5"}, "keep_alive = '5': must be"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_starts(llm: LLM, options: dict[str, Any], said: str) -> None:
+    num_threads = threading.active_count()
+    for start in (lambda: AsyncEngine(llm, **options), lambda: Replicas(None, **options)):
+        with pytest.raises(UsageError) as caught:
+            start()
+        assert said in str(caught.value)
+    assert threading.active_count() == num_threads
 
 
 def test_a_failed_step_fails_those_who_ran_and_nobody_else(

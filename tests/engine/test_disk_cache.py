@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from codemill import LLM, SamplingParams
+from codemill.engine import block_store
 from codemill.errors import UsageError
 from codemill.models import CausalLM
 from models.reference import make_ours
@@ -98,3 +99,50 @@ def test_a_place_that_cannot_be_is_one_line(reference, tokenizer, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="file"):
         open_llm(reference, tokenizer, tmp_path / "file" / "below")
+
+
+def no_memory(*_: object) -> None:
+    raise MemoryError
+
+
+def no_torch_memory(*_: object) -> None:
+    raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4096 bytes")
+
+
+@pytest.mark.parametrize("fail", [no_memory, no_torch_memory])
+@pytest.mark.parametrize("place", ["clone", "copy", "read", "decode"])
+def test_without_memory_for_the_disk_the_answer_comes_all_the_same(
+    reference, tokenizer, kept, fail, place, monkeypatch
+):
+    directory, expected = kept
+    llm = open_llm(reference, tokenizer, directory)
+    store = llm.engine._disk.store
+    prompts = [PROMPT[0], [9] * 50]
+    plain = LLM.from_parts(llm.model, tokenizer).generate(prompts, PARAMS)
+    with monkeypatch.context() as patch:
+        if place == "clone":
+            patch.setattr(torch.Tensor, "clone", fail)
+        elif place == "copy":
+            views = llm.engine._disk._block
+            patch.setattr(
+                llm.engine._disk, "_block", lambda block: {k: NoCopy(v, fail) for k, v in views(block).items()}
+            )
+        elif place == "read":
+            patch.setattr(store._directory, "read", fail)
+        else:
+            patch.setattr(block_store, "decode_entry", fail)
+        found = llm.generate(prompts, PARAMS)
+    assert [each.outputs for each in found] == [each.outputs for each in plain]
+    assert found[0].outputs == expected.outputs
+    assert (found[0].metrics.num_cached_tokens > 0) == (place == "clone")
+    assert store.counters.dropped > 0 or place != "clone"
+    llm.close()
+    again = open_llm(reference, tokenizer, directory)
+    assert again.generate(PROMPT, PARAMS)[0].metrics.num_cached_tokens > 0, "the files are still there"
+
+
+class NoCopy:
+    """A view of the cache that there is no memory to copy to; it can be cloned."""
+
+    def __init__(self, view: torch.Tensor, fail) -> None:
+        self.copy_, self.shape, self.clone = fail, view.shape, view.clone

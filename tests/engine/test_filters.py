@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.generation import logits_process
 
 from codemill.engine import filters as module
+from codemill.engine import noise as noise_module
 from codemill.engine.filters import Filters, draw_filtered, draw_unfiltered, filtered_candidates
 from codemill.engine.generation_config import Distribution
 from codemill.engine.noise import as_keys, gumbel
@@ -125,6 +126,39 @@ def test_noise_is_gumbels_and_of_the_key_and_the_token_alone():
         assert abs(torch.corrcoef(torch.stack((a.flatten(), b.flatten())))[0, 1]) < 0.02
     shuffled = torch.randperm(500)
     assert torch.equal(gumbel(keys[3:5], token_ids[:, shuffled]), noise[3:5, shuffled])
+
+
+def test_noise_is_finite_and_exact_at_both_ends(monkeypatch):
+    """Infinite noise would choose a token, or exclude it, whatever its probability."""
+    monkeypatch.setattr(noise_module, "_mix_", lambda bits: bits)
+    bits = torch.tensor([[-(1 << 31), -(1 << 31) + 60, -1000, -1, 0, 1, 1000, (1 << 31) - 60, (1 << 31) - 1]])
+    noise = gumbel(torch.zeros(1, 2, dtype=torch.int32), bits.int())
+    assert noise.isfinite().all()
+    uniforms = torch.where(bits < 0, -bits - 1, bits).double().add(0.5) / (1 << 31)
+    expected = -(-torch.log1p(-uniforms.clamp(max=1 - 2.0**-24))).log()
+    torch.testing.assert_close(noise.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-5, 1e-50])
+@pytest.mark.parametrize("top_p", [0.999, 1.0])
+def test_a_tiny_temperature_keeps_the_probabilities(temperature, top_p):
+    """Logits that differ by little more than their rounding, as `transformers` weighs them in fp64."""
+    logits = torch.full((1, 2000), -5.0)
+    logits[0, 7], logits[0, 9], logits[0, 11] = 11.0, 11.0 - 2.0**-20, 11.0 - 2.0**-19
+    row = Distribution(temperature=temperature, top_p=top_p)
+    num_draws = 4000
+    filters = Filters.build([row] * num_draws, CPU)
+    many, keys = logits.expand(num_draws, -1), random_keys(num_draws)
+    is_filtered = top_p < 1
+    drawn = draw_filtered(many, filters, keys) if is_filtered else draw_unfiltered(many, filters.temperature, keys)
+    expected = (logits.double() / max(temperature, 1e-30)).softmax(dim=-1)[0]
+    frequencies = drawn.bincount(minlength=2000) / num_draws
+    deviation = (expected * (1 - expected) / num_draws).sqrt()
+    assert ((frequencies - expected).abs() <= 5 * deviation + 1e-9).all()
+    if is_filtered:
+        probs, ids = filtered_candidates(logits, Filters.build([row], CPU), 2000)
+        kept = probs[0] > 0
+        torch.testing.assert_close(probs[0, kept], expected[ids[0, kept]], rtol=1e-4, atol=1e-6)
 
 
 def test_tokens_without_probability_are_never_drawn():

@@ -169,6 +169,38 @@ def test_a_wrong_grammar_is_one_line_with_the_reason(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        (StructuredOutput(regex="[a"), "structured output: the regex cannot be used: unclosed character class"),
+        (StructuredOutput(regex="x" * 5000 + "/\n)"), "structured output: the regex cannot be used: unopened group"),
+        (
+            StructuredOutput(lark="start: /[a/"),
+            'structured output: no grammar can be made: at 1(8): invalid regex "[a": unclosed character class',
+        ),
+        (
+            StructuredOutput(lark="start: missing"),
+            'structured output: no grammar can be made: at 1(8): unknown name: "missing"',
+        ),
+        (
+            StructuredOutput(json_schema={"type": "string", "pattern": "[a"}),
+            "structured output: no grammar can be made: pattern: unclosed character class",
+        ),
+    ],
+)
+def test_an_error_ends_where_the_grammars_inner_life_begins(
+    compiler: GrammarCompiler, output: StructuredOutput, said: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        compiler.compile(output)
+    assert str(caught.value) == said
+
+
+def test_a_regex_that_is_too_large_is_refused_at_once(compiler: GrammarCompiler) -> None:
+    with pytest.raises(UsageError, match="too large: use a simpler one"):
+        compiler.compile(StructuredOutput(regex="((a{100}){100}){100}"))
+
+
 def test_keywords_that_are_ignored_are_named(compiler: GrammarCompiler) -> None:
     grammar = compiler.compile(StructuredOutput(json_schema={"type": "string", "not": {"const": "a"}}))
     assert "not" in " ".join(grammar.warnings)

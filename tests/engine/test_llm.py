@@ -1,7 +1,9 @@
 """The `LLM`: what it takes, what it refuses, streams, chats, seeds and defaults."""
 
+import asyncio
 import dataclasses
 import itertools
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from codemill import LLM, SamplingParams, StreamPiece
 from codemill.config import RopeConfig, YarnConfig
+from codemill.engine.async_engine import AsyncEngine
 from codemill.engine.generation_config import GenerationConfig
 from codemill.errors import CodemillError, UsageError
 from codemill.models import Cache, CausalLM, ForwardContext, save_pretrained
@@ -292,6 +295,102 @@ def test_an_interrupt_inside_a_step_leaves_nothing_behind(dense_llm, monkeypatch
             next(dense_llm.stream("a", GREEDY))
     assert not torch.is_inference_mode_enabled()
     assert dense_llm.generate("a", GREEDY)[0].outputs == expected
+
+
+class PiecesReadSlowly(list):
+    """Text pieces; between reading and counting them another thread has time for a step."""
+
+    def __init__(self, llm: LLM) -> None:
+        super().__init__()
+        self._llm = llm
+
+    def __getitem__(self, index):
+        found = super().__getitem__(index)
+        thread = threading.Thread(target=self._step)
+        thread.start()
+        thread.join(0.05)
+        return found
+
+    def _step(self) -> None:
+        with self._llm.lock:
+            self._llm.engine.step()
+
+
+def test_a_stream_loses_nothing_that_another_threads_step_brings(scripted_llm, monkeypatch):
+    scripted_llm.model.script = scripted_llm.tokenizer.encode("return first + second, then stop")[:12]
+    params = SamplingParams(max_tokens=len(scripted_llm.model.script), ignore_eos=True, temperature=0.0)
+    expected = scripted_llm.generate([[5]], params)[0].outputs[0].text
+    build = scripted_llm.builder.build
+
+    def build_slowly(*args, **options):
+        request = build(*args, **options)
+        request.sequences[0].text_pieces = PiecesReadSlowly(scripted_llm)
+        return request
+
+    monkeypatch.setattr(scripted_llm.builder, "build", build_slowly)
+    assert "".join(scripted_llm.stream([5], params)) == expected
+
+
+def test_weights_that_fail_half_way_leave_nothing_of_the_old_ones_in_the_cache(dense_llm, monkeypatch):
+    model = CausalLM(dense_llm.model.config)
+    model.load_state_dict(dense_llm.model.state_dict())
+    llm = LLM.from_parts(model, dense_llm.tokenizer)
+    prompt = [[1, 2, 3, 4] * 20]
+    llm.generate(prompt, GREEDY)
+    names = [name for name, _ in model.named_parameters()][-3:]
+    state = {name: torch.randn_like(model.get_parameter(name)) for name in names}
+    state[names[1]] = FailingTensor(state[names[1]])
+    with pytest.raises(MemoryError):
+        llm.update_weights(state)
+    found = llm.generate(prompt, GREEDY)[0]
+    assert found.metrics.num_cached_tokens == 0
+    assert found.outputs == LLM.from_parts(model, dense_llm.tokenizer).generate(prompt, GREEDY)[0].outputs
+    with pytest.raises(UsageError):
+        llm.update_weights({"nothing": torch.ones(1)})
+    assert llm.generate(prompt, GREEDY)[0].metrics.num_cached_tokens > 0, "nothing was changed"
+
+
+class FailingTensor(Tensor):
+    """There is no memory to convert it."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is Tensor.copy_:
+            raise MemoryError
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_a_closed_llm_says_so(dense_llm):
+    llm = LLM.from_parts(dense_llm.model, dense_llm.tokenizer)
+    engine = AsyncEngine(llm)
+    llm.close()
+    llm.close()
+    for use in (
+        lambda: llm.generate("a", GREEDY),
+        lambda: llm.stream("a", GREEDY),
+        lambda: llm.chat([{"role": "user", "content": "a"}], GREEDY),
+        lambda: llm.update_weights({}),
+        lambda: llm.add_adapter("a", "b"),
+        lambda: llm.remove_adapter("a"),
+        llm.sleep,
+        llm.wake,
+        lambda: asyncio.run(engine.generate("a", GREEDY)),
+        lambda: AsyncEngine(llm),
+    ):
+        with pytest.raises(UsageError, match="this LLM is closed: make a new one"):
+            use()
+    assert llm.metrics["running"] == 0
+    engine.shutdown()
+
+
+def test_closing_ends_a_stream_that_has_begun(dense_llm):
+    llm = LLM.from_parts(dense_llm.model, dense_llm.tokenizer)
+    begun = llm.stream("a", GREEDY)
+    next(begun)
+    llm.close()
+    with pytest.raises(UsageError, match="this LLM is closed: make a new one"):
+        list(begun)
+    assert llm.engine.is_idle
 
 
 def test_a_stream_has_one_sample(dense_llm):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence as SequenceOf
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,8 @@ from transformers.generation import logits_process
 from codemill.engine.generation_config import GenerationConfig
 from codemill.engine.sampler import NO_TOKEN, Sampler
 from codemill.engine.sampling_params import SamplingParams
-from codemill.engine.sequence import Sequence, SequenceLimits
+from codemill.engine.sequence import SampledToken, Sequence, SequenceLimits
+from codemill.errors import CodemillError
 
 VOCAB_SIZE = 50
 CPU = torch.device("cpu")
@@ -158,3 +160,45 @@ def test_rows_of_nan_logits_have_no_token_and_touch_no_other(params, value):
     expected = sample(logits[:1], make_sequence(**params))
     logits[1, 30] = value
     assert sample(logits, make_sequence(**params), make_sequence(**params)) == [*expected, NO_TOKEN]
+
+
+class OneChoice:
+    """A grammar state that allows some ids, or gives up."""
+
+    def __init__(self, *allowed: int) -> None:
+        self._allowed = allowed
+
+    def forced_tokens(self) -> list[int]:
+        return []
+
+    def fill_mask(self, row: np.ndarray) -> None:
+        if not self._allowed:
+            raise CodemillError("the grammar cannot go on: too many items; use a simpler one")
+        row[:] = 0
+        for token_id in self._allowed:
+            row[token_id // 32] |= 1 << token_id % 32
+
+
+def failed(token: SampledToken) -> str:
+    assert token.token_id == NO_TOKEN
+    return str(token.error)
+
+
+@pytest.mark.parametrize("params", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.5}])
+def test_where_nothing_is_allowed_the_error_says_why(params):
+    sequences = [make_sequence(min_tokens=3, stop_token_ids=[9], **params) for _ in range(2)]
+    sequences += [make_sequence(**params), make_sequence(repetition_penalty=1e-40, **params)]
+    sequences[0].grammar, sequences[1].grammar, sequences[2].grammar = OneChoice(9), OneChoice(9, 10), OneChoice()
+    logits = random_logits(4)
+    logits[3, 1] = 5.0
+    empty, chosen, given_up, infinite = Sampler(sequences, VOCAB_SIZE, CPU).sample(logits)
+    assert failed(empty) == (
+        "no token may be output token 1: all that may come end the output, which min_tokens = 3 forbids; lower it"
+    )
+    assert (chosen.token_id, chosen.error) == (10, None)
+    assert failed(given_up) == "the grammar cannot go on: too many items; use a simpler one"
+    assert failed(infinite) == (
+        "penalties or bias made the logits infinite at output token 1: choose more moderate ones"
+    )
+    logits[0] = float("nan")
+    assert failed(Sampler(sequences[:1], VOCAB_SIZE, CPU).sample(logits[:1])[0]).startswith("the model produced NaN")

@@ -9,9 +9,11 @@ import torch
 
 from codemill import LLM, SamplingParams
 from codemill.chat import Tokenizer
+from codemill.engine.prompts import Prompt
 from codemill.engine.speculative import next_length
+from codemill.engine.structured_output import StructuredOutput
 from codemill.engine_config import EngineConfig, SpeculativeConfig
-from codemill.errors import UsageError
+from codemill.errors import CodemillError, UsageError
 from codemill.models import CausalLM
 from codemill.models import initialize as draw_weights
 from codemill.models.mtp import MtpHead
@@ -127,6 +129,33 @@ def test_drafts_fit_the_context_and_the_end_of_the_output(tokenizer):
     plain = LLM.from_parts(model, tokenizer, max_model_len=33)
     assert output.outputs == plain.generate([[1, 2]], SamplingParams(max_tokens=100, ignore_eos=True))[0].outputs
     assert len(output.outputs[0].token_ids) == 31
+
+
+@pytest.mark.parametrize("method", ["ngram", "draft"])
+@pytest.mark.parametrize("call", ["forced_tokens", "fill_mask", "num_valid", "accept"])
+def test_a_grammar_that_gives_up_fails_its_own_request_alone(tokenizer, method, call, monkeypatch):
+    llm = speculating(make_ours(make_reference("qwen3", vocab_size=320)), tokenizer, "ngram")
+    if method == "draft":
+        config = SpeculativeConfig("draft", 3, draft_model="given")
+        llm = LLM.from_parts(llm.model, tokenizer, draft=llm.model, speculative=config)
+    prompts = [[1, 2, 1, 2, 1, 2], [5, 6, 5, 6, 5, 6]]
+    params = SamplingParams(temperature=0.0, max_tokens=12, structured_output=StructuredOutput(regex="[a-f]{4,40}"))
+    expected = llm.generate(prompts, params)[1].outputs
+    requests = [llm.builder.build(Prompt(None, tuple(prompt)), params) for prompt in prompts]
+    for request in requests:
+        llm.engine.add(request)
+    for _ in range(3):
+        llm.engine.step()
+
+    def give_up(*_: object) -> None:
+        raise CodemillError("the grammar cannot go on")
+
+    monkeypatch.setattr(requests[0].sequences[0].grammar, call, give_up)
+    while not llm.engine.is_idle:
+        llm.engine.step()
+    # What is lost without `num_valid` are drafts.
+    assert (requests[0].sequences[0].error is None) == (call == "num_valid")
+    assert requests[1].output().outputs == expected
 
 
 def test_the_number_of_drafts_adapts():

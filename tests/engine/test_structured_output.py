@@ -84,3 +84,26 @@ def test_a_key_is_the_same_in_every_process() -> None:
 def test_tools_come_with_or_without_their_wrapper() -> None:
     spec = ToolCallSpec([{"name": "read"}, {"type": "function", "function": {"name": "write"}}])
     assert spec.names == ["read", "write"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "named"),
+    [
+        ({"type": "strin"}, "#/type = 'strin'"),
+        ({"properties": {"a": {"type": "float"}}}, "#/properties/a/type = 'float'"),
+        ({"items": {"anyOf": [{"type": "null"}, {"type": ["string", "int"]}]}}, "#/items/anyOf/1/type = 'int'"),
+        ({"$defs": {"x": {"prefixItems": [{"type": "any"}]}}}, "#/$defs/x/prefixItems/0/type = 'any'"),
+        ('{"additionalProperties": {"type": "String"}}', "#/additionalProperties/type = 'String'"),
+    ],
+)
+def test_a_type_that_there_is_not_is_named(schema: Any, named: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        StructuredOutput(json_schema=schema)
+    assert str(caught.value) == (
+        f"json_schema: {named}: there is no such type; choose array, boolean, integer, null, number, object, string"
+    )
+
+
+def test_what_is_no_type_may_have_any_name() -> None:
+    schema = {"properties": {"type": {"enum": ["strin"]}}, "default": {"type": "x"}, "x-note": {"type": "x"}}
+    assert StructuredOutput(json_schema=schema).schema == schema

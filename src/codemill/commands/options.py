@@ -2,7 +2,6 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,7 +41,10 @@ Speculative = Annotated[
     typer.Option(metavar="HOW", help="Guess ahead: ngram, mtp, or draft=SPEC, a smaller model. Same output, sooner."),
 ]
 PrefixCacheDir = Annotated[
-    Path | None, typer.Option(help="Keep computed prompts here, so that the next run need not compute them again.")
+    str | None,
+    typer.Option(
+        metavar="DIRECTORY", help="Keep computed prompts here, so that the next run need not compute them again."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -56,6 +58,7 @@ def load_llm(
     speculative: str | None = None,
     prefix_cache_dir: Path | None = None,
     quantization: str | None = None,
+    prefix_cache_dir: str | None = None,
 ) -> "LLM":
     """The model that the options name."""
     from codemill import LLM

@@ -3,7 +3,7 @@
 import math
 
 from codemill.engine.outputs import RequestMetrics
-from codemill.errors import CodemillError
+from codemill.errors import CodemillError, UsageError
 
 DEFAULT_SECONDS = 5.0  # assumed of a request, as long as none has finished
 NEWEST = 0.2  # weight of the newest request in the running mean
@@ -13,7 +13,9 @@ class QueueFull(CodemillError):
     """Too many requests wait. `retry_after`: seconds until there is probably room again."""
 
     def __init__(self, num_waiting: int, retry_after: int) -> None:
-        super().__init__(f"{num_waiting} requests wait already: try again in {retry_after} s")
+        waiting = "1 request waits" if num_waiting == 1 else f"{num_waiting} requests wait"
+        reason = f"{waiting} already" if num_waiting else "all places are taken, and none may wait"
+        super().__init__(f"{reason}: try again in {retry_after} s")
         self.num_waiting = num_waiting
         self.retry_after = retry_after
 
@@ -25,6 +27,8 @@ class Admission:
     """Bounds the queue to `max_waiting` requests (None: no bound), besides those for which the engine has a place."""
 
     def __init__(self, max_waiting: int | None, num_places: int) -> None:
+        """Raises UsageError if `max_waiting` is no count."""
+        check_max_waiting(max_waiting)
         self._max_waiting = max_waiting
         self._num_places = num_places
         self._mean_seconds: float | None = None
@@ -34,8 +38,9 @@ class Admission:
         if self._max_waiting is None:
             return
         free_places = max(0, self._num_places - num_running)
-        if num_waiting >= self._max_waiting + free_places:
-            raise QueueFull(num_waiting, self.retry_after(num_running))
+        queued = num_waiting - free_places  # the others have not begun, but are about to
+        if queued >= self._max_waiting:
+            raise QueueFull(queued, self.retry_after(num_running))
 
     def retry_after(self, num_running: int) -> int:
         """Seconds, at least 1, until the next of the running requests probably ends and one that waits may start."""
@@ -47,3 +52,10 @@ class Admission:
         seconds = metrics.total_seconds - metrics.queue_seconds
         mean = seconds if self._mean_seconds is None else self._mean_seconds
         self._mean_seconds = mean + NEWEST * (seconds - mean)
+
+
+def check_max_waiting(max_waiting: int | None) -> None:
+    """Raise UsageError if that is no number of requests."""
+    is_count = isinstance(max_waiting, int) and not isinstance(max_waiting, bool) and max_waiting >= 0
+    if max_waiting is not None and not is_count:
+        raise UsageError(f"max_waiting = {max_waiting!r}: must be an integer of at least 0, or None for no bound")

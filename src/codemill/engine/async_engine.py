@@ -28,6 +28,7 @@ class AsyncEngine(ServingEngine):
     """
 
     def __init__(self, llm: LLM, *, max_waiting: int | None = None, keep_alive: float = 10.0) -> None:
+        llm.engine.check_open()
         admission = Admission(max_waiting, llm.engine.cache.shape.max_num_seqs)
         super().__init__(llm.builder, llm.tokenizer, admission, keep_alive)
         self._adapters = llm.adapters

@@ -14,6 +14,8 @@ from codemill.engine.block_directory import BlockDirectory
 from codemill.engine.block_file import decode_entry, encode_entry
 from codemill.errors import UsageError
 
+OUT_OF_MEMORY = (MemoryError, RuntimeError)
+"""Python's error and PyTorch's, which is a RuntimeError on every device."""
 _LOG = logging.getLogger("codemill.engine")
 _QUEUE_BYTES = 256 << 20
 _RUNS, _RUN_LENGTH = 8, 32  # of the sample of a parameter
@@ -83,6 +85,11 @@ class BlockStore:
             self._queued_bytes += num_bytes
             self._changed.notify_all()
 
+    def count_dropped(self) -> None:
+        """An entry was given up before it came here."""
+        with self._changed:
+            self._dropped += 1
+
     def get(self, key: bytes) -> dict[str, Tensor] | None:
         """The entry, bit for bit and on the CPU, which thereby counts as used; None if it is not there or damaged."""
         tensors = self._read(key)
@@ -115,6 +122,8 @@ class BlockStore:
         try:
             data = self._directory.read(key)
             return None if data is None else decode_entry(key, data)
+        except OUT_OF_MEMORY:  # the file may be sound
+            return None
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             path = self._directory.path(key)
@@ -126,7 +135,7 @@ class BlockStore:
         try:
             while (key := self._next_key()) is not None:
                 self._settle(key, self._directory.write(key, encode_entry(key, self._queue[key])))
-        except (OSError, MemoryError, RuntimeError) as error:
+        except (OSError, *OUT_OF_MEMORY) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             _LOG.warning("prefix cache: cannot write to %s (%s); no more is kept there", self._root, reason)
         finally:

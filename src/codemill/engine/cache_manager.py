@@ -50,11 +50,15 @@ class CacheManager:
 
     def __init__(self, shape: CacheShape, keeper: Keeper | None = None) -> None:
         self.shape = shape
-        self.blocks = BlockManager(shape.num_blocks, self._on_evict)
-        self.states = StatePool(shape.num_states, shape.max_num_seqs) if shape.num_states else None
+        self.blocks, self.states = self._empty()
         self.state_copies: list[tuple[int | None, int]] = []
         self.keeper = keeper
         self._to_save: list[tuple[bytes, int]] = []
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether no sequence holds anything."""
+        return not self.blocks.num_used and (self.states is None or self.states.num_used == self.states.num_checkpoints)
 
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.shape.block_size)
@@ -179,6 +183,17 @@ class CacheManager:
         self.blocks.forget_all()
         if self.states is not None:
             self.states.forget_all()
+
+    def start_over(self) -> None:
+        """Nothing is cached and nobody holds anything, whatever state an interrupted call left behind."""
+        self.blocks, self.states = self._empty()
+        self.state_copies.clear()
+        self._to_save.clear()
+
+    def _empty(self) -> tuple[BlockManager, StatePool | None]:
+        shape = self.shape
+        states = StatePool(shape.num_states, shape.max_num_seqs) if shape.num_states else None
+        return BlockManager(shape.num_blocks, self._on_evict), states
 
     def _boundaries(self, sequence: Sequence, start: int, stop: int) -> tuple[set[int], set[int]]:
         """Token counts in (start, stop] at which the state is kept for good, and the last one at which it may be."""

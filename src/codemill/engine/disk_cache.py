@@ -6,7 +6,7 @@ Shapes: S slots of a block, H_kv key/value heads, K head_dim.
 import torch
 from torch import Tensor
 
-from codemill.engine.block_store import BlockStore
+from codemill.engine.block_store import OUT_OF_MEMORY, BlockStore
 from codemill.models.cache import Cache
 
 _BLOCK, _STATE = b"block", b"state"
@@ -28,13 +28,11 @@ class DiskCache:
 
     def save_block(self, name: bytes, block: int) -> None:
         """Keep the keys and values of a block."""
-        if not self.store.contains(_BLOCK + name):
-            self.store.put(_BLOCK + name, {key: view.clone() for key, view in self._block(block).items()})
+        self._save(_BLOCK + name, self._block(block))
 
     def save_state(self, name: bytes, slot: int) -> None:
         """Keep the state in a slot."""
-        if not self.store.contains(_STATE + name):
-            self.store.put(_STATE + name, {key: view.clone() for key, view in self._state(slot).items()})
+        self._save(_STATE + name, self._state(slot))
 
     def restore_block(self, name: bytes, block: int) -> bool:
         """Fill a block with what was kept under that name; False if nothing was."""
@@ -47,6 +45,16 @@ class DiskCache:
         """Fill a state slot with what was kept under that name; False if nothing was."""
         return self._restore(_STATE + name, self._state(slot))
 
+    def _save(self, key: bytes, views: dict[str, Tensor]) -> None:
+        if self.store.contains(key):
+            return
+        try:
+            copies = {name: view.clone() for name, view in views.items()}
+        except OUT_OF_MEMORY:  # of the copy; who computes goes on
+            self.store.count_dropped()
+            return
+        self.store.put(key, copies)
+
     @torch.inference_mode()
     def _restore(self, key: bytes, views: dict[str, Tensor]) -> bool:
         if not self.store.contains(key):
@@ -54,8 +62,11 @@ class DiskCache:
         stored = self.store.get(key)
         if stored is None or {name: x.shape for name, x in stored.items()} != {n: x.shape for n, x in views.items()}:
             return False
-        for name, view in views.items():
-            view.copy_(stored[name])
+        try:
+            for name, view in views.items():
+                view.copy_(stored[name])
+        except OUT_OF_MEMORY:
+            return False
         return True
 
     def _block(self, block: int) -> dict[str, Tensor]:

@@ -1,22 +1,25 @@
 """The engine: requests go in, each step computes some tokens of some of them, and finished ones come out."""
 
-import time
+import queue
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from codemill.engine.cache_manager import CacheManager
 from codemill.engine.disk_cache import DiskCache
-from codemill.engine.metrics import EngineMetrics
+from codemill.engine.engine_counts import EngineCounts
 from codemill.engine.request import Request
 from codemill.engine.runner import ForwardPass, ModelRunner
-from codemill.engine.sampler import NO_TOKEN, Sampler
+from codemill.engine.sampler import Sampler
 from codemill.engine.scheduler import ScheduledSequence, Scheduler, Step
 from codemill.engine.sequence import SampledToken, Sequence
 from codemill.engine.speculative import Speculation
 from codemill.engine_config import EngineConfig
-from codemill.errors import CodemillError
+from codemill.errors import CodemillError, UsageError
 from codemill.models.cache import Cache
 
 
@@ -36,27 +39,38 @@ class Engine:
     """Continuous batching over one model. Not thread-safe: one caller at a time.
 
     `add` puts a request in the queue, `step` computes one pass, `abort` takes a request out. A sequence that fails has
-    an `error`, and no other is touched by it.
+    an `error`, and no other is touched by it. What interrupts a call, such as Ctrl-C or want of memory, is raised, and
+    requests that were running are then computed again.
     """
 
     def __init__(self, parts: EngineParts) -> None:
         self.cache = parts.cache
         self.runner = parts.runner
         self.scheduler = Scheduler(parts.config, parts.cache)
-        self.metrics = EngineMetrics()
+        self._counts = EngineCounts(self.scheduler, parts.cache)
+        self.metrics = self._counts.metrics
         self._speculation = parts.speculation
         self._memory = parts.memory
         self._disk = parts.disk
-        self.is_asleep = False
+        self.is_asleep = self.is_closed = False
         self._sampler = self._new_sampler([])
         self._sampled: list[Sequence] = []
+        self._to_abort: queue.SimpleQueue[Request] = queue.SimpleQueue()  # `put` may interrupt any call, also its own
+        # What an exception would leave half done: nothing, a pass, or the accounts of who holds and waits for what.
+        self._at_risk: Literal["nothing", "pass", "accounts"] = "nothing"
 
     @property
     def is_idle(self) -> bool:
         return self.scheduler.is_idle
 
+    def check_open(self) -> None:
+        """Raise UsageError after `close`."""
+        if self.is_closed:
+            raise UsageError("this LLM is closed: make a new one")
+
     def add(self, request: Request) -> None:
         """Queue the sequences of a request."""
+        self.check_open()
         for sequence in request.sequences:
             sequence.added_time = request.start
             self.metrics.request_received(len(sequence.prompt_token_ids))
@@ -64,17 +78,31 @@ class Engine:
 
     def abort(self, request: Request, stop_reason: str | None = None) -> None:
         """Stop what is not finished of a request; what it computed stays in the prefix cache."""
-        for sequence in self._take_out(request):
-            sequence.finish("abort", stop_reason)
-            self._count_finished(sequence)
-        self._set_gauges()
+        self._end(request, lambda sequence: sequence.finish("abort", stop_reason))
+
+    def abort_soon(self, request: Request) -> None:
+        """Have a request aborted by the next `settle` or `step`, or by the one that is under way.
+
+        This may be called from any thread at any time, so also by the garbage collector in the middle of a step.
+        """
+        self._to_abort.put(request)
+
+    def settle(self) -> None:
+        """Abort what `abort_soon` was given. While a step is under way nothing happens: it does so at its end."""
+        while self._at_risk == "nothing":
+            try:
+                request = self._to_abort.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                self.abort(request)
+            except BaseException:
+                self._to_abort.put(request)
+                raise
 
     def fail(self, request: Request, error: CodemillError) -> None:
         """Stop what is not finished of a request, because of an error."""
-        for sequence in self._take_out(request):
-            sequence.fail(error)
-            self._count_finished(sequence)
-        self._set_gauges()
+        self._end(request, lambda sequence: sequence.fail(error))
 
     def weights_changed(self) -> None:
         """Nothing that was computed with other weights may be used any more: prompts that run are computed again.
@@ -85,19 +113,22 @@ class Engine:
         self._forget()
 
     def close(self) -> None:
-        """Write what is on its way to disk."""
+        """Write what is on its way to disk, and take no more requests."""
+        self.is_closed = True
         if self._disk is not None:
             self._disk.store.close()
 
     def sleep(self) -> None:
         """Free the memory of the cache. What was running goes on after `wake`, and is then computed again."""
+        self.check_open()
         self._forget()
+        self.is_asleep = True
         for cache in self._memory:
             cache.free()
-        self.is_asleep = True
 
     def wake(self) -> None:
         """Take the memory again."""
+        self.check_open()
         if self.is_asleep:
             for cache in self._memory:
                 cache.refill()
@@ -110,40 +141,75 @@ class Engine:
 
         Raises what the network raises; everything that was running is then computed again.
         """
+        self.check_open()
         if self.is_asleep:
             raise CodemillError("the engine sleeps: wake it first")
-        step = self.scheduler.schedule()
-        self.metrics.preemptions += len(step.preempted)
-        if not step.scheduled:
-            return []
-        self._note_start(step)
-        try:
-            done = self.runner.run(step, self.cache.state_copies)
-            self.runner.record_prompt_logprobs(done, step)
-            chosen = [each.sequence for each in step.scheduled if each.reaches_end]
-            beginning = [sequence for sequence in chosen if not sequence.token_ids]
-            num_accepted = self._choose(done, step)
-            done.context.commit(num_accepted)
-            self._speculation.follow(done, step, num_accepted)
-        except BaseException:
-            self.cache.cancel()
-            self.scheduler.preempt_all()
-            raise
+        self._restore()
+        self.settle()
+        with self._changing():
+            step = self.scheduler.schedule()
+            self._at_risk = "pass"
+            self.metrics.preemptions += len(step.preempted)
+            chosen = self._compute(step) if step.scheduled else []
+        self.settle()
+        return chosen
+
+    def _compute(self, step: Step) -> list[Sequence]:
+        self._counts.pass_begins(step)
+        done = self.runner.run(step, self.cache.state_copies)
+        self.runner.record_prompt_logprobs(done, step)
+        chosen = [each.sequence for each in step.scheduled if each.reaches_end]
+        beginning = [sequence for sequence in chosen if not sequence.token_ids]
+        num_accepted = self._choose(done, step)
+        done.context.commit(num_accepted)
+        self._speculation.follow(done, step, num_accepted)
+        self._at_risk = "accounts"
         self.scheduler.complete(step, num_accepted)
-        self._count_first_tokens(beginning)
-        self._count_step(step, num_accepted)
+        self._at_risk = "pass"
+        self._counts.first_tokens(beginning)
+        self._counts.step_done(step, num_accepted)
         self._speculation.propose([s for s in self.scheduler.running if s.num_pending == 1])
         return chosen
 
-    def _take_out(self, request: Request) -> list[Sequence]:
-        """Schedule a request no more -> its sequences that are not finished."""
-        for sequence in request.sequences:
-            self.scheduler.remove(sequence)
-        return [sequence for sequence in request.sequences if sequence.finish_reason is None]
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """What is interrupted in here leaves requests that are computed again, and nothing else."""
+        self._restore()
+        self._at_risk = "accounts"
+        try:
+            yield
+        except BaseException:
+            self._restore()
+            raise
+        self._at_risk = "nothing"
+
+    def _restore(self) -> None:
+        """Bring in order what an interrupt left half done; if this is interrupted itself, the next call does it."""
+        if self._at_risk == "pass":
+            self._at_risk = "accounts"
+            self.cache.cancel()
+            self.scheduler.preempt_all()
+            if self.cache.is_unused:
+                self._at_risk = "nothing"
+        if self._at_risk == "accounts":
+            self.scheduler.start_over()
+        self._at_risk = "nothing"
+
+    def _end(self, request: Request, end: Callable[[Sequence], None]) -> None:
+        """End what is not finished of a request, and schedule it no more."""
+        with self._changing():
+            for sequence in request.sequences:
+                if sequence.finish_reason is None:
+                    end(sequence)
+                    self._counts.finished(sequence)
+            for sequence in request.sequences:
+                self.scheduler.remove(sequence)
+            self._counts.set_gauges()
 
     def _forget(self) -> None:
-        self.scheduler.preempt_all()
-        self.cache.forget_all()
+        with self._changing():
+            self.scheduler.preempt_all()
+            self.cache.forget_all()
 
     def _choose(self, done: ForwardPass, step: Step) -> list[int]:
         """Give sequences their next tokens -> how many drafts of each scheduled sequence were right.
@@ -192,58 +258,16 @@ class Engine:
         model = self.runner.model
         return Sampler(sequences, model.config.vocab_size, model.device)
 
-    def _note_start(self, step: Step) -> None:
-        now = time.perf_counter()
-        for each in step.scheduled:
-            sequence = each.sequence
-            if not sequence.start_time:
-                sequence.start_time, sequence.num_reused = now, sequence.cached.num_computed
-                self.metrics.request_started(now - sequence.added_time, sequence.num_reused)
-
-    def _count_first_tokens(self, sequences: list[Sequence]) -> None:
-        for sequence in sequences:
-            if sequence.token_ids:
-                self.metrics.first_token(sequence.first_token_time - sequence.added_time)
-
-    def _count_step(self, step: Step, num_accepted: list[int]) -> None:
-        for each in step.scheduled:
-            if each.sequence.finish_reason is not None:
-                self._count_finished(each.sequence)
-        drafted = [pair for pair in zip(step.scheduled, num_accepted, strict=True) if pair[0].drafts]
-        self.metrics.step_done(
-            num_drafts=sum(len(each.drafts) for each, _ in drafted if not each.sequence.is_forced),
-            num_accepted=sum(accepted for each, accepted in drafted if not each.sequence.is_forced),
-            num_forced=sum(accepted for each, accepted in drafted if each.sequence.is_forced),
-        )
-        self._set_gauges()
-
-    def _set_gauges(self) -> None:
-        cache, metrics = self.cache, self.metrics
-        metrics.running, metrics.waiting = len(self.scheduler.running), len(self.scheduler.waiting)
-        metrics.kv_blocks_used, metrics.kv_blocks_total = cache.blocks.num_used, cache.blocks.num_blocks
-        if cache.states is not None:
-            metrics.state_slots_used, metrics.state_slots_total = cache.states.num_used, cache.states.num_slots
-
-    def _count_finished(self, sequence: Sequence) -> None:
-        assert sequence.finish_reason is not None
-        num_tokens, finish = len(sequence.token_ids), sequence.finish_time
-        decode_seconds = finish - sequence.first_token_time if num_tokens else 0.0
-        total_seconds = finish - sequence.added_time
-        self.metrics.request_finished(sequence.finish_reason, num_tokens, total_seconds, decode_seconds)
-
 
 def _append(sequence: Sequence, token: SampledToken) -> None:
     """Take the token; what is wrong with it ends this sequence alone."""
-    if token.token_id == NO_TOKEN:
-        position = len(sequence.token_ids) + 1
-        sequence.fail(
-            CodemillError(
-                f"the model produced NaN or infinite logits at output token {position}: "
-                "check the weights, or try dtype='float32'"
-            )
-        )
+    if token.error is not None:
+        sequence.fail(token.error)
         return
     try:
         sequence.append(token)
     except CodemillError as error:
         sequence.fail(error)
+    except BaseException:  # of its tokens, text and grammar some are a token ahead of the others
+        sequence.fail(CodemillError("the request was interrupted within a token: send it again"))
+        raise

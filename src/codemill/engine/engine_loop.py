@@ -39,7 +39,7 @@ class EngineLoop:
         self._engine = llm.engine
         self._on_events = on_events
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._accepting = threading.Lock()
+        self._accepting = threading.RLock()  # the garbage collector may close a request while another one is posted
         self._end_reason: str | None = None
         self._is_stopping = False
         self._live = LiveRequests()
@@ -152,8 +152,11 @@ class EngineLoop:
         if self._is_stopping:
             self._live.tell_error(live, CodemillError("the engine is closing: send the request to another one"))
             return
-        with self._llm.lock:
-            self._engine.add(live.request)
+        try:
+            with self._llm.lock:
+                self._engine.add(live.request)
+        except CodemillError as error:  # the LLM was closed
+            self._live.tell_error(live, error)
 
     def _abort(self, live: LiveRequest | None, stop_reason: str | None = None) -> None:
         if live is None:

@@ -11,6 +11,9 @@ from codemill.engine.noise import gumbel
 NUCLEUS_CANDIDATES = 1024
 """Without top-k, so many of the likeliest tokens are tried before the whole vocabulary is sorted."""
 
+MIN_TEMPERATURE = 1e-30
+"""Smaller ones are greedy to the last bit as well, but are 0 in fp32."""
+
 
 @dataclass(frozen=True)
 class Filters:
@@ -33,7 +36,7 @@ class Filters:
             return torch.tensor(values, dtype=torch.float64, device=device)[:, None]
 
         return cls(
-            column([row.temperature for row in distributions]).float(),
+            column([max(row.temperature, MIN_TEMPERATURE) for row in distributions]).float(),
             # 1 means off; as a threshold it could cut a tail whose probability rounds away.
             column([row.top_p if row.top_p < 1 else float("inf") for row in distributions]),
             column([row.min_p for row in distributions]),
@@ -56,7 +59,8 @@ def filtered_candidates(logits: Tensor, filters: Filters, count: int) -> tuple[T
     if filters.top_k:
         probs = values[:, : filters.top_k].softmax(dim=-1)
         return _keep_likely(probs, filters), token_ids[:, : filters.top_k]
-    probs = (values - (logits / filters.temperature).logsumexp(dim=-1, keepdim=True)).exp()
+    below = _below_largest(logits) / filters.temperature
+    probs = (values - values[:, :1] - below.logsumexp(dim=-1, keepdim=True)).exp()
     return _keep_likely(probs, filters), token_ids
 
 
@@ -79,13 +83,19 @@ def draw_unfiltered(logits: Tensor, temperature: Tensor, keys: Tensor) -> Tensor
     # Row by row on the CPU: a row and its noise fit the processor's cache, a batch of them does not.
     size = 1 if logits.device.type == "cpu" else logits.shape[0]
     parts = zip(logits.split(size), temperature.split(size), keys.split(size), strict=True)
-    return torch.cat([(rows / heat + gumbel(key, token_ids)).argmax(dim=-1) for rows, heat, key in parts])
+    return torch.cat([(_below_largest(x) / heat + gumbel(key, token_ids)).argmax(dim=-1) for x, heat, key in parts])
 
 
 def _draw(probs: Tensor, token_ids: Tensor, keys: Tensor) -> Tensor:
     """Token ids [B] out of candidates [B, K] with these probabilities, of which some are 0."""
     picked = (probs.log() + gumbel(keys, token_ids.int())).argmax(dim=-1, keepdim=True)
     return token_ids.gather(1, picked)[:, 0]
+
+
+def _below_largest(logits: Tensor) -> Tensor:
+    """Logits less the largest of their row, which is exact where it matters; divided by a small temperature the logits
+    themselves would be rounded by more than the noise."""
+    return logits - logits.amax(dim=-1, keepdim=True)
 
 
 def _keep_likely(probs: Tensor, filters: Filters) -> Tensor:

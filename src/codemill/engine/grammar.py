@@ -9,6 +9,7 @@ Shapes: W is ceil(V / 32) words of 32 bits for the V rows of the model's vocabul
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 MAX_REASON = 300  # characters of llguidance's reason in an error
+# Between what is wrong and how: the regex again, and a line that points into it.
+REGEX_ERROR = re.compile(r"(?: \(in regex\): )?regex parse error:.*?^error: ", re.DOTALL | re.MULTILINE)
+SOURCE_LINES = re.compile(r"^ +(?:\d+ \|.*|\^+)$", re.MULTILINE)
 
 
 class GrammarCompiler:
@@ -62,7 +66,8 @@ class GrammarCompiler:
                 return found
             vocabulary = self._vocabulary
         grammar = Grammar(_matcher(structured_output, vocabulary), vocabulary)
-        if not grammar.is_usable:  # now, and not in the middle of an answer beside others
+        # Now, and not in the middle of an answer beside others; twice, since what uses all up is still answered.
+        if not (grammar.is_usable and grammar.is_usable):
             raise UsageError("structured_output asks for a grammar that is too large: use a simpler one")
         with self._lock:
             self._grammars[key] = grammar
@@ -178,7 +183,8 @@ class GrammarState:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise CodemillError(f"the grammar cannot go on: {_reason(self._matcher)}; use a simpler one")
+            reason = _reason(self._matcher.get_error())
+            raise CodemillError(f"the grammar cannot go on: {reason}; use a simpler one")
 
 
 def _matcher(structured_output: StructuredOutput, vocabulary: GrammarVocabulary) -> LLMatcher:
@@ -186,7 +192,11 @@ def _matcher(structured_output: StructuredOutput, vocabulary: GrammarVocabulary)
 
     matcher = LLMatcher(vocabulary.tokenizer, _source(structured_output, vocabulary), log_level=0)
     if matcher.is_error():
-        raise UsageError(f"structured output: no grammar can be made: {_reason(matcher)}")
+        reason = _reason(matcher.get_error())
+        if structured_output.regex is not None:
+            problem = reason.rpartition('": ')[2]  # what comes before is the regex again
+            raise UsageError(f"structured output: the regex cannot be used: {problem}")
+        raise UsageError(f"structured output: no grammar can be made: {reason}")
     return matcher
 
 
@@ -207,7 +217,10 @@ def _source(wanted: StructuredOutput, vocabulary: GrammarVocabulary) -> str:
     return LLMatcher.grammar_from_json_schema(document(wanted.schema))
 
 
-def _reason(matcher: LLMatcher) -> str:
-    """What llguidance says, without the state it prints, on one line."""
-    reason = " ".join(matcher.get_error().partition("<state>")[0].split())
-    return reason if len(reason) <= MAX_REASON else reason[:MAX_REASON] + "..."
+def _reason(error: str) -> str:
+    """What llguidance says, without the state and the source it prints, on one line."""
+    reason = REGEX_ERROR.sub(": ", error.partition("<state>")[0])
+    reason = " ".join(SOURCE_LINES.sub("", reason).split())
+    if reason.startswith(":"):
+        reason = f"pattern{reason}"
+    return reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON // 3]} ... {reason[-MAX_REASON // 2 :]}"

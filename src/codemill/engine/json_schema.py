@@ -2,15 +2,21 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from codemill.chat.tool_schema import JSON_TYPES
+from codemill.errors import UsageError
 
 # White space may stand wherever JSON allows it, at most once each: a model cannot go on with blanks for ever.
 OPTIONS = {"lenient": True, "whitespace_pattern": r"[ ]{1,2}|\r?\n(?:[ ]{0,32}|\t{0,8})"}
 KNOWN_DRAFTS = re.compile(r"https?://json-schema\.org/(draft-0[467]|draft/20(19-09|20-12))/schema#?")
 NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+LISTED_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
+NESTED_SCHEMAS = (
+    *("items", "additionalItems", "unevaluatedItems", "contains"),
+    *("additionalProperties", "unevaluatedProperties", "propertyNames", "not", "if", "then", "else"),
+)
 DATA = ("enum", "const", "default", "examples", "example", "required")
 IDENTIFIERS = ("$id", "id", "$anchor", "$dynamicAnchor", "x-guidance")
 UNSUPPORTED_REGEX = re.compile(r"\(\?<?[=!]|(?<!\\)(?:\\\\)*\\[1-9bBAZk]")
@@ -28,6 +34,31 @@ def document(schema: Mapping[str, Any], root: Mapping[str, Any] | None = None) -
     draft = str((schema if root is None else root).get("$schema", ""))
     kept = {"$schema": draft} if KNOWN_DRAFTS.fullmatch(draft) else {}
     return json.dumps({**kept, **adapted, "x-guidance": OPTIONS}, ensure_ascii=False)
+
+
+def check_types(schema: Any, path: str = "#") -> None:
+    """Raise UsageError for the name of a type that there is not, which would constrain nothing."""
+    if not isinstance(schema, Mapping):
+        return
+    kinds = schema.get("type")
+    for kind in kinds if isinstance(kinds, list) else [kinds]:
+        if isinstance(kind, str) and kind not in JSON_TYPES:
+            raise UsageError(
+                f"json_schema: {path}/type = {kind!r}: there is no such type; choose {', '.join(sorted(JSON_TYPES))}"
+            )
+    for inner, part in _parts(schema, path):
+        check_types(part, inner)
+
+
+def _parts(schema: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    """The schemas in a schema, with their paths."""
+    for key, value in schema.items():
+        if key in NAMED_SCHEMAS and isinstance(value, Mapping):
+            yield from ((f"{path}/{key}/{name}", part) for name, part in value.items())
+        elif key in LISTED_SCHEMAS and isinstance(value, list):
+            yield from ((f"{path}/{key}/{index}", part) for index, part in enumerate(value))
+        elif key in NESTED_SCHEMAS:
+            yield f"{path}/{key}", value
 
 
 def is_supported_regex(pattern: str) -> bool:

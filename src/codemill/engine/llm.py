@@ -19,6 +19,7 @@ from codemill.engine.outputs import RequestOutput, StreamPiece
 from codemill.engine.prompts import Prompt, parse_prompts
 from codemill.engine.request import Request, RequestBuilder, context_length, params_for_each
 from codemill.engine.sampling_params import SamplingParams
+from codemill.engine.stream_reader import StreamReader
 from codemill.engine_config import EngineConfig
 from codemill.errors import UsageError
 from codemill.kernels.heap import keep_freed_memory
@@ -168,22 +169,33 @@ class LLM:
         Raises UsageError for an empty name, CodemillError naming the file for what cannot be loaded.
         """
         with self.lock:
+            self.engine.check_open()
             self.adapters.add(name, directory)
 
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter; requests that run with it go on. Raises UsageError if there is none of that name."""
         with self.lock:
+            self.engine.check_open()
             self.adapters.remove(name)
 
     def update_weights(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put new weights into the model, between two steps; requests that run go on with them from where they are.
 
         Names are those of the parameters or those on disk; what `state` lacks stays as it is. All that was cached is
-        dropped. Raises UsageError for a name or shape that the model does not have; nothing is changed then.
+        dropped. Raises UsageError for a name or shape that the model does not have; nothing is changed then. After
+        any other error some weights may be new and others old: call it again.
         """
         with self.lock:
-            update_weights(self.model, state)
-            self.engine.weights_changed()
+            self.engine.check_open()
+            may_differ = True
+            try:
+                update_weights(self.model, state)
+            except UsageError:
+                may_differ = False
+                raise
+            finally:  # some weights are new also where copying them failed half-way
+                if may_differ:
+                    self.engine.weights_changed()
 
     def sleep(self) -> None:
         """Free the memory of the KV cache, and with it the prefix cache, until `wake`; the weights stay."""
@@ -196,7 +208,7 @@ class LLM:
             self.engine.wake()
 
     def close(self) -> None:
-        """Finish writing the prefix cache on disk, if there is one. The `LLM` must not be used afterwards."""
+        """Finish writing the prefix cache on disk, if there is one. Whatever is asked afterwards raises UsageError."""
         with self.lock:
             self.engine.close()
 
@@ -204,6 +216,7 @@ class LLM:
     def metrics(self) -> dict[str, Any]:
         """Counts and times since the start: requests, tokens, queue, TTFT, TPOT, cache hits, accepted drafts."""
         with self.lock:
+            self.engine.settle()
             return self.engine.metrics.snapshot()
 
     def _chat_prompt(
@@ -218,6 +231,7 @@ class LLM:
         params: SamplingParams | SequenceOf[SamplingParams] | None,
         adapter: AdapterChoice,
     ) -> list[RequestOutput]:
+        self.engine.check_open()
         names = ["the prompt"] if len(prompts) == 1 else [f"prompts[{i}]" for i in range(len(prompts))]
         each, adapters = params_for_each(params, len(prompts)), self.adapters.for_each(adapter, len(prompts))
         requests = [
@@ -232,29 +246,22 @@ class LLM:
         return [request.output() for request in requests]
 
     def _stream(self, prompt: Prompt, params: SamplingParams | None, adapter: str | None) -> Iterator[StreamPiece]:
+        self.engine.check_open()
         (params,) = params_for_each(params, 1)
         if params.n != 1 or params.best_of is not None:
             raise UsageError("a stream has one sample: leave n at 1 and best_of out, or call generate")
         return self._pieces(self.builder.build(prompt, params, adapter=self.adapters.get(adapter)))
 
     def _pieces(self, request: Request) -> Iterator[StreamPiece]:
-        (sequence,) = request.sequences
-        num_pieces = num_tokens = 0
+        reader = StreamReader(request)
         with self._serving([request]):
-            while True:
-                is_last = sequence.finish_reason is not None
-                text = "".join(sequence.text_pieces[num_pieces:])
-                if text or is_last:
-                    request.raise_error()
-                    token_ids = tuple(sequence.token_ids[num_tokens:])
-                    num_pieces, num_tokens = len(sequence.text_pieces), len(sequence.token_ids)
-                    metrics = request.metrics() if is_last else None
-                    reasons = (sequence.finish_reason, sequence.stop_reason) if is_last else (None, None)
-                    yield StreamPiece(text, token_ids, *reasons, metrics)
-                if is_last:
-                    return
-                if len(sequence.text_pieces) == num_pieces:  # another caller's step may have brought more
-                    self._step()
+            while not reader.is_done:
+                with self.lock:
+                    if not reader.has_news:  # another caller's step may have brought some
+                        self.engine.step()
+                    piece = reader.read()
+                if piece is not None:
+                    yield piece
 
     @contextmanager
     def _serving(self, requests: list[Request]) -> Iterator[None]:
@@ -265,9 +272,14 @@ class LLM:
                     self.engine.add(request)
             yield
         finally:
-            with self.lock:
-                for request in requests:
-                    self.engine.abort(request)
+            # Not a plain abort: a forgotten stream is closed by the garbage collector, perhaps in the middle of a step.
+            for request in requests:
+                self.engine.abort_soon(request)
+            if self.lock.acquire(blocking=False):  # else the holder's step does it
+                try:
+                    self.engine.settle()
+                finally:
+                    self.lock.release()
 
     def _step(self) -> None:
         with self.lock:

@@ -16,8 +16,8 @@ def gumbel(keys: Tensor, token_ids: Tensor) -> Tensor:
     """
     low, high = keys[:, :1], keys[:, 1:]
     bits = _mix_(_mix_(token_ids + low).bitwise_xor_(high))
-    # Uniform in (0, 1) and finest near 0, which the largest noise comes from.
-    uniforms = bits.float().add_(2.0**31 + 0.5).mul_(2.0**-32)
+    # Uniform in (0, 1), both ends excluded, and finest near 0, which the largest noise comes from.
+    uniforms = bits.float().add_(0.5).abs_().mul_(2.0**-31).clamp_max_(1 - 2.0**-24)
     return uniforms.neg_().log1p_().neg_().log_().neg_()
 
 

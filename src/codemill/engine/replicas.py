@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from codemill.chat.tokenizer import Tokenizer
-from codemill.engine.admission import Admission
+from codemill.engine.admission import Admission, check_max_waiting
 from codemill.engine.metrics import merge
 from codemill.engine.outputs import RequestOutput
 from codemill.engine.prefix_hash import extend_hashes
@@ -21,7 +21,7 @@ from codemill.engine.replica import GRACE_SECONDS, Replica
 from codemill.engine.replica_messages import Abort, Close, ControlAction, ReplicaOptions, Submit
 from codemill.engine.request import Request, RequestBuilder, params_for_each
 from codemill.engine.sampling_params import SamplingParams
-from codemill.engine.serving import PromptLike, ServingEngine, Submission
+from codemill.engine.serving import PromptLike, ServingEngine, Submission, check_keep_alive
 from codemill.engine.updates import Event
 from codemill.errors import CodemillError, UsageError
 
@@ -54,6 +54,8 @@ class Replicas(ServingEngine):
         **llm_options: Any,
     ) -> None:
         """Start and wait until all are ready. Raises as `LLM` does."""
+        check_max_waiting(max_waiting)
+        check_keep_alive(keep_alive)
         num_threads = threads_per_replica or max(1, _num_cores() // max(1, num_replicas))
         if num_replicas < 1 or num_threads < 1:
             raise UsageError(f"num_replicas = {num_replicas}, threads_per_replica = {num_threads}: must be at least 1")

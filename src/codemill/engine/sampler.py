@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from codemill.engine.filters import Filters, draw_filtered, draw_unfiltered
+from codemill.engine.no_token import why_no_token
 from codemill.engine.noise import as_keys
 from codemill.engine.penalties import Penalties, has_penalty
 from codemill.engine.sequence import SampledToken, Sequence
-from codemill.engine.token_mask import allowed_tokens
+from codemill.engine.token_mask import GrammarAnswers, ask_grammars, unpack
+from codemill.errors import CodemillError
 
 NO_TOKEN = -1
-"""Stands for the token of a row whose logits are NaN or infinite."""
+"""Stands for the token of a row that has none, because its logits are NaN or nothing is allowed."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +56,37 @@ class Sampler:
         self._bias = _bias(sequences, device)
         self._may_ban = any(sequence.banned_ids for sequence in sequences)
         strict = [] if for_drafts else list(enumerate(sequences))
-        self._grammar_rows = [row for row, sequence in strict if sequence.grammar is not None]
+        self._grammars = {row: sequence.grammar for row, sequence in strict if sequence.grammar is not None}
         self._logprob_rows = [row for row, sequence in strict if sequence.wants_logprobs]
 
     def sample(self, logits: Tensor, ahead: int = 0) -> list[SampledToken]:
-        """Logits [B, V] of any float dtype -> a token for each row; NO_TOKEN where a row is NaN or infinite.
+        """Logits [B, V] of any float dtype -> a token for each row; NO_TOKEN and an error where there can be none.
 
         ahead: how many tokens after the sequences' next one these logits are for, where that is a guess.
         """
-        shaped = self._shape(logits)
+        answers = ask_grammars(self._grammars, self._vocab_size)
+        shaped = self._obey_grammars(self._shape(logits), answers)
         likeliest, tokens = shaped.max(dim=-1)
         for group in self._groups:
             tokens[group.rows] = group.draw(shaped, self._sequences, ahead)
         # A mark among the ids, so that the check needs no transfer of its own.
         token_ids = torch.where(likeliest.isfinite(), tokens, NO_TOKEN).tolist()
-        for row in self._grammar_rows:
-            token_ids[row] = next(iter(self._forced(row)), token_ids[row])
-        return self._with_logprobs(logits, token_ids)
+        for row, token_id in answers.forced.items():
+            token_ids[row] = token_id
+        for row in answers.errors:
+            token_ids[row] = NO_TOKEN
+        sampled = self._with_logprobs(logits, token_ids)
+        for row, token_id in enumerate(token_ids):
+            if token_id == NO_TOKEN:
+                error = answers.errors.get(row) or self._why_none(row, logits, likeliest)
+                sampled[row] = SampledToken(NO_TOKEN, error=error)
+        return sampled
+
+    def _why_none(self, row: int, logits: Tensor, likeliest: Tensor) -> CodemillError:
+        return why_no_token(self._sequences[row], logits[row].max().item(), likeliest[row].item())
 
     def _shape(self, logits: Tensor) -> Tensor:
-        """Penalties, bias, bans and grammar; a batch that only wants the largest logit keeps its dtype."""
+        """Penalties, bias and bans; a batch that only wants the largest logit keeps its dtype."""
         if self._groups or self._penalties is not None or self._bias is not None:
             logits = logits.float()
         if self._penalties is not None:
@@ -83,7 +96,7 @@ class Sampler:
             logits = logits.index_put(places, values, accumulate=True)
         if self._may_ban:
             logits = self._ban(logits)
-        return self._obey_grammars(logits) if self._grammar_rows else logits
+        return logits
 
     def _ban(self, logits: Tensor) -> Tensor:
         pairs = [(row, i) for row, sequence in enumerate(self._sequences) for i in sequence.banned_ids]
@@ -92,20 +105,13 @@ class Sampler:
             return logits
         return logits.index_put(_places(pairs, self._device), logits.new_tensor(float("-inf")))
 
-    def _obey_grammars(self, logits: Tensor) -> Tensor:
+    def _obey_grammars(self, logits: Tensor, answers: GrammarAnswers) -> Tensor:
         """-inf for what the grammars do not allow next; a row whose next token is forced stays as it is."""
-        rows = [row for row in self._grammar_rows if not self._forced(row)]
-        if not rows:
+        if not answers.choosing:
             return logits
-        states = [grammar for row in rows if (grammar := self._sequences[row].grammar) is not None]
-        allowed = allowed_tokens(states, self._vocab_size, self._device)
-        masked = logits[rows].masked_fill(~allowed, float("-inf"))
-        return logits.index_put((torch.tensor(rows, device=self._device),), masked)
-
-    def _forced(self, row: int) -> list[int]:
-        grammar = self._sequences[row].grammar
-        assert grammar is not None
-        return grammar.forced_tokens()
+        allowed = unpack(answers.masks, self._vocab_size, self._device)
+        masked = logits[answers.choosing].masked_fill(~allowed, float("-inf"))
+        return logits.index_put((torch.tensor(answers.choosing, device=self._device),), masked)
 
     def _with_logprobs(self, logits: Tensor, token_ids: list[int]) -> list[SampledToken]:
         sampled = [SampledToken(token_id) for token_id in token_ids]

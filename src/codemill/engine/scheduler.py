@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from codemill.engine.cache_manager import CacheManager
 from codemill.engine.fair_share import fair_shares
-from codemill.engine.sequence import Sequence
+from codemill.engine.sequence import CachedTokens, Sequence
 from codemill.engine_config import EngineConfig
 
 # Beyond so many tokens a pass is no longer bound by reading the weights, and drafts cost what they save.
@@ -109,6 +109,19 @@ class Scheduler:
                 self._stop(sequence)
         return victims
 
+    def start_over(self) -> None:
+        """Every unfinished sequence waits, and nothing is cached: whatever an interrupted call left behind is in order.
+
+        This may itself be interrupted, and called again.
+        """
+        known = dict.fromkeys([*self.waiting, *self.running])  # one that was on its way may be in both
+        for sequence in known:
+            sequence.cached, sequence.drafts = CachedTokens(names=sequence.cached.names), []
+        self.waiting = sorted((each for each in known if each.finish_reason is None), key=_rank)
+        self.running = []
+        self._computing.clear()
+        self._cache.start_over()
+
     def _schedule_decode(self, step: Step) -> None:
         """The next token of every sequence that only lacks that, with drafts where there is room."""
         decoding = [sequence for sequence in self.running if sequence.num_pending == 1]
@@ -150,9 +163,9 @@ class Scheduler:
                     return
                 self._preempt(victim)
                 step.preempted.append(victim)
-            self.waiting.remove(sequence)
             self._cache.start(sequence)
-            insort(self.running, sequence, key=_rank)
+            insort(self.running, sequence, key=_rank)  # first, so that an interrupt loses no sequence
+            self.waiting.remove(sequence)
             self._remember_computing(sequence)
 
     def _has_room_to_start(self, sequence: Sequence) -> bool:
@@ -185,9 +198,9 @@ class Scheduler:
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
+        insort(self.waiting, sequence, key=_rank)  # first, so that an interrupt loses no sequence
         self._stop(sequence)
         sequence.drafts = []
-        insort(self.waiting, sequence, key=_rank)
 
     def _stop(self, sequence: Sequence) -> None:
         self.running.remove(sequence)

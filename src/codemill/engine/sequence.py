@@ -34,11 +34,12 @@ class SequenceLimits:
 
 @dataclass(frozen=True)
 class SampledToken:
-    """A token chosen by the sampler; log-probabilities only where the request wants them."""
+    """A token chosen by the sampler; log-probabilities only where the request wants them. error: why there is none."""
 
     token_id: int
     logprob: float | None = None
     top_logprobs: dict[int, float] | None = None
+    error: CodemillError | None = None
 
 
 @dataclass

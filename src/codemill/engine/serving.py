@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Sized
 from collections.abc import Sequence as SequenceOf
@@ -55,6 +56,7 @@ class ServingEngine(ABC):
     tokenizer: Tokenizer
 
     def __init__(self, builder: RequestBuilder, tokenizer: Tokenizer, admission: Admission, keep_alive: float) -> None:
+        check_keep_alive(keep_alive)
         self.tokenizer = tokenizer
         self._builder = builder
         self._admission = admission
@@ -247,3 +249,10 @@ def _check_deadline(deadline: float | None) -> float | None:
     if deadline is not None and not (isinstance(deadline, int | float) and deadline > 0):
         raise UsageError(f"deadline = {deadline!r}: must be a number of seconds above 0")
     return deadline
+
+
+def check_keep_alive(keep_alive: float) -> None:
+    """Raise UsageError if that is no number of seconds."""
+    is_number = isinstance(keep_alive, int | float) and not isinstance(keep_alive, bool)
+    if not is_number or not 0 < keep_alive < math.inf:
+        raise UsageError(f"keep_alive = {keep_alive!r}: must be a number of seconds above 0")

@@ -5,6 +5,7 @@ draft only decides whether the logits for the next token have been computed alre
 plain decode, and with a seed the very tokens are, up to rounding.
 """
 
+from contextlib import suppress
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -13,6 +14,7 @@ from codemill.engine.runner import ForwardPass
 from codemill.engine.scheduler import Step
 from codemill.engine.sequence import Sequence
 from codemill.engine_config import SpeculativeConfig
+from codemill.errors import CodemillError
 
 MOST_FORCED = 64  # forced tokens in one pass
 START_LENGTH = 4
@@ -73,7 +75,7 @@ class Speculation:
         """Set the drafts of sequences that lack nothing but their next token."""
         asking = []
         for sequence in sequences:
-            sequence.drafts = self._forced(sequence)
+            sequence.drafts = _forced(sequence)
             sequence.is_forced = bool(sequence.drafts)
             if not sequence.drafts and self._drafter is not None and sequence.params.speculative:
                 asking.append(sequence)
@@ -82,12 +84,26 @@ class Speculation:
         counts = [min(sequence.draft_limit or START_LENGTH, self._most) for sequence in asking]
         for sequence, count, drafts in zip(asking, counts, self._drafter.propose(asking, counts), strict=True):
             sequence.draft_limit = count
-            grammar = sequence.grammar
-            sequence.drafts = drafts if grammar is None else drafts[: grammar.num_valid(drafts)]
+            sequence.drafts = _valid(sequence, drafts)
 
-    @staticmethod
-    def _forced(sequence: Sequence) -> list[int]:
-        return [] if sequence.grammar is None else list(sequence.grammar.forced_tokens()[:MOST_FORCED])
+
+# A grammar that gives up gets no drafts; the sampler will ask it again, and fail its sequence alone.
+
+
+def _forced(sequence: Sequence) -> list[int]:
+    if sequence.grammar is None:
+        return []
+    with suppress(CodemillError):
+        return sequence.grammar.forced_tokens()[:MOST_FORCED]
+    return []
+
+
+def _valid(sequence: Sequence, drafts: list[int]) -> list[int]:
+    if sequence.grammar is None:
+        return drafts
+    with suppress(CodemillError):
+        return drafts[: sequence.grammar.num_valid(drafts)]
+    return []
 
 
 def next_length(current: int, num_drafts: int, num_accepted: int, most: int) -> int:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from codemill.chat.messages import normalize_tools
+from codemill.engine.json_schema import check_types
 from codemill.errors import UsageError
 
 ToolCallStyle = Literal["qwen3_coder", "hermes"]
@@ -134,6 +135,7 @@ class StructuredOutput:
         if self.json_schema is not None:
             try:
                 json.dumps(self.schema, allow_nan=False)
+                check_types(self.schema)
             except (TypeError, ValueError, RecursionError) as error:
                 raise UsageError(f"json_schema: not JSON: {error}") from error
 
