@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from codemill.config import ModelConfig
 from codemill.models.checkpoint import INDEX_FILE, Checkpoint, MappedFiles
 from codemill.models.decoder import CausalLM
+from codemill.models.gguf_checkpoint import GgufCheckpoint
 from codemill.models.initialize import initialize
 from codemill.models.mtp import MtpHead
 from codemill.models.names import is_ignored, is_mtp
 from codemill.models.placement import check_memory, dtype_name, resolve_device, resolve_dtype
 from codemill.models.progress import progress
 from codemill.models.skeleton import build, build_mtp, empty, materialize, set_parameter
-from codemill.spec import ModelSource, resolve
+from codemill.spec import CONFIG_FILES, ModelSource, resolve
 
-CONFIG_FILES = ("config.json", "generation_config.json")
 WEIGHT_FILES = (INDEX_FILE, "model*.safetensors")
 
 
@@ -32,8 +32,8 @@ def load_model(
 ) -> CausalLM:
     """The model that `spec` names, in eval mode; its parameters require gradients only if `trainable`.
 
-    spec: None (the embedded model), a directory, a hub id or random:PRESET, whose weights `seed` determines. dtype:
-    None or "auto" for the checkpoint's own. Weights that are already of that dtype are used on the CPU as they lie on
+    spec: None (the embedded model), a directory, a .gguf file, a hub id or random:PRESET, whose weights `seed`
+    determines. dtype: None or "auto" for the checkpoint's own, bfloat16 where a GGUF file is quantised. Weights that are already of that dtype are used on the CPU as they lie on
     disk, mapped privately and without a copy; training such a model does not write to the file.
 
     Raises UsageError for a spec, dtype or device that is none, and CodemillError for everything that is wrong with the
@@ -48,6 +48,10 @@ def load_model(
     if source.kind == "random":
         materialize(model, target)
         initialize(model, seed)
+    elif source.gguf is not None:
+        stored = GgufCheckpoint(source.gguf, config)
+        stored.check(model)
+        _load_weights(model, stored, target)
     else:
         checkpoint = _open(source, config).select(lambda name: not is_ignored(name, config))
         checkpoint.check(model, config)
@@ -73,7 +77,7 @@ def load_mtp(
     """
     source = resolve(spec)
     target, wanted = resolve_device(device or model.device), resolve_dtype(dtype or model.dtype, model.config)
-    if not model.config.is_hybrid:
+    if not model.config.is_hybrid or source.kind == "gguf":
         return None
     head = build_mtp(model.config, wanted)
     if source.kind == "random":
@@ -91,9 +95,7 @@ def load_mtp(
 
 def _read_config(source: ModelSource) -> ModelConfig:
     # Before the weights, which may take an hour to arrive for a model that cannot be loaded.
-    if source.preset is not None:
-        return source.preset.config
-    config = ModelConfig.load(source.fetch(CONFIG_FILES))
+    config = source.load_config()
     return config if config.dtype is not None else replace(config, dtype=_stored_dtype(_open(source, config)))
 
 
@@ -107,7 +109,7 @@ def _stored_dtype(checkpoint: Checkpoint) -> str | None:
     return None if embedding is None else dtype_name(embedding.dtype)
 
 
-def _load_weights(model: nn.Module, checkpoint: Checkpoint, device: torch.device) -> None:
+def _load_weights(model: nn.Module, checkpoint: Checkpoint | GgufCheckpoint, device: torch.device) -> None:
     """Replace the meta parameters one by one, so that no more than one tensor exists twice at any time."""
     parameters = dict(model.named_parameters())
     mapped = MappedFiles()
@@ -118,8 +120,10 @@ def _load_weights(model: nn.Module, checkpoint: Checkpoint, device: torch.device
 
 
 def _read_parameter(
-    name: str, meta: Tensor, checkpoint: Checkpoint, mapped: MappedFiles, device: torch.device
+    name: str, meta: Tensor, checkpoint: Checkpoint | GgufCheckpoint, mapped: MappedFiles, device: torch.device
 ) -> Tensor:
+    if isinstance(checkpoint, GgufCheckpoint):
+        return checkpoint.read(name, meta, mapped, device)
     stored = checkpoint.tensors.get(name)
     if stored is not None and stored.dtype == meta.dtype and device.type == "cpu":
         return mapped.view(stored)
