@@ -20,7 +20,7 @@ from codemill import __version__
 from codemill.errors import CodemillError, UsageError
 
 # In the order of `codemill --help`; each names a module of `codemill.commands`.
-VERBS = ("models", "generate", "chat", "complete", "train", "eval", "data", "sandbox")
+VERBS = ("models", "generate", "chat", "complete", "train", "eval", "data", "convert", "sandbox")
 
 
 def build_app() -> typer.Typer:

@@ -7,7 +7,7 @@ writing, because llama.cpp would compute something else.
 from collections.abc import Iterator
 from typing import Any
 
-from codemill.config import LinearAttentionConfig, ModelConfig
+from codemill.config import ModelConfig
 from codemill.errors import CodemillError
 from codemill.gguf.container import GgufFile
 from codemill.gguf.metadata import Metadata, shown

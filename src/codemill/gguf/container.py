@@ -128,7 +128,9 @@ class _Reader:
             raise CodemillError(f"{self.path} is {what}; versions 2 and 3, little endian, can be read")
         num_tensors, num_entries = self._scalar("Q"), self._scalar("Q")
         if num_tensors * 24 + num_entries * 13 > self.size:  # their smallest sizes
-            raise self._corrupt(f"{num_tensors} tensors and {num_entries} metadata entries cannot be in so small a file")
+            raise self._corrupt(
+                f"{num_tensors} tensors and {num_entries} metadata entries cannot be in so small a file"
+            )
         return num_tensors, num_entries
 
     def _read_tensors(self, count: int, metadata: Mapping[str, Any]) -> dict[str, GgufTensor]:

@@ -1,5 +1,6 @@
 """Random weights, as the reference draws them for a model that is to be trained."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 
@@ -21,21 +22,30 @@ def initialize(model: CausalLM, seed: int = 0) -> None:
     A parameter depends on the seed and its own name only, not on the number of threads. Values are drawn in fp32 in
     small blocks, so a bf16 model never exists in fp32.
     """
-    fixed = _fixed_values(model)
+    fill_parameter = initializer(model, seed)
     parameters = dict(model.named_parameters())
     total = sum(parameter.nbytes for parameter in parameters.values())
 
     def fill(name: str) -> int:
-        parameter = parameters[name].detach()
-        if name in fixed:
-            parameter.fill_(fixed[name])
-        else:
-            _draw(name, parameter, seed, model.config.initializer_range)
-        return parameter.nbytes
+        fill_parameter(name, parameters[name].detach())
+        return parameters[name].nbytes
 
     with progress("random weights", total) as advance, ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for done in pool.map(fill, parameters):
             advance(done)
+
+
+def initializer(model: CausalLM, seed: int = 0) -> Callable[[str, Tensor], None]:
+    """A function that fills the parameter of a name, given as a tensor in memory; `model` itself may be without any."""
+    fixed = _fixed_values(model)
+
+    def fill(name: str, parameter: Tensor) -> None:
+        if name in fixed:
+            parameter.fill_(fixed[name])
+        else:
+            _draw(name, parameter, seed, model.config.initializer_range)
+
+    return fill
 
 
 def _fixed_values(model: nn.Module) -> dict[str, float]:

@@ -33,15 +33,16 @@ def load_model(
     """The model that `spec` names, in eval mode; its parameters require gradients only if `trainable`.
 
     spec: None (the embedded model), a directory, a .gguf file, a hub id or random:PRESET, whose weights `seed`
-    determines. dtype: None or "auto" for the checkpoint's own, bfloat16 where a GGUF file is quantised. Weights that are already of that dtype are used on the CPU as they lie on
-    disk, mapped privately and without a copy; training such a model does not write to the file.
+    determines. dtype: None or "auto" for the checkpoint's own, bfloat16 where a GGUF file is quantised. Weights that
+    are already of that dtype are used on the CPU as they lie on disk, mapped privately and without a copy; training
+    such a model does not write to the file.
 
     Raises UsageError for a spec, dtype or device that is none, and CodemillError for everything that is wrong with the
     checkpoint, or if the weights do not fit in memory; both before memory is allocated.
     """
     target = resolve_device(device)
     source = resolve(spec)
-    config = _read_config(source)
+    config = read_config(source)
     wanted = resolve_dtype(dtype, config)
     check_memory(source.name, config, wanted, target)
     model = build(config, wanted)
@@ -53,7 +54,7 @@ def load_model(
         stored.check(model)
         _load_weights(model, stored, target)
     else:
-        checkpoint = _open(source, config).select(lambda name: not is_ignored(name, config))
+        checkpoint = open_checkpoint(source, config).select(lambda name: not is_ignored(name, config))
         checkpoint.check(model, config)
         _load_weights(model, checkpoint, target)
     return model.requires_grad_(trainable)
@@ -84,7 +85,7 @@ def load_mtp(
         materialize(head, target)
         initialize(cast(CausalLM, head), seed)
     else:
-        checkpoint = _open(source, ModelConfig.load(source.fetch(CONFIG_FILES))).select(is_mtp)
+        checkpoint = open_checkpoint(source, ModelConfig.load(source.fetch(CONFIG_FILES))).select(is_mtp)
         if not checkpoint.tensors:
             return None
         on_disk = nn.ModuleDict({"mtp": head})  # gives the parameters their names on disk
@@ -93,13 +94,15 @@ def load_mtp(
     return head.requires_grad_(trainable)
 
 
-def _read_config(source: ModelSource) -> ModelConfig:
+def read_config(source: ModelSource) -> ModelConfig:
+    """The configuration, with the dtype of the weights. Raises CodemillError."""
     # Before the weights, which may take an hour to arrive for a model that cannot be loaded.
     config = source.load_config()
-    return config if config.dtype is not None else replace(config, dtype=_stored_dtype(_open(source, config)))
+    return config if config.dtype is not None else replace(config, dtype=_stored_dtype(open_checkpoint(source, config)))
 
 
-def _open(source: ModelSource, config: ModelConfig) -> Checkpoint:
+def open_checkpoint(source: ModelSource, config: ModelConfig) -> Checkpoint:
+    """The weights in safetensors files, downloaded if need be. Raises CodemillError."""
     return Checkpoint.open(source.fetch((*CONFIG_FILES, *WEIGHT_FILES)), config.fp8)
 
 

@@ -9,7 +9,7 @@ ourselves so that the tensors are aligned.
 import json
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -73,8 +73,13 @@ def map_bytes(path: Path, begin: int = 0, end: int | None = None) -> Tensor:
     return torch.frombuffer(mapping, dtype=torch.uint8)[begin - start :]
 
 
-def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name; the data of each begin at a multiple of ALIGNMENT, where the sizes allow it."""
+def write_file(
+    path: Path, tensors: Mapping[str, Tensor], read: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor
+) -> None:
+    """Write tensors by name; the data of each begin at a multiple of ALIGNMENT, where the sizes allow it.
+
+    read: where the tensors are on the meta device, gives the values of each when it is its turn.
+    """
     # The format has no gaps: a tensor of an odd size goes last, where it shifts none that is large.
     tensors = dict(sorted(tensors.items(), key=lambda item: item[1].nbytes % ALIGNMENT != 0))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -86,8 +91,8 @@ def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
     encoded += b" " * (-(8 + len(encoded)) % ALIGNMENT)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
-        for tensor in tensors.values():
-            file.write(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        for name, tensor in tensors.items():
+            file.write(read(name, tensor).cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
