@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import torch
 
-from codemill.models import CausalLM, save_pretrained
+from codemill.models import CausalLM, load_model, save_pretrained
 from models.reference import make_ours, make_reference
 
 FAMILIES = ("qwen3", "qwen3_moe", "qwen3_next")
@@ -45,6 +45,5 @@ def write_gguf(
 
 def save_tiny(directory: Path, family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> CausalLM:
     """A tiny random model, saved without a tokenizer."""
-    model = make_ours(make_reference(family, seed=3, **changes)).to(dtype)
-    save_pretrained(model, directory)
-    return model
+    save_pretrained(make_ours(make_reference(family, seed=3, **changes)).to(dtype), directory)
+    return load_model(directory)
