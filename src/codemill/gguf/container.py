@@ -27,6 +27,7 @@ STRING, ARRAY = 8, 9
 SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 _MAX_DIMENSIONS = 4
 _MAX_NESTING = 4  # arrays in arrays
+_MAX_NAME = 256
 _MAX_ALIGNMENT = 1 << 20
 
 
@@ -108,7 +109,7 @@ class _Reader:
         num_tensors, num_entries = self._read_start()
         metadata: dict[str, Any] = {}
         for _ in range(num_entries):
-            key = self._string("a metadata key")
+            key = self._name("a metadata key")
             if key in metadata:
                 raise self._corrupt(f"the key {key!r} occurs twice")
             metadata[key] = self._value(self._scalar("I"), key)
@@ -151,7 +152,7 @@ class _Reader:
         return tensors
 
     def _tensor_entry(self) -> tuple[str, TensorType, tuple[int, ...], int]:
-        name = self._string("a tensor's name")
+        name = self._name("a tensor's name")
         num_dimensions = self._scalar("I")
         if num_dimensions > _MAX_DIMENSIONS:
             raise self._corrupt(f"tensor {name} has {num_dimensions} dimensions")
@@ -215,6 +216,13 @@ class _Reader:
         except UnicodeDecodeError:
             raise self._corrupt(f"{key} is not UTF-8") from None
         self.position = position
+
+    def _name(self, what: str) -> str:
+        """A string that messages can show."""
+        name = self._string(what)
+        if not name.isprintable() or len(name) > _MAX_NAME:
+            raise self._corrupt(f"{what} is {name[:40]!r}")
+        return name
 
     def _string(self, what: str) -> str:
         length = self._scalar("Q")

@@ -36,7 +36,7 @@ class Metadata:
         value = self.values.get(key, default)
         if value is None:
             raise CodemillError(f"{self.path}: the metadata have no {key}")
-        if not isinstance(value, list) or not all(type(item) is kind for item in value):
+        if not isinstance(value, list) or not set(map(type, value)) <= {kind}:
             raise CodemillError(f"{self.path}: {key} = {shown(value)} must be an array of {kind.__name__}")
         return cast("list[Kind]", value)
 

@@ -48,7 +48,7 @@ def read_tokenizer(path: Path, values: Mapping[str, Any]) -> TokenizerParts:
         raise CodemillError(f"{path}: {len(tokens)} tokens, but {len(types)} entries in tokenizer.ggml.token_type")
     vocabulary = {token: i for i, token in enumerate(tokens) if types[i] == NORMAL}
     _check_vocabulary(path, vocabulary, types.count(NORMAL))
-    merges = _split_merges(path, metadata.items("tokenizer.ggml.merges", str), vocabulary)
+    merges = metadata.items("tokenizer.ggml.merges", str)  # checked by the library that will apply them
     added = [_added(i, tokens[i], kind) for i, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED)]
     config = {name: _token(metadata, tokens, f"tokenizer.ggml.{key}_token_id") for name, key in _CONFIGURED.items()}
     given = {name: token for name, token in config.items() if token is not None}
@@ -61,14 +61,6 @@ def _check_vocabulary(path: Path, vocabulary: Mapping[str, int], count: int) -> 
     foreign = sorted(set("".join(vocabulary)) - _ALPHABET)
     if foreign or "" in vocabulary:
         raise CodemillError(f"{path}: tokenizer.ggml.tokens is no byte-level vocabulary ({''.join(foreign[:3])!r})")
-
-
-def _split_merges(path: Path, merges: Sequence[str], vocabulary: Mapping[str, int]) -> list[list[str]]:
-    pairs = [merge.split(" ") for merge in merges]
-    for pair in pairs:
-        if len(pair) != 2 or not (pair[0] in vocabulary and pair[1] in vocabulary and pair[0] + pair[1] in vocabulary):
-            raise CodemillError(f"{path} is corrupt: merge {' '.join(pair)[:60]!r} is not of tokens in the vocabulary")
-    return pairs
 
 
 def _added(token_id: int, token: str, kind: int) -> dict[str, Any]:
@@ -91,9 +83,7 @@ def _templates(metadata: Metadata) -> dict[str, str]:
     return {name: metadata.get(key, str) for name, key in keys.items() if key in metadata.values}
 
 
-def _tokenizer_json(
-    vocabulary: Mapping[str, int], merges: list[list[str]], added: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _tokenizer_json(vocabulary: Mapping[str, int], merges: list[str], added: list[dict[str, Any]]) -> dict[str, Any]:
     split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
     return {
         "version": "1.0",
@@ -133,13 +123,14 @@ def write_tokenizer(parts: TokenizerParts, num_rows: int, source: str) -> dict[s
     tokens = [by_id.get(i, f"[PAD{i}]") for i in range(num_rows)]
     types = [_type(added.get(i)) if i in by_id else UNUSED for i in range(num_rows)]
     ids = {token: i for i, token in by_id.items()}
+    merges = parts.json["model"]["merges"]  # pairs; one string in older files
     configured = {key: ids.get(_content(parts.config.get(name))) for name, key in _CONFIGURED.items()}
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": PRE_TOKENIZER,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.merges": [pair if isinstance(pair, str) else " ".join(pair) for pair in _merges(parts)],
+        "tokenizer.ggml.merges": [pair if isinstance(pair, str) else " ".join(pair) for pair in merges],
         **{f"tokenizer.ggml.{key}_token_id": i for key, i in configured.items() if i is not None},
         "tokenizer.ggml.add_bos_token": False,
         **_write_templates(parts.templates),
@@ -149,10 +140,6 @@ def write_tokenizer(parts: TokenizerParts, num_rows: int, source: str) -> dict[s
 def no_tokenizer() -> dict[str, Any]:
     """Metadata of a model that comes without one."""
     return {"tokenizer.ggml.model": "none"}
-
-
-def _merges(parts: TokenizerParts) -> list[Any]:
-    return list(parts.json["model"]["merges"])
 
 
 def _type(added: Mapping[str, Any] | None) -> int:
