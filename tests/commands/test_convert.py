@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
 import pytest
 import torch
 
+from codemill import LLM
 from codemill.chat import Tokenizer
 from codemill.models import gguf_export, load_model, save_pretrained
 from codemill.models.convert import convert
@@ -38,7 +40,9 @@ def test_all_forms_write_the_same_text(codemill: Run, model_directory: Path, tmp
     assert generated(codemill, first) == generated(codemill, there) == generated(codemill, back)
     text = "class Sequence:  # naïve <|im_end|>"
     assert Tokenizer.load(back).encode(text) == Tokenizer.load(model_directory).encode(text)
-    assert (load_model(back).config, load_model(there).config) == (load_model(first).config,) * 2
+    special = {"eos_token_id": 296, "pad_token_id": 294}  # which the source leaves to its tokenizer
+    expected = replace(load_model(first).config, **special)
+    assert load_model(back).config == load_model(there).config == expected
 
 
 def test_eval_gives_the_same_score(codemill: Run, model_directory: Path, tmp_path: Path) -> None:
@@ -71,6 +75,18 @@ def test_defaults_and_template_come_along(codemill: Run, model_directory: Path, 
         assert Tokenizer.load(path).render(messages) == "Grüße!"
     codemill("convert", source, tmp_path / "copy")
     assert (tmp_path / "copy" / "generation_config.json").read_text() == (source / "generation_config.json").read_text()
+
+
+def test_every_id_that_ends_an_answer_survives(codemill: Run, model_directory: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(model_directory, source)
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [296, 7, 9]}))
+    codemill("convert", source, tmp_path / "model.gguf")
+    llm = LLM(tmp_path / "model.gguf")
+    assert {296, 294, 7, 9} == set(LLM(source).builder._eos_token_ids) == set(llm.builder._eos_token_ids)
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [296, 7, 9, 11]}))
+    failed = codemill("convert", source, tmp_path / "other.gguf")
+    assert (failed.status, "no form for eos_token_id with [7, 9, 11]" in failed.error) == (1, True)
 
 
 def test_nothing_is_replaced_unless_forced(codemill: Run, model_directory: Path, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ _NAMES = {model_type: name for name, model_type in ARCHITECTURES.items()}
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32}
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _MAX_SIZE = 1 << 24
+# Ids that end an answer: of text, of a turn, of a message.
+_END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 _SAMPLING = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
              "repetition_penalty": "penalty_repeat"}  # fmt: skip
 # Stored as F32 whatever the type of the rest.
@@ -195,9 +197,6 @@ def read_generation_config(file: GgufFile) -> dict[str, Any]:
     return {"do_sample": bool(raw), **raw} | ({"eos_token_id": list(dict.fromkeys(ends))} if ends else {})
 
 
-_END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
-
-
 def write_config(config: ModelConfig, name: str, kind: TensorType) -> dict[str, Any]:
     """Metadata of a model whose matrices have the type `kind`. Raises CodemillError for what GGUF cannot express."""
     _check_expressible(config, name)
@@ -293,6 +292,14 @@ def _check_expressible(config: ModelConfig, name: str) -> None:
     for problem, found in problems.items():
         if found:
             raise CodemillError(f"{shown(name)}: GGUF has no form for {problem}; convert to a directory instead")
+
+
+def write_more_ends(token_ids: list[int], source: str) -> dict[str, Any]:
+    """Metadata of ids that end an answer beside eos_token_id. Raises CodemillError if GGUF has no place for so many."""
+    keys = _END_KEYS[1:]
+    if len(token_ids) > len(keys):
+        raise CodemillError(f"{source}: GGUF has no form for eos_token_id with {token_ids} beside the tokenizer's own")
+    return dict(zip(keys, token_ids, strict=False))
 
 
 def write_generation_config(raw: dict[str, Any]) -> dict[str, Any]:

@@ -137,9 +137,11 @@ def write_tokenizer(parts: TokenizerParts, num_rows: int, source: str) -> dict[s
     }
 
 
-def no_tokenizer() -> dict[str, Any]:
-    """Metadata of a model that comes without one."""
-    return {"tokenizer.ggml.model": "none"}
+def no_tokenizer(special: Mapping[str, int | None]) -> dict[str, Any]:
+    """Metadata of a model that comes without one; `special` ids by their names in `config.json`."""
+    ids = {key: special.get(f"{name}_id") for name, key in _CONFIGURED.items()}
+    known = {f"tokenizer.ggml.{key}_token_id": i for key, i in ids.items() if i is not None}
+    return {"tokenizer.ggml.model": "none", **known}
 
 
 def _type(added: Mapping[str, Any] | None) -> int:

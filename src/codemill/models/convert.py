@@ -1,7 +1,7 @@
 """Converts a model from any spec to a GGUF file or to a Hugging Face directory, never holding all of it in memory."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 from codemill.chat.tokenizer import Tokenizer
 from codemill.chat.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from codemill.errors import CodemillError, UsageError
-from codemill.gguf.config import write_generation_config
+from codemill.gguf.config import write_generation_config, write_more_ends
 from codemill.gguf.tokenizer import TokenizerParts, no_tokenizer, write_tokenizer
 from codemill.models.gguf_export import WRITABLE, export_gguf
 from codemill.models.placement import DTYPES, dtype_name, resolve_dtype
@@ -67,9 +67,17 @@ def _check(destination: Path, kind: str | None, force: bool, to_gguf: bool) -> N
 
 
 def _to_gguf(source: ModelSource, stream: WeightStream, path: Path, kind: str, spec: str | Path | None) -> Conversion:
-    files = _tokenizer_files(source, spec)
-    metadata = no_tokenizer() if files is None else _tokenizer_metadata(files, stream.config.vocab_size)
-    metadata |= write_generation_config(source.load_generation_config()[0])
+    files, defaults = _tokenizer_files(source, spec), source.load_generation_config()[0]
+    ends = list(dict.fromkeys((*_ids(stream.config.eos_token_id), *_ids(defaults.get("eos_token_id")))))
+    if files is None:
+        special = {"bos_token_id": stream.config.bos_token_id, "pad_token_id": stream.config.pad_token_id}
+        metadata = no_tokenizer(special | {"eos_token_id": next(iter(ends), None)})
+        ends = ends[1:]
+    else:
+        tokenizer = Tokenizer(files)  # which also adds the tokens that files beside the tokenizer.json name
+        metadata = _tokenizer_metadata(tokenizer, files, stream.config.vocab_size)
+        ends = [token_id for token_id in ends if token_id not in tokenizer.eos_token_ids]
+    metadata |= write_more_ends(ends, source.name) | write_generation_config(defaults)
     tensors = export_gguf(stream, path, kind, _model_name(source), metadata)
     fallback = tuple(tensor.name for tensor in tensors if tensor.type.name == "F16" and kind != "f16")
     return Conversion(path, kind, len(tensors), path.stat().st_size, fallback)
@@ -88,8 +96,12 @@ def _tokenizer_files(source: ModelSource, spec: str | Path | None) -> TokenizerF
     return read_tokenizer_files(spec)
 
 
-def _tokenizer_metadata(files: TokenizerFiles, num_rows: int) -> dict[str, Any]:
-    tokenizer = Tokenizer(files)  # also adds the tokens that files beside the tokenizer.json name
+def _ids(value: int | Sequence[int] | None) -> Sequence[int]:
+    """`eos_token_id` is nothing, an id, or several."""
+    return () if value is None else (value,) if isinstance(value, int) else value
+
+
+def _tokenizer_metadata(tokenizer: Tokenizer, files: TokenizerFiles, num_rows: int) -> dict[str, Any]:
     raw = json.loads(tokenizer.to_json())
     special = {"eos_token": next(iter(tokenizer.eos_token_ids), None), "pad_token": tokenizer.pad_token_id}
     named = {name: tokenizer.id_to_token(token_id) for name, token_id in special.items() if token_id is not None}
