@@ -18,6 +18,7 @@ LAYERS = {
         ("errors", "config", "config_checks", "config_io", "engine_config", "presets", "footprint", "hub", "spec"), 0
     ),
     **dict.fromkeys(("chat", "sandbox", "kernels"), 1),
+    "gguf": 0,
     "models": 2,
     "engine": 3,
     **dict.fromkeys(("server", "agent", "data"), 4),

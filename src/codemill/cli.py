@@ -21,6 +21,7 @@ from codemill.errors import CodemillError, UsageError
 
 # In the order of `codemill --help`; each names a module of `codemill.commands`.
 VERBS = ("models", "generate", "chat", "complete", "quantize", "train", "eval", "data", "bench", "sandbox")
+VERBS = ("models", "generate", "chat", "complete", "train", "eval", "data", "convert", "sandbox")
 
 
 def build_app() -> typer.Typer:

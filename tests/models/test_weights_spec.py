@@ -56,7 +56,7 @@ def test_embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("a/b/c", "a/b/c: no such directory"),
         ("./b", r"\./b: no such directory"),
         ("/no/such", "/no/such: no such directory"),
-        ("org/model.gguf", r"org/model\.gguf: no such directory"),
+        ("org/model.gguf", r"org/model\.gguf: no such file"),
         ("qwen3-0.6b", r"say Qwen/Qwen3-0\.6B, for random ones random:qwen3-0\.6b"),
         (5, "the model spec is of type int: give a model directory"),
         (b"org/name", "the model spec is of type bytes"),
@@ -71,13 +71,14 @@ def test_meaningless(text: Any, expected: str) -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    for name, expected in (
-        ("model.gguf", "GGUF files are not supported yet"),
-        ("model.safetensors", "is a file; give"),
-    ):
-        (tmp_path / name).write_bytes(b"")
-        with pytest.raises(UsageError, match=expected):
-            resolve(str(tmp_path / name))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match="is a file; give"):
+        resolve(str(tmp_path / "model.safetensors"))
+    (tmp_path / "model.GGUF").write_bytes(b"")
+    source = resolve(str(tmp_path / "model.GGUF"))
+    assert (source.kind, source.file) == ("gguf", tmp_path / "model.GGUF")
+    with pytest.raises(CodemillError, match="the file is empty"):
+        source.load_config()
 
 
 def test_resolving_imports_neither_torch_nor_the_hub_library() -> None:

@@ -200,6 +200,10 @@ class Tokenizer:
 
     # Files
 
+    def to_json(self) -> str:
+        """The text of its tokenizer.json, with all added tokens."""
+        return str(self._backend.to_str())
+
     def save(self, directory: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json (with the chat template) where `transformers` reads them."""
         folder = Path(directory)

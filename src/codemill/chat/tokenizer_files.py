@@ -11,6 +11,8 @@ from codemill.spec import resolve
 if TYPE_CHECKING:
     import tokenizers
 
+    from codemill.gguf.container import GgufFile
+
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -36,6 +38,9 @@ def read_tokenizer_files(spec: str | Path | None) -> TokenizerFiles:
 
     Raises CodemillError naming the file that is missing or unreadable, UsageError for a spec that means nothing.
     """
+    file = _gguf_file(spec)
+    if file is not None:
+        return _from_gguf(file)
     path = tokenizer_path(spec)
     folder = path.parent
     try:
@@ -47,6 +52,18 @@ def read_tokenizer_files(spec: str | Path | None) -> TokenizerFiles:
     for name in ADDED_TOKENS_FILES:
         added |= _read_mapping(folder / name)
     return TokenizerFiles(path, blob, config, _templates(folder, config), added)
+
+
+def _gguf_file(spec: str | Path | None) -> "GgufFile | None":
+    is_file = spec is not None and Path(spec).suffix.lower() == ".gguf" and Path(spec).is_file()
+    return resolve(spec).gguf if is_file else None
+
+
+def _from_gguf(file: "GgufFile") -> TokenizerFiles:
+    from codemill.gguf.tokenizer import encode_json, read_tokenizer
+
+    parts = read_tokenizer(file.path, file.metadata)
+    return TokenizerFiles(file.path, encode_json(parts.json), parts.config, parts.templates)
 
 
 def tokenizer_path(spec: str | Path | None) -> Path:

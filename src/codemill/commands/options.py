@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 MOST_THREADS = 64  # on small machines; on others four times the cores
 Model = Annotated[
     str | None,
-    typer.Option(
-        "--model", "-m", metavar="SPEC", help="Directory, hub id or random:PRESET; default: the embedded model."
-    ),
+    typer.Option("--model", "-m", metavar="SPEC", help="Directory, .gguf, hub id or random:PRESET; default: embedded."),
 ]
 Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), bfloat16, float16 or float32.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]

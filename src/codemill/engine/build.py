@@ -20,7 +20,7 @@ from codemill.engine_config import EngineConfig, SpeculativeConfig
 from codemill.errors import UsageError
 from codemill.models.cache import Cache
 from codemill.models.decoder import CausalLM
-from codemill.models.loader import CONFIG_FILES, load_model, load_mtp
+from codemill.models.loader import load_model, load_mtp
 from codemill.models.mtp import MtpHead
 from codemill.spec import resolve
 
@@ -76,8 +76,7 @@ def load_draft(config: EngineConfig, spec: str | Path | None, model: CausalLM) -
             raise UsageError("speculative method 'mtp': the checkpoint has no such head; choose ngram or draft")
         return head
     source = resolve(speculative.draft_model)
-    draft_config = source.preset.config if source.preset else ModelConfig.load(source.fetch(CONFIG_FILES))
-    _check_draft(draft_config, model.config)
+    _check_draft(source.load_config(), model.config)
     return load_model(speculative.draft_model, model.dtype, model.device)
 
 

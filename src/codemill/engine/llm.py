@@ -24,7 +24,6 @@ from codemill.engine_config import EngineConfig
 from codemill.errors import UsageError
 from codemill.kernels.heap import keep_freed_memory
 from codemill.models import CausalLM, load_model
-from codemill.models.loader import CONFIG_FILES
 from codemill.models.update import update_weights
 from codemill.spec import ModelSource, resolve
 
@@ -287,10 +286,7 @@ class LLM:
 
 
 def _read_configs(source: ModelSource) -> tuple[ModelConfig, GenerationConfig]:
-    if source.preset is not None:
-        return source.preset.config, GenerationConfig()
-    directory = source.fetch(CONFIG_FILES)
-    return ModelConfig.load(directory), GenerationConfig.load(directory)
+    return source.load_config(), GenerationConfig.from_dict(*source.load_generation_config())
 
 
 def _conversations(messages: Conversation | SequenceOf[Conversation]) -> list[Conversation]:

@@ -36,12 +36,11 @@ class _Ready:
 
 def check_model(model: LocalModel) -> None:
     """Raise UsageError for what can be seen to be wrong before the weights are loaded."""
-    from codemill.config import ModelConfig
     from codemill.engine.request import context_length
     from codemill.models.placement import resolve_device, resolve_dtype, resolve_quantization
 
     source = resolve(model.spec)
-    config = source.preset.config if source.preset else ModelConfig.load(source.fetch(("config.json",)))
+    config = source.load_config()
     context_length(config, model.max_model_len)
     resolve_dtype(model.dtype, config)
     resolve_quantization(model.quantization, config.quantization)

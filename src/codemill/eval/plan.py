@@ -176,8 +176,12 @@ def weights_sha256(spec: str | None) -> str | None:
     if source.kind == "random":
         return None
     patterns = ("config.json", "tokenizer.json", "model*.safetensors")
-    directory = source.fetch((*patterns, "*.json", "*.jinja"))
+    if source.gguf is not None:
+        paths = list(source.gguf.paths)
+    else:
+        directory = source.fetch((*patterns, "*.json", "*.jinja"))
+        paths = sorted(path for pattern in patterns for path in directory.glob(pattern))
     digest = hashlib.sha256()
-    for path in sorted(path for pattern in patterns for path in directory.glob(pattern)):
+    for path in paths:
         digest.update(f"{path.name} {data_sha256(path)}\n".encode())
     return digest.hexdigest()

@@ -13,6 +13,7 @@ from codemill.kernels.packed_matrix import PackedMatrix
 from codemill.kernels.quantized_linear import packed_tensors
 from codemill.models.checkpoint import INDEX_FILE, Checkpoint, MappedFiles
 from codemill.models.decoder import CausalLM
+from codemill.models.gguf_checkpoint import GgufCheckpoint
 from codemill.models.initialize import initialize
 from codemill.models.mtp import MtpHead
 from codemill.models.names import is_ignored, is_mtp
@@ -21,9 +22,8 @@ from codemill.models.progress import progress
 from codemill.models.quantize import Quantizer, stored_formats
 from codemill.models.quantized import empty_like, matrices, named_weights, pack_modules
 from codemill.models.skeleton import build, build_mtp, empty, materialize, set_parameter
-from codemill.spec import ModelSource, resolve
+from codemill.spec import CONFIG_FILES, ModelSource, resolve
 
-CONFIG_FILES = ("config.json", "generation_config.json")
 WEIGHT_FILES = (INDEX_FILE, "model*.safetensors")
 
 
@@ -38,9 +38,10 @@ def load_model(
 ) -> CausalLM:
     """The model that `spec` names, in eval mode; its parameters require gradients only if `trainable`.
 
-    spec: None (the embedded model), a directory, a hub id or random:PRESET, whose weights `seed` determines. dtype:
-    None or "auto" for the checkpoint's own. Weights that are already of that dtype are used on the CPU as they lie on
-    disk, mapped privately and without a copy; training such a model does not write to the file.
+    spec: None (the embedded model), a directory, a .gguf file, a hub id or random:PRESET, whose weights `seed`
+    determines. dtype: None or "auto" for the checkpoint's own, bfloat16 where a GGUF file is quantised. Weights that
+    are already of that dtype are used on the CPU as they lie on disk, mapped privately and without a copy; training
+    such a model does not write to the file.
 
     quantization: "int4", "int8" or a longer form (see `QuantizationConfig`) packs the matrices while they are loaded,
     one by one. A directory from `codemill quantize` is quantised without being asked, and mapped as it is.
@@ -62,6 +63,13 @@ def load_model(
             pack_modules(model, packed.format_of)
         materialize(model, target)
         initialize(model, seed)
+        return model.requires_grad_(trainable)
+    if source.gguf is not None:
+        gguf = GgufCheckpoint(source.gguf, config)
+        gguf.check(model)
+        if packed is not None:
+            pack_modules(model, packed.format_of)
+        _load_weights(model, gguf, target)
         return model.requires_grad_(trainable)
     checkpoint = open_checkpoint(source, config).select(lambda name: not is_ignored(name, config))
     if config.quantization is not None:
@@ -93,7 +101,7 @@ def load_mtp(
     """
     source = resolve(spec)
     target, wanted = resolve_device(device or model.device), resolve_dtype(dtype or model.dtype, model.config)
-    if not model.config.is_hybrid:
+    if not model.config.is_hybrid or source.kind == "gguf":
         return None
     head = build_mtp(model.config, wanted)
     if source.kind == "random":
@@ -110,16 +118,14 @@ def load_mtp(
 
 
 def read_config(source: ModelSource) -> ModelConfig:
-    """The configuration of a model, with the dtype of its weights."""
+    """The configuration, with the dtype of the weights. Raises CodemillError."""
     # Before the weights, which may take an hour to arrive for a model that cannot be loaded.
-    if source.preset is not None:
-        return source.preset.config
-    config = ModelConfig.load(source.fetch(CONFIG_FILES))
+    config = source.load_config()
     return config if config.dtype is not None else replace(config, dtype=_stored_dtype(open_checkpoint(source, config)))
 
 
 def open_checkpoint(source: ModelSource, config: ModelConfig) -> Checkpoint:
-    """The model's tensors on disk, as `Checkpoint.open`."""
+    """The weights in safetensors files, downloaded if need be. Raises CodemillError."""
     return Checkpoint.open(source.fetch((*CONFIG_FILES, *WEIGHT_FILES)), config.fp8)
 
 
@@ -130,7 +136,10 @@ def _stored_dtype(checkpoint: Checkpoint) -> str | None:
 
 
 def _load_weights(
-    model: nn.Module, checkpoint: Checkpoint, device: torch.device, quantizer: Quantizer | None = None
+    model: nn.Module,
+    checkpoint: Checkpoint | GgufCheckpoint,
+    device: torch.device,
+    quantizer: Quantizer | None = None,
 ) -> None:
     """Replace the meta parameters one by one, so that no more than one tensor exists twice at any time."""
     weights = named_weights(model) if quantizer is not None else dict(model.named_parameters())
@@ -149,8 +158,10 @@ def _load_weights(
 
 
 def _read_parameter(
-    name: str, meta: Tensor, checkpoint: Checkpoint, mapped: MappedFiles, device: torch.device
+    name: str, meta: Tensor, checkpoint: Checkpoint | GgufCheckpoint, mapped: MappedFiles, device: torch.device
 ) -> Tensor:
+    if isinstance(checkpoint, GgufCheckpoint):
+        return checkpoint.read(name, meta, mapped, device)
     stored = checkpoint.tensors.get(name)
     if stored is not None and stored.dtype == meta.dtype and device.type == "cpu":
         return mapped.view(stored)

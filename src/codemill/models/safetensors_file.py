@@ -9,7 +9,7 @@ ourselves so that the tensors are aligned.
 import json
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -114,11 +114,16 @@ class SafetensorsWriter:
         assert kind is not None or not self._missing, f"never written: {self._missing}"
 
 
-def write_file(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors by name; the data of each begin at a multiple of ALIGNMENT, where the sizes allow it."""
+def write_file(
+    path: Path, tensors: Mapping[str, Tensor], read: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor
+) -> None:
+    """Write tensors by name; the data of each begin at a multiple of ALIGNMENT, where the sizes allow it.
+
+    read: where the tensors are on the meta device, gives the values of each when it is its turn.
+    """
     with SafetensorsWriter(path, tensors) as writer:
         for name, tensor in tensors.items():
-            writer.write(name, tensor)
+            writer.write(name, read(name, tensor))
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:

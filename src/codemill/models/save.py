@@ -3,13 +3,15 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 from torch import Tensor
 
+from codemill.config import ModelConfig
 from codemill.errors import CodemillError
 from codemill.models.checkpoint import INDEX_FILE, SINGLE_FILE
 from codemill.models.decoder import CausalLM
@@ -57,39 +59,62 @@ def save_pretrained(
     new one, or a directory that loads as none. The model may be one that was loaded from `directory`. Raises
     CodemillError if the directory cannot be written.
     """
-    target = Path(directory)
+    config = replace(model.config, dtype=dtype_name(model.dtype))
+    with staged(Path(directory)) as staging:
+        write_weights(staging, config, _disk_tensors(model, mtp), max_shard_bytes)
+        if tokenizer_files_from is not None:
+            copy_companions(Path(tokenizer_files_from), staging)
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A directory whose files move to `target` when the block ends, as `save_pretrained` says."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         for abandoned in target.glob(f"{_STAGING_PREFIX}*"):
             shutil.rmtree(abandoned)
         with tempfile.TemporaryDirectory(prefix=_STAGING_PREFIX, dir=target) as staging:
-            _write(model, mtp, Path(staging), max_shard_bytes)
-            if tokenizer_files_from is not None:
-                copy_companions(Path(tokenizer_files_from), Path(staging))
+            yield Path(staging)
             _publish(Path(staging), target)
     except OSError as error:
         reason = error.strerror or str(error)
         raise CodemillError(f"{target}: the model cannot be saved ({reason}): check permissions and space") from error
 
 
-def _write(model: CausalLM, mtp: MtpHead | None, staging: Path, max_shard_bytes: int) -> None:
-    write_json(staging / "config.json", replace(model.config, dtype=dtype_name(model.dtype)).to_dict())
-    shards = _split(_disk_tensors(model, mtp), max_shard_bytes)
+def write_weights(
+    directory: Path,
+    config: ModelConfig,
+    tensors: Iterable[tuple[str, Tensor]],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    read: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor,
+) -> None:
+    """Write `config.json` and the weights; `read` gives the values of tensors on the meta device."""
+    write_json(directory / "config.json", config.to_dict())
+    shards = _split(tensors, max_shard_bytes)
     total = sum(shard.num_bytes for shard in shards)
     weight_map: dict[str, str] = {}
     with progress("saving weights", total) as advance:
         for number, shard in enumerate(shards, start=1):
             file = shard_file(number, len(shards))
-            write_file(staging / file, shard.tensors)
+            write_file(directory / file, shard.tensors, _counted(read, advance))
             weight_map |= dict.fromkeys(shard.tensors, file)
-            advance(shard.num_bytes)
     if len(shards) > 1:
-        write_json(staging / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        write_json(directory / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def shard_file(number: int, num_shards: int) -> str:
     """The name of a file of weights; they count from 1."""
     return SINGLE_FILE if num_shards == 1 else f"model-{number:05}-of-{num_shards:05}.safetensors"
+
+
+def _counted(read: Callable[[str, Tensor], Tensor], advance: Callable[[int], None]) -> Callable[[str, Tensor], Tensor]:
+    """The same function, which tells the progress bar of each tensor."""
+
+    def counting(name: str, tensor: Tensor) -> Tensor:
+        advance(tensor.nbytes)
+        return read(name, tensor)
+
+    return counting
 
 
 def _split(tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int) -> list[_Shard]:

@@ -1,0 +1,49 @@
+"""GGUF files for tests, written by the `gguf` package."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+
+from codemill.models import CausalLM, load_model, save_pretrained
+from models.reference import make_ours, make_reference
+
+FAMILIES = ("qwen3", "qwen3_moe", "qwen3_next")
+
+
+def random_blocks(kind: gguf.GGMLQuantizationType, num_rows: int, num_columns: int, seed: int = 0) -> np.ndarray:
+    """Random bytes that are blocks of `kind` with finite scales, uint8 [num_rows, bytes of a row]."""
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    generator = np.random.default_rng(seed)
+    raw = generator.integers(0, 256, (num_rows * num_columns // block, size), dtype=np.uint8)
+    halves = {"Q8_0": (0,), "Q4_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,)}[kind.name]
+    for offset in halves:
+        scale = generator.normal(0, 0.01, len(raw)).astype(np.float16)
+        raw[:, offset : offset + 2] = scale[:, None].view(np.uint8)
+    return raw.reshape(num_rows, -1)
+
+
+def write_gguf(
+    path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray], architecture: str = "qwen3"
+) -> None:
+    """Metadata values: str, bool, int (as uint32), float, list; tensors of floats."""
+    writer = gguf.GGUFWriter(path, architecture)
+    add = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32,
+           list: writer.add_array}  # fmt: skip
+    for key, value in metadata.items():
+        add[type(value)](key, value)
+    for name, array in tensors.items():
+        writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def save_tiny(directory: Path, family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> CausalLM:
+    """A tiny random model, saved without a tokenizer."""
+    save_pretrained(make_ours(make_reference(family, seed=3, **changes)).to(dtype), directory)
+    return load_model(directory)
