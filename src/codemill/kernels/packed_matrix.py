@@ -115,6 +115,15 @@ class PackedMatrix:
             blocks = slice(first // BLOCK_ROWS, (first + step) // BLOCK_ROWS)
             self._fill_blocks(weight[first : first + step], blocks)
 
+    def fill_quantised(self, quantised: Tensor, scale: Tensor, minimum: Tensor | None) -> None:
+        """Take over the q of one matrix, uint8 [N, G * g], and its scale (and minimum) fp16 [N, G]."""
+        padding = (0, 0, 0, -self.num_rows % BLOCK_ROWS)
+        rows = F.pad(quantised, padding).unflatten(0, (-1, BLOCK_ROWS)).unflatten(2, (-1, self.group_size))
+        self.weight.copy_(_pack(rows.permute(3, 0, 2, 1), self.bits))
+        self.scale.copy_(F.pad(scale, padding).unflatten(0, (-1, BLOCK_ROWS)).transpose(1, 2))
+        if self.minimum is not None and minimum is not None:
+            self.minimum.copy_(F.pad(minimum, padding).unflatten(0, (-1, BLOCK_ROWS)).transpose(1, 2))
+
     def _fill_blocks(self, rows: Tensor, blocks: slice) -> None:
         groups = self._groups(rows)
         scale, minimum = choose_scales(groups, self.bits, self.symmetric)
