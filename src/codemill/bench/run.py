@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from codemill.bench.engines import ENGINES, OURS, PEERS, EngineOptions
+from codemill.bench.engines import OURS, PEERS, EngineOptions
 from codemill.bench.figures import Contestant, Figure, FigureMaker, best_setting
 from codemill.bench.machine import Machine, measure_machine
 from codemill.bench.process import Worker
@@ -14,19 +14,25 @@ from codemill.bench.roofline import Roofline, WeightFormat
 from codemill.bench.workload import Measurement, Workload
 from codemill.config import ModelConfig
 from codemill.errors import UsageError
+from codemill.footprint import available_memory
+from codemill.models.loader import CONFIG_FILES
 from codemill.spec import ModelSource, resolve
 
 # How `LLM(quantization=)` packs weights unless it is told otherwise.
 QUANTIZED = {"int8": WeightFormat(8, 32), "int4": WeightFormat(4, 32)}
 _DTYPE_BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 _SMALL = 100_000_000  # bytes of weights below which the machine is measured quickly
-_CONFIG_FILES = ("config.json", "generation_config.json", "tokenizer*", "*.jinja")
+_MEMORY_RATIO = 1.3  # of an engine's memory to the weights, for large ones
 Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """What to measure: a model spec, how to run it, the workload, and against which peers of which Python."""
+    """What to measure: a model spec, how to run it, the workload, and against which peers of which Python.
+
+    one_at_a_time: whether each engine has the machine's memory for itself and so no turns are taken; None to decide by
+    the memory that there is.
+    """
 
     spec: str | None = None
     quantization: str | None = None
@@ -37,6 +43,7 @@ class BenchRequest:
     peers: Sequence[str] = ()
     peers_python: str | None = None
     folder: Path = Path("codemill-bench")
+    one_at_a_time: bool | None = None
 
     def __post_init__(self) -> None:
         if self.quantization not in (None, *QUANTIZED):
@@ -65,18 +72,28 @@ class Bench:
         self.roofline = Roofline(self.config, weight_format(dtype, request.quantization))
         self.contestants = {name: Contestant() for name in (OURS, *request.peers)}
         self.machine: Machine | None = None
+        together = _MEMORY_RATIO * len(self.contestants) * self.roofline.weight_bytes
+        self.one_at_a_time = request.one_at_a_time
+        if self.one_at_a_time is None:
+            self.one_at_a_time = together > available_memory()
 
     def run(self, note: Note) -> None:
         """Measure it all; `note` is told what is going on."""
-        with ExitStack() as stack:
-            workers = {name: stack.enter_context(self._start(name, note)) for name in self.contestants}
-            self._measure_machine(note)
-            measurements = self.workload.measurements()
-            self._warm_up(workers, measurements, note)
-            for number in range(1, self.request.rounds + 1):
-                for measurement in measurements:
-                    note(f"round {number} of {self.request.rounds}: {describe(measurement)}")
-                    self._take_turns(workers, measurement, number)
+        groups = [[name] for name in self.contestants] if self.one_at_a_time else [list(self.contestants)]
+        for names in groups:
+            with ExitStack() as stack:
+                workers = {name: stack.enter_context(self._start(name, note)) for name in names}
+                if self.machine is None:
+                    self._measure_machine(note)
+                self._run_rounds(workers, note)
+
+    def _run_rounds(self, workers: dict[str, Worker], note: Note) -> None:
+        measurements = self.workload.measurements()
+        self._warm_up(workers, measurements, note)
+        for number in range(1, self.request.rounds + 1):
+            for measurement in measurements:
+                note(f"round {number} of {self.request.rounds}: {describe(measurement)}")
+                self._take_turns(workers, measurement, number)
 
     def _start(self, name: str, note: Note) -> Worker:
         note(f"loading {self.name} in {name}")
@@ -127,6 +144,14 @@ class Bench:
         maker = FigureMaker(self.workload, self.roofline, self.machine, self.contestants, not self.is_random)
         return maker.figures()
 
+    @property
+    def left_out(self) -> list[str]:
+        """What was asked for but does not fit the model's context."""
+        asked, done = self.request.workload, self.workload
+        prefill = (f"prefill {length}" for length in asked.prompt_lengths if length not in done.prompt_lengths)
+        decode = (f"decode after {depth}" for depth in asked.decode_after if depth not in done.decode_after)
+        return [*prefill, *decode]
+
     def to_json(self) -> dict[str, Any]:
         request = self.request
         return {
@@ -140,6 +165,7 @@ class Bench:
                 "state_bytes": self.roofline.state_bytes,
             },
             "rounds": max(map(len, self.contestants[OURS].timings.values()), default=0),
+            "in_turns": not self.one_at_a_time,
             "decode_tokens": self.workload.decode_tokens,
             "figures": [figure.to_json() for figure in self.figures()],
         }
@@ -160,12 +186,7 @@ def describe(measurement: Measurement) -> str:
     return f"{batch}prompt of {measurement.num_prompt}{decode}"
 
 
-def install_command(name: str) -> str:
-    """How to get the engine `name`."""
-    return ENGINES[name].install
-
-
 def _read_config(source: ModelSource) -> ModelConfig:
     if source.preset is not None:
         return source.preset.config
-    return ModelConfig.load(source.fetch(_CONFIG_FILES))
+    return ModelConfig.load(source.fetch(CONFIG_FILES))

@@ -1,8 +1,8 @@
 """Whether llama.cpp's AMX kernels work, and how to do without them.
 
-GCC's `_tile_loadconfig` tells the compiler of the first eight bytes of the tile configuration only, so that the rest may
-never be stored: such builds of llama.cpp crash in their first larger matrix product. There is no setting to turn AMX
-off, but Linux gives its use to those programs only that ask for it.
+GCC 12's `_tile_loadconfig` tells the compiler of the first eight bytes of the tile configuration only, so that the rest
+may never be stored: such builds of llama.cpp crash in their first larger matrix product. There is no setting that turns
+AMX off, but Linux gives it only to programs that ask for it.
 """
 
 import ctypes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from codemill.bench.engines import EngineOptions, Timing
 
 if TYPE_CHECKING:
-    from codemill import LLM
+    from codemill.engine.llm import LLM
     from codemill.engine.request import Request
 
 
@@ -38,8 +38,8 @@ class OurEngine:
         return Timing(first, decode / max(num_steps, 1) * (num_new - 1))
 
     def _request(self, prompt: Sequence[int], num_new: int) -> "Request":
-        from codemill import SamplingParams
         from codemill.engine.prompts import Prompt
+        from codemill.engine.sampling_params import SamplingParams
 
         params = SamplingParams(temperature=0.0, max_tokens=num_new, ignore_eos=True)
         request = self.llm.builder.build(Prompt(None, tuple(prompt)), params)
@@ -50,7 +50,7 @@ class OurEngine:
 def create(options: EngineOptions) -> OurEngine:
     import torch
 
-    from codemill import LLM
+    from codemill.engine.llm import LLM
 
     torch.set_num_threads(options.num_threads)
     llm = LLM(
