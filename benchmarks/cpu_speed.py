@@ -3,10 +3,10 @@
     python benchmarks/cpu_speed.py [--parts int4,int8,bf16,memory,moe] [--peers-python PATH] [--peers-folder PATH]
         [--threads 2] [--rounds 5] [--output benchmarks/results/cpu_speed.json]
 
-Each part is a `codemill bench` of random weights of a true shape: engines take turns, medians count, and of each peer the
-best setting. Peers that are not installed are left out. `moe` is not among the default parts: it needs 20 GB of memory and
-18 GB for llama.cpp's file, and there the engines run one after the other. The output is written after each part, and
-parts of an earlier run that are not measured again stay in it.
+Each part is a `codemill bench` of random weights of a true shape: engines take turns, medians count, and of each peer
+the best setting. Peers that are not installed are left out. `moe` is not among the default parts: it needs 20 GB of
+memory and 18 GB for llama.cpp's file, and there the engines run one after the other. The output is written after each
+part, and parts of an earlier run that are not measured again stay in it.
 """
 
 import argparse
