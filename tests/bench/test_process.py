@@ -8,8 +8,10 @@ import pytest
 
 from codemill.bench.engines import EngineOptions
 from codemill.bench.process import Worker
+from codemill.bench.roofline import HeldWeights, Roofline, WeightFormat
 from codemill.bench.worker import make_prompts
 from codemill.bench.workload import Measurement
+from codemill.config import ModelConfig
 from codemill.errors import CodemillError, UsageError
 from codemill.spec import resolve
 
@@ -30,6 +32,15 @@ def test_our_engine_in_a_process_of_its_own(options: EngineOptions) -> None:
         assert worker.peak_memory > worker.empty_memory > 0
         with pytest.raises(UsageError, match="context"):
             worker.measure(Measurement(80, 3, 1), 3, worker.settings[0])
+
+
+def test_the_loaded_weights_are_as_many_bytes_as_are_counted(options: EngineOptions) -> None:
+    with Worker("codemill", options) as worker:
+        held = HeldWeights(**worker.weights["held"])
+        counted = Roofline(ModelConfig.from_dict(options.config), WeightFormat(**worker.weights["format"]))
+    assert held.total == counted.weight_bytes
+    assert held.embedding == 4096 * 384 * 2
+    assert (held.experts, worker.weights["format"]["bits"]) == (0, 16)
 
 
 def test_a_measurement_without_decode(options: EngineOptions) -> None:

@@ -10,7 +10,7 @@ from codemill.bench.engines import OURS, PEERS, EngineOptions
 from codemill.bench.figures import Contestant, Figure, FigureMaker, best_setting
 from codemill.bench.machine import Machine, measure_machine
 from codemill.bench.process import Worker
-from codemill.bench.roofline import Roofline, WeightFormat
+from codemill.bench.roofline import HeldWeights, Roofline, WeightFormat
 from codemill.bench.workload import Measurement, Workload
 from codemill.config import ModelConfig
 from codemill.errors import UsageError
@@ -99,6 +99,9 @@ class Bench:
         note(f"loading {self.name} in {name}")
         python = None if name == OURS else self.request.peers_python
         worker = Worker(name, self._options(), python)
+        if name == OURS:  # what is in memory is what counts, also where a checkpoint was quantised already
+            held, weights = HeldWeights(**worker.weights["held"]), WeightFormat(**worker.weights["format"])
+            self.roofline = Roofline(self.config, weights, held)
         self.contestants[name] = Contestant(worker.load_seconds, worker.empty_memory, worker.peak_memory)
         return worker
 
@@ -106,7 +109,7 @@ class Bench:
         self.request.folder.mkdir(parents=True, exist_ok=True)
         return EngineOptions(
             model=self.request.spec,
-            config=self.config.to_dict(),
+            config=_shape(self.config),
             quantization=self.request.quantization,
             dtype=self.request.dtype,
             num_threads=self.request.num_threads,
@@ -184,6 +187,11 @@ def describe(measurement: Measurement) -> str:
     batch = f"{measurement.batch} x " if measurement.batch > 1 else ""
     decode = f", {measurement.num_steps} decoded" if measurement.num_steps else ""
     return f"{batch}prompt of {measurement.num_prompt}{decode}"
+
+
+def _shape(config: ModelConfig) -> dict[str, Any]:
+    """The configuration without what says how its weights are stored, for peers to make weights of their own."""
+    return {key: value for key, value in config.to_dict().items() if key != "quantization_config"}
 
 
 def _read_config(source: ModelSource) -> ModelConfig:

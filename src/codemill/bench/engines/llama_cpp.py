@@ -53,6 +53,7 @@ class LlamaCpp:
 
         self._library: Any = llama_cpp
         self._num_threads = num_threads
+        self.weights: dict[str, Any] = {}
         ways = (Setting(True, _F16), Setting(False, _F16), Setting(True, _BF16))
         self._ways = {f"{title}, {way}": way for way in ways}
         self.settings = tuple(self._ways)

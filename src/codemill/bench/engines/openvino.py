@@ -19,6 +19,7 @@ class OpenVino:
 
     def __init__(self, path: Path, num_threads: int) -> None:
         self._path, self._num_threads = path, num_threads
+        self.weights: dict[str, Any] = {}
         self._pipelines: dict[str, Any] = {}
 
     def run(self, prompts: Sequence[Sequence[int]], num_new: int, setting: str) -> Timing:

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codemill.bench.engines import EngineOptions, Timing
 
 if TYPE_CHECKING:
     from codemill.engine.llm import LLM
     from codemill.engine.request import Request
+    from codemill.models.decoder import CausalLM
 
 
 class OurEngine:
@@ -18,6 +19,7 @@ class OurEngine:
 
     def __init__(self, llm: "LLM") -> None:
         self.llm = llm
+        self.weights = held_weights(llm.model)
 
     def run(self, prompts: Sequence[Sequence[int]], num_new: int, setting: str) -> Timing:
         engine, start = self.llm.engine, time.perf_counter()
@@ -45,6 +47,22 @@ class OurEngine:
         request = self.llm.builder.build(Prompt(None, tuple(prompt)), params)
         self.llm.engine.add(request)
         return request
+
+
+def held_weights(model: "CausalLM") -> dict[str, Any]:
+    """Bytes of the loaded weights, by what is read of them, and the format of the embedding."""
+    sizes = {name: parameter.nbytes for name, parameter in model.named_parameters()}
+    held = {
+        "total": sum(sizes.values()),
+        "experts": sum(size for name, size in sizes.items() if ".experts." in name),
+        "embedding": sum(size for name, size in sizes.items() if name.startswith("model.embed_tokens.")),
+    }
+    kept_bits = model.model.norm.weight.dtype.itemsize * 8
+    packed = getattr(model.model.embed_tokens, "matrix", None)
+    if packed is None:
+        return {"held": held, "format": {"bits": kept_bits, "kept_bits": kept_bits}}
+    form = {"bits": packed.bits, "group_size": packed.group_size, "symmetric": packed.symmetric}
+    return {"held": held, "format": {**form, "kept_bits": kept_bits}}
 
 
 def create(options: EngineOptions) -> OurEngine:
