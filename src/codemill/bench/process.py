@@ -48,6 +48,7 @@ class Worker:
         self.load_seconds: float = ready["load_seconds"]
         self.empty_memory: int = ready["empty_memory"]
         self.peak_memory = ready["peak_memory"]
+        self.weights: dict[str, Any] = ready["weights"]
 
     def _environment(self, num_threads: int, python: str | None) -> dict[str, str]:
         environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(num_threads))}

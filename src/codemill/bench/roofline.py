@@ -59,18 +59,36 @@ class Part:
 
 
 @dataclass(frozen=True)
+class HeldWeights:
+    """Bytes of a model in memory: all of it, and of that its routed experts and its embedding table."""
+
+    total: int
+    experts: int
+    embedding: int
+
+
+@dataclass(frozen=True)
 class Roofline:
-    """Counts for one model whose weights are held as `weights` says."""
+    """Counts for one model. held: what a loaded model takes; None to count it from the format."""
 
     config: ModelConfig
     weights: WeightFormat = WeightFormat()
+    held: HeldWeights | None = None
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the whole model."""
+        return self._held.total
+
+    @property
+    def _held(self) -> HeldWeights:
+        if self.held is not None:
+            return self.held
         experts = sum(moe.num_experts * expert_part(self.config, moe).num_bytes(self.weights) for moe in self._moes())
-        outside = [self._head()] + ([] if self.config.tie_word_embeddings else [self._head()])
-        return experts + sum(part.num_bytes(self.weights) for part in [*outside, *self._always()])
+        embedding = self._head().num_bytes(self.weights)
+        tables = embedding * (1 if self.config.tie_word_embeddings else 2)
+        always = sum(part.num_bytes(self.weights) for part in self._always())
+        return HeldWeights(experts + tables + always, experts, embedding)
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -91,11 +109,12 @@ class Roofline:
 
     def touched_weight_bytes(self, num_tokens: int) -> float:
         """Bytes of weights that a step over `num_tokens` tokens reads, with routers that choose evenly."""
-        total = float(sum(part.num_bytes(self.weights) for part in [self._head(), *self._always()]))
-        for moe in self._moes():
-            total += expected_experts(moe, num_tokens) * expert_part(self.config, moe).num_bytes(self.weights)
+        held, moe = self._held, self.config.moe
+        total = float(held.total)
+        if moe is not None:
+            total -= held.experts * (1 - expected_experts(moe, num_tokens) / moe.num_experts)
         if not self.config.tie_word_embeddings:
-            total += num_tokens * self.weights.matrix_bytes(1, self.config.hidden_size) / self._row_padding()
+            total -= held.embedding * (1 - min(1.0, num_tokens / self.config.vocab_size))
         return total
 
     def decode_bytes(self, batch: int, depth: float) -> float:
@@ -120,9 +139,6 @@ class Roofline:
 
     def _head(self) -> Part:
         return Part(((self.config.vocab_size, self.config.hidden_size),))
-
-    def _row_padding(self) -> int:
-        return _ROW_BLOCK if self.weights.group_size else 1
 
     def _always(self) -> Iterator[Part]:
         """What every token meets, besides embedding and head."""

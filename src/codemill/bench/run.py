@@ -6,27 +6,33 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from codemill.bench.engines import ENGINES, OURS, PEERS, EngineOptions
+from codemill.bench.engines import OURS, PEERS, EngineOptions
 from codemill.bench.figures import Contestant, Figure, FigureMaker, best_setting
 from codemill.bench.machine import Machine, measure_machine
 from codemill.bench.process import Worker
-from codemill.bench.roofline import Roofline, WeightFormat
+from codemill.bench.roofline import HeldWeights, Roofline, WeightFormat
 from codemill.bench.workload import Measurement, Workload
 from codemill.config import ModelConfig
 from codemill.errors import UsageError
+from codemill.footprint import available_memory
+from codemill.models.loader import CONFIG_FILES
 from codemill.spec import ModelSource, resolve
 
 # How `LLM(quantization=)` packs weights unless it is told otherwise.
 QUANTIZED = {"int8": WeightFormat(8, 32), "int4": WeightFormat(4, 32)}
 _DTYPE_BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 _SMALL = 100_000_000  # bytes of weights below which the machine is measured quickly
-_CONFIG_FILES = ("config.json", "generation_config.json", "tokenizer*", "*.jinja")
+_MEMORY_RATIO = 1.3  # of an engine's memory to the weights, for large ones
 Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """What to measure: a model spec, how to run it, the workload, and against which peers of which Python."""
+    """What to measure: a model spec, how to run it, the workload, and against which peers of which Python.
+
+    one_at_a_time: whether each engine has the machine's memory for itself and so no turns are taken; None to decide by
+    the memory that there is.
+    """
 
     spec: str | None = None
     quantization: str | None = None
@@ -37,6 +43,7 @@ class BenchRequest:
     peers: Sequence[str] = ()
     peers_python: str | None = None
     folder: Path = Path("codemill-bench")
+    one_at_a_time: bool | None = None
 
     def __post_init__(self) -> None:
         if self.quantization not in (None, *QUANTIZED):
@@ -65,23 +72,36 @@ class Bench:
         self.roofline = Roofline(self.config, weight_format(dtype, request.quantization))
         self.contestants = {name: Contestant() for name in (OURS, *request.peers)}
         self.machine: Machine | None = None
+        together = _MEMORY_RATIO * len(self.contestants) * self.roofline.weight_bytes
+        self.one_at_a_time = request.one_at_a_time
+        if self.one_at_a_time is None:
+            self.one_at_a_time = together > available_memory()
 
     def run(self, note: Note) -> None:
         """Measure it all; `note` is told what is going on."""
-        with ExitStack() as stack:
-            workers = {name: stack.enter_context(self._start(name, note)) for name in self.contestants}
-            self._measure_machine(note)
-            measurements = self.workload.measurements()
-            self._warm_up(workers, measurements, note)
-            for number in range(1, self.request.rounds + 1):
-                for measurement in measurements:
-                    note(f"round {number} of {self.request.rounds}: {describe(measurement)}")
-                    self._take_turns(workers, measurement, number)
+        groups = [[name] for name in self.contestants] if self.one_at_a_time else [list(self.contestants)]
+        for names in groups:
+            with ExitStack() as stack:
+                workers = {name: stack.enter_context(self._start(name, note)) for name in names}
+                if self.machine is None:
+                    self._measure_machine(note)
+                self._run_rounds(workers, note)
+
+    def _run_rounds(self, workers: dict[str, Worker], note: Note) -> None:
+        measurements = self.workload.measurements()
+        self._warm_up(workers, measurements, note)
+        for number in range(1, self.request.rounds + 1):
+            for measurement in measurements:
+                note(f"round {number} of {self.request.rounds}: {describe(measurement)}")
+                self._take_turns(workers, measurement, number)
 
     def _start(self, name: str, note: Note) -> Worker:
         note(f"loading {self.name} in {name}")
         python = None if name == OURS else self.request.peers_python
         worker = Worker(name, self._options(), python)
+        if name == OURS:  # what is in memory is what counts, also where a checkpoint was quantised already
+            held, weights = HeldWeights(**worker.weights["held"]), WeightFormat(**worker.weights["format"])
+            self.roofline = Roofline(self.config, weights, held)
         self.contestants[name] = Contestant(worker.load_seconds, worker.empty_memory, worker.peak_memory)
         return worker
 
@@ -89,7 +109,7 @@ class Bench:
         self.request.folder.mkdir(parents=True, exist_ok=True)
         return EngineOptions(
             model=self.request.spec,
-            config=self.config.to_dict(),
+            config=_shape(self.config),
             quantization=self.request.quantization,
             dtype=self.request.dtype,
             num_threads=self.request.num_threads,
@@ -127,6 +147,14 @@ class Bench:
         maker = FigureMaker(self.workload, self.roofline, self.machine, self.contestants, not self.is_random)
         return maker.figures()
 
+    @property
+    def left_out(self) -> list[str]:
+        """What was asked for but does not fit the model's context."""
+        asked, done = self.request.workload, self.workload
+        prefill = (f"prefill {length}" for length in asked.prompt_lengths if length not in done.prompt_lengths)
+        decode = (f"decode after {depth}" for depth in asked.decode_after if depth not in done.decode_after)
+        return [*prefill, *decode]
+
     def to_json(self) -> dict[str, Any]:
         request = self.request
         return {
@@ -140,6 +168,7 @@ class Bench:
                 "state_bytes": self.roofline.state_bytes,
             },
             "rounds": max(map(len, self.contestants[OURS].timings.values()), default=0),
+            "in_turns": not self.one_at_a_time,
             "decode_tokens": self.workload.decode_tokens,
             "figures": [figure.to_json() for figure in self.figures()],
         }
@@ -160,12 +189,12 @@ def describe(measurement: Measurement) -> str:
     return f"{batch}prompt of {measurement.num_prompt}{decode}"
 
 
-def install_command(name: str) -> str:
-    """How to get the engine `name`."""
-    return ENGINES[name].install
+def _shape(config: ModelConfig) -> dict[str, Any]:
+    """The configuration without what says how its weights are stored, for peers to make weights of their own."""
+    return {key: value for key, value in config.to_dict().items() if key != "quantization_config"}
 
 
 def _read_config(source: ModelSource) -> ModelConfig:
     if source.preset is not None:
         return source.preset.config
-    return ModelConfig.load(source.fetch(_CONFIG_FILES))
+    return ModelConfig.load(source.fetch(CONFIG_FILES))

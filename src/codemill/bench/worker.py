@@ -50,7 +50,7 @@ def load(name: str, options: EngineOptions) -> tuple[BenchEngine, dict[str, Any]
     engine = create(name, options)
     seconds = time.perf_counter() - start
     ready = {"settings": list(engine.settings), "load_seconds": seconds, "empty_memory": empty}
-    return engine, {**ready, "peak_memory": peak_memory()}
+    return engine, {**ready, "peak_memory": peak_memory(), "weights": dict(engine.weights)}
 
 
 def refusal(name: str, error: Exception) -> dict[str, Any]:

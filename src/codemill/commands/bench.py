@@ -56,11 +56,11 @@ def bench(
     as_json: options.AsJson = False,
 ) -> None:
     """Measure decode, prefill, batches, first token and memory of a model, beside the machine's limits."""
-    import os
     import tempfile
 
     from codemill.bench.run import Bench, BenchRequest
     from codemill.bench.workload import Workload
+    from codemill.sandbox.pool import num_cores
 
     workload = Workload(
         _numbers("prompt-lengths", prompt_lengths),
@@ -73,7 +73,7 @@ def bench(
             spec=spec,
             quantization=quantization,
             dtype=dtype,
-            num_threads=threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or 1,
+            num_threads=threads or num_cores(),
             workload=workload,
             rounds=rounds,
             peers=[name.strip() for name in compare.split(",")] if compare else [],
@@ -85,10 +85,6 @@ def bench(
 
 def _run(bench: "Bench", as_json: bool) -> None:
     """Measure and print; after Ctrl-C print what there is."""
-    for length in set(bench.request.workload.prompt_lengths) - set(bench.workload.prompt_lengths):
-        print(f"[prefill {length} is left out: the model's context is too short]", file=sys.stderr)
-    for depth in set(bench.request.workload.decode_after) - set(bench.workload.decode_after):
-        print(f"[decode after {depth} is left out: the model's context is too short]", file=sys.stderr)
     try:
         with _progress() as note:
             bench.run(note)
@@ -100,6 +96,8 @@ def _run(bench: "Bench", as_json: bool) -> None:
 
 
 def _print(bench: "Bench", as_json: bool) -> None:
+    for text in bench.left_out:
+        print(f"[{text} is left out: the model's context is too short]", file=sys.stderr)
     if as_json:
         print_json(bench.to_json())
     elif bench.machine is not None:

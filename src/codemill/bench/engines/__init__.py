@@ -72,6 +72,7 @@ class BenchEngine(Protocol):
     """An engine with its model loaded."""
 
     settings: Sequence[str]  # ways to run it; the best counts
+    weights: Mapping[str, Any]  # how ours are held, see `OurEngine`; nothing of a peer
 
     def run(self, prompts: Sequence[Sequence[int]], num_new: int, setting: str) -> Timing:
         """Give each prompt `num_new` tokens. The prompts are all of one length and differ from one another."""

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codemill.bench.engines import EngineOptions, Timing
 
 if TYPE_CHECKING:
-    from codemill import LLM
+    from codemill.engine.llm import LLM
     from codemill.engine.request import Request
+    from codemill.models.decoder import CausalLM
 
 
 class OurEngine:
@@ -18,6 +19,7 @@ class OurEngine:
 
     def __init__(self, llm: "LLM") -> None:
         self.llm = llm
+        self.weights = held_weights(llm.model)
 
     def run(self, prompts: Sequence[Sequence[int]], num_new: int, setting: str) -> Timing:
         engine, start = self.llm.engine, time.perf_counter()
@@ -38,8 +40,8 @@ class OurEngine:
         return Timing(first, decode / max(num_steps, 1) * (num_new - 1))
 
     def _request(self, prompt: Sequence[int], num_new: int) -> "Request":
-        from codemill import SamplingParams
         from codemill.engine.prompts import Prompt
+        from codemill.engine.sampling_params import SamplingParams
 
         params = SamplingParams(temperature=0.0, max_tokens=num_new, ignore_eos=True)
         request = self.llm.builder.build(Prompt(None, tuple(prompt)), params)
@@ -47,10 +49,26 @@ class OurEngine:
         return request
 
 
+def held_weights(model: "CausalLM") -> dict[str, Any]:
+    """Bytes of the loaded weights, by what is read of them, and the format of the embedding."""
+    sizes = {name: parameter.nbytes for name, parameter in model.named_parameters()}
+    held = {
+        "total": sum(sizes.values()),
+        "experts": sum(size for name, size in sizes.items() if ".experts." in name),
+        "embedding": sum(size for name, size in sizes.items() if name.startswith("model.embed_tokens.")),
+    }
+    kept_bits = model.model.norm.weight.dtype.itemsize * 8
+    packed = getattr(model.model.embed_tokens, "matrix", None)
+    if packed is None:
+        return {"held": held, "format": {"bits": kept_bits, "kept_bits": kept_bits}}
+    form = {"bits": packed.bits, "group_size": packed.group_size, "symmetric": packed.symmetric}
+    return {"held": held, "format": {**form, "kept_bits": kept_bits}}
+
+
 def create(options: EngineOptions) -> OurEngine:
     import torch
 
-    from codemill import LLM
+    from codemill.engine.llm import LLM
 
     torch.set_num_threads(options.num_threads)
     llm = LLM(

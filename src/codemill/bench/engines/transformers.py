@@ -12,6 +12,7 @@ class TransformersEngine:
 
     def __init__(self, model: Any, dtype: str) -> None:
         self.model, self.settings = model, (f"{dtype}, eager",)
+        self.weights: dict[str, Any] = {}
 
     def run(self, prompts: Sequence[Sequence[int]], num_new: int, setting: str) -> Timing:
         import torch

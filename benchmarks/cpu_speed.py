@@ -1,0 +1,193 @@
+"""Codemill on a CPU beside llama.cpp, OpenVINO and transformers, and how far the targets are reached.
+
+    python benchmarks/cpu_speed.py [--parts int4,int8,bf16,memory,moe] [--peers-python PATH] [--peers-folder PATH]
+        [--threads 2] [--rounds 5] [--output benchmarks/results/cpu_speed.json]
+
+Each part is a `codemill bench` of random weights of a true shape: engines take turns, medians count, and of each peer
+the best setting. Peers that are not installed are left out. `moe` is not among the default parts: it needs 20 GB of
+memory and 18 GB for llama.cpp's file, and there the engines run one after the other. The output is written after each
+part, and parts of an earlier run that are not measured again stay in it.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from codemill.bench.engines import ENGINES, PEERS
+from codemill.bench.run import Bench, BenchRequest
+from codemill.bench.workload import Workload
+from codemill.errors import CodemillError, UsageError
+
+SMALL, MOE = "random:qwen3-0.6b", "random:qwen3-coder-30b-a3b"
+QUICK = Workload((64,), (0, 64), (1, 2), 8)
+USUAL = Workload((512, 2048), (0, 512), (1, 8), 64)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one `codemill bench` measures."""
+
+    spec: str
+    quantization: str | None
+    workload: Workload
+    peers: tuple[str, ...] = PEERS
+
+
+PARTS = {
+    "int4": Part(SMALL, "int4", USUAL, ("llama.cpp", "openvino")),
+    "int8": Part(SMALL, "int8", USUAL, ("llama.cpp", "openvino")),
+    "bf16": Part(SMALL, None, USUAL),
+    "memory-int4": Part(SMALL, "int4", Workload((4064,), (), (1,), 32), ()),
+    "memory-int8": Part(SMALL, "int8", Workload((4064,), (), (1,), 32), ()),
+    "memory-bf16": Part(SMALL, None, Workload((4064,), (), (1,), 32), ()),
+    "moe": Part(MOE, "int4", Workload((512,), (0, 512), (1,), 64), ("llama.cpp",)),
+}
+DEFAULT_PARTS = tuple(name for name in PARTS if name != "moe")
+Target = tuple[str, str, float, Callable[[dict[str, Any]], float | None]]
+
+
+def figure(part: dict[str, Any], name: str) -> dict[str, Any]:
+    """A figure of a part; an empty one if it was not measured."""
+    return next((each for each in part.get("figures", ()) if each["name"] == name), {})
+
+
+def over(name: str, *peers: str) -> Callable[[dict[str, Any]], float | None]:
+    """How many times the best of `peers` we are."""
+
+    def ratio(part: dict[str, Any]) -> float | None:
+        found = figure(part, name)
+        ratios = [found["peers"][peer]["ratio"] for peer in peers if peer in found.get("peers", {})]
+        return min(ratios, default=None)
+
+    return ratio
+
+
+def of(name: str, key: str) -> Callable[[dict[str, Any]], float | None]:
+    return lambda part: figure(part, name).get(key)
+
+
+FASTEST = ("llama.cpp", "openvino")
+# Part, what, what it should be at least (at most where it is of memory), and how it follows from the figures.
+TARGETS: list[Target] = [
+    *(
+        (part, "decode after 512, over the best peer", least, over("decode after 512", *FASTEST))
+        for part, least in (("int4", 1.8), ("int8", 1.8), ("bf16", 1.3))
+    ),
+    *(
+        (part, f"decode after {depth}, share of the roofline", least, of(f"decode after {depth}", "fraction"))
+        for part in ("int4", "int8", "bf16")
+        for depth, least in ((0, 0.85), (512, 0.7))
+    ),
+    *(
+        (part, f"prefill {length}, over the best peer", 2.0, over(f"prefill {length}", *FASTEST))
+        for part in ("int4", "int8")
+        for length in (512, 2048)
+    ),
+    *(
+        (part, "batch 8, over llama.cpp", 2.5, over("decode after 512, batch 8", "llama.cpp"))
+        for part in ("int4", "int8", "bf16")
+    ),
+    *(
+        (f"memory-{part}", "peak memory over weights, at most", 1.15, of("peak memory over weights", "value"))
+        for part in ("int4", "int8", "bf16")
+    ),
+    ("moe", "decode after 512, over llama.cpp", 1.8, over("decode after 512", "llama.cpp")),
+    ("moe", "peak memory in bytes, at most", 19e9, of("peak memory", "value")),
+]
+
+
+def judge(parts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each target that was measured, with what was reached."""
+    rows = []
+    for name, what, target, reach in TARGETS:
+        reached = reach(parts.get(name, {}))
+        if reached is not None:
+            met = reached <= target if "at most" in what else reached >= target
+            rows.append({"part": name, "what": what, "target": target, "reached": reached, "met": met})
+    return rows
+
+
+def installed(peer: str, python: str) -> str | None:
+    """The version of a peer, None if that Python does not have it."""
+    names = {"llama.cpp": "llama-cpp-python", "openvino": "openvino-genai", "transformers": "transformers"}
+    script = f"import {ENGINES[peer].package}, importlib.metadata as m; print(m.version({names[peer]!r}))"
+    done = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False)
+    return done.stdout.strip().splitlines()[-1] if done.returncode == 0 else None
+
+
+def versions(peers: dict[str, str]) -> dict[str, str]:
+    found = dict(peers)
+    for package in ("codemill", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def measure(part: Part, peers: dict[str, str], options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The figures of a part, or why there are none."""
+    try:
+        bench = Bench(
+            BenchRequest(
+                spec=options.spec or part.spec,
+                quantization=part.quantization,
+                dtype="auto" if part.quantization else "bfloat16",
+                num_threads=options.threads,
+                workload=QUICK if options.quick else part.workload,
+                rounds=options.rounds,
+                peers=[peer for peer in part.peers if peer in peers],
+                peers_python=options.peers_python,
+                folder=folder,
+            )
+        )
+        bench.run(lambda text: print(f"  {text}", file=sys.stderr, flush=True))
+    except (CodemillError, UsageError) as error:
+        return {"error": str(error)}
+    return bench.to_json()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(DEFAULT_PARTS), help=f"among {', '.join(PARTS)}")
+    parser.add_argument("--compare", default=",".join(PEERS))
+    parser.add_argument("--peers-python", default=sys.executable)
+    parser.add_argument("--peers-folder", type=Path, help="keep the peers' models here")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--spec", help="another model than the parts have, such as a smaller one")
+    parser.add_argument("--quick", action="store_true", help="a tiny workload, to see that it works")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    unknown = set(options.parts.split(",")) - set(PARTS)
+    if unknown:
+        parser.error(f"unknown part {unknown.pop()}: choose among {', '.join(PARTS)}")
+    peers = {peer: installed(peer, options.peers_python) for peer in options.compare.split(",") if peer in PEERS}
+    found = {peer: number for peer, number in peers.items() if number is not None}
+    parts: dict[str, Any] = {}
+    if options.output is not None and options.output.exists():
+        parts = json.loads(options.output.read_text())["parts"]
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in options.parts.split(","):
+            print(name, file=sys.stderr, flush=True)
+            parts[name] = measure(PARTS[name], found, options, options.peers_folder or Path(temporary))
+            result = {
+                "command": " ".join(["python benchmarks/cpu_speed.py", f"--rounds {options.rounds}"]),
+                "versions": versions(found),
+                "targets": judge(parts),
+                "parts": parts,
+            }
+            if options.output is not None:
+                options.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

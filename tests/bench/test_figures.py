@@ -1,0 +1,90 @@
+"""From timings to figures."""
+
+import pytest
+
+from codemill.bench.engines import Timing
+from codemill.bench.figures import Contestant, FigureMaker, best_setting
+from codemill.bench.machine import Machine
+from codemill.bench.roofline import Roofline
+from codemill.bench.workload import Measurement, Workload
+from codemill.errors import UsageError
+from codemill.presets import PRESETS
+
+CONFIG = PRESETS["qwen3-0.6b"].config
+MACHINE = Machine("a machine", 2, 2, {1 << 30: 20e9, 1 << 20: 80e9}, {"bfloat16": 1e11}, {"bfloat16": 2e11})
+WORKLOAD = Workload((512,), (0, 512), (1, 2), 32)
+
+
+def maker(ours: list[Timing], theirs: list[Timing]) -> FigureMaker:
+    decode = WORKLOAD.decode(512, 1)
+    contestants = {
+        "codemill": Contestant(1.0, 200_000_000, 2_000_000_000, {decode: "default"}, {decode: ours}),
+        "llama.cpp": Contestant(1.0, 0, 3_000_000_000, {decode: "BF16"}, {decode: theirs}),
+    }
+    return FigureMaker(WORKLOAD, Roofline(CONFIG), MACHINE, contestants)
+
+
+def test_values_are_medians_and_ratios_those_of_rounds() -> None:
+    ours = [Timing(1.0, 2.0), Timing(2.0, 4.0), Timing(4.0, 16.0)]
+    theirs = [Timing(3.0, 2.0), Timing(4.0, 16.0), Timing(8.0, 32.0)]
+    figures = {figure.name: figure for figure in maker(ours, theirs).figures()}
+    prefill, decode = figures["prefill 512"], figures["decode after 512"]
+    assert prefill.value == 512 / 2.0
+    assert prefill.peers["llama.cpp"].value == 512 / 4.0
+    assert prefill.peers["llama.cpp"].ratio == 2.0
+    assert decode.value == 32 / 4.0
+    assert decode.peers["llama.cpp"].ratio == 2.0
+    assert decode.peers["llama.cpp"].setting == "BF16"
+    assert "decode after 0" not in figures  # was not measured
+    first = figures["time to first token, 512"]
+    assert (first.value, first.peers["llama.cpp"].value) == (2.0, 4.0)
+
+
+def test_rooflines() -> None:
+    figures = {figure.name: figure for figure in maker([Timing(1.0, 4.0)], []).figures()}
+    roofline = Roofline(CONFIG)
+    decode, prefill = figures["decode after 512"], figures["prefill 512"]
+    # 512 tokens, and half of the 33 that come.
+    assert decode.num_bytes == roofline.weight_bytes + 528.5 * roofline.kv_bytes_per_token
+    assert decode.roofline == pytest.approx(20e9 / decode.num_bytes)
+    assert decode.fraction == pytest.approx(8 / decode.roofline)
+    assert prefill.roofline == pytest.approx(512 * 2e11 / roofline.prefill_operations(512))
+    first = figures["time to first token, 512"]
+    assert first.roofline is not None
+    assert first.fraction == pytest.approx(first.roofline / 1.0)
+    memory = figures["peak memory over weights"]
+    assert memory.value == pytest.approx(2e9 / roofline.weight_bytes)
+    assert memory.fraction == pytest.approx(1 / memory.value)
+
+
+def test_bandwidth_is_that_of_a_buffer_of_the_size() -> None:
+    assert MACHINE.read_limit(2 << 20) == 80e9
+    assert MACHINE.read_limit(2e9) == 20e9
+
+
+def test_compute_takes_over_where_it_is_slower() -> None:
+    assert MACHINE.seconds(20e9, 1e9, "bfloat16") == 1.0
+    assert MACHINE.seconds(1e9, 4e11, "bfloat16") == 2.0
+
+
+def test_a_prompt_that_decodes_as_well_is_run_once() -> None:
+    assert WORKLOAD.measurements() == [
+        Measurement(1, 33, 1),
+        Measurement(512, 33, 1),
+        Measurement(1, 33, 2),
+        Measurement(512, 33, 2),
+    ]
+    assert Workload((512,), (0,), (1,)).prefill(512) == Measurement(512, 1, 1)
+
+
+def test_the_context_limits_the_workload() -> None:
+    within = Workload((512, 2048), (0, 1000), (1,), 32).within(1024)
+    assert (within.prompt_lengths, within.decode_after) == ((512,), (0,))
+    with pytest.raises(UsageError, match="context of 16 tokens is too short"):
+        WORKLOAD.within(16)
+
+
+def test_the_best_setting_is_the_one_that_is_fastest_at_what_counts() -> None:
+    trials = {"a": Timing(1.0, 4.0), "b": Timing(2.0, 3.0)}
+    assert best_setting(Measurement(512, 33, 1), trials) == "b"
+    assert best_setting(Measurement(512, 1, 1), trials) == "a"
