@@ -20,8 +20,10 @@ from codemill import __version__
 from codemill.errors import CodemillError, UsageError
 
 # In the order of `codemill --help`; each names a module of `codemill.commands`.
-VERBS = ("models", "generate", "chat", "complete", "quantize", "train", "eval", "data", "bench", "sandbox")
-VERBS = ("models", "generate", "chat", "complete", "train", "eval", "data", "convert", "sandbox")
+VERBS = (
+    *("models", "generate", "chat", "complete", "train", "eval", "data"),
+    *("quantize", "convert", "bench", "sandbox"),
+)
 
 
 def build_app() -> typer.Typer:

@@ -43,6 +43,7 @@ def chat(
     threads: options.Threads = None,
     speculative: options.Speculative = None,
     prefix_cache_dir: options.PrefixCacheDir = None,
+    kv_cache_dtype: options.KvCacheDtype = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each answer.")] = False,
 ) -> None:
     """Talk with a model: /reset starts over, Ctrl-C stops an answer, Ctrl-D or /exit ends."""
@@ -58,7 +59,9 @@ def chat(
         max_tokens=max_tokens,
     )
     dialogue = Dialogue(
-        options.load_llm(model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir, quantization),
+        options.load_llm(
+            model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir, quantization, kv_cache_dtype
+        ),
         params,
         system,
         as_json,

@@ -53,6 +53,7 @@ def complete(
     threads: options.Threads = None,
     speculative: options.Speculative = None,
     prefix_cache_dir: options.PrefixCacheDir = None,
+    kv_cache_dtype: options.KvCacheDtype = "auto",
     as_json: options.AsJson = False,
 ) -> None:
     """Complete a file at the cursor, from what stands before and after it."""
@@ -69,7 +70,9 @@ def complete(
         stop=stop,
     )
     cursor = read_cursor(place)
-    llm = options.load_llm(model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir, quantization)
+    llm = options.load_llm(
+        model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir, quantization, kv_cache_dtype
+    )
     max_tokens = answer_length(params, llm.max_model_len)
     prompt = completion_prompt(llm.tokenizer, cursor, llm.max_model_len - max_tokens, repo, window)
     _print_notes(prompt, with_context=repo is not None)

@@ -51,6 +51,7 @@ def generate(
     threads: options.Threads = None,
     speculative: options.Speculative = None,
     prefix_cache_dir: options.PrefixCacheDir = None,
+    kv_cache_dtype: options.KvCacheDtype = "auto",
     as_json: options.AsJson = False,
 ) -> None:
     """Continue a prompt, as plain text (no chat template)."""
@@ -72,7 +73,9 @@ def generate(
     if logprobs is not None and not as_json:
         raise UsageError("--logprobs are only shown with --json: add it")
     text = options.read_prompt(prompt)
-    llm = options.load_llm(model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir, quantization)
+    llm = options.load_llm(
+        model, dtype, device, max_model_len, threads, speculative, prefix_cache_dir, quantization, kv_cache_dtype
+    )
     if as_json:
         print_json(as_object(llm.generate(text, params)[0]))
     elif samples > 1:

@@ -44,6 +44,9 @@ PrefixCacheDir = Annotated[
         metavar="DIRECTORY", help="Keep computed prompts here, so that the next run need not compute them again."
     ),
 ]
+KvCacheDtype = Annotated[
+    str, typer.Option(help="auto (the model's) or int8: keys and values in half the memory, slightly rounded.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -54,9 +57,9 @@ def load_llm(
     max_model_len: int | None,
     threads: int | None,
     speculative: str | None = None,
-    prefix_cache_dir: Path | None = None,
-    quantization: str | None = None,
     prefix_cache_dir: str | None = None,
+    quantization: str | None = None,
+    kv_cache_dtype: str = "auto",
 ) -> "LLM":
     """The model that the options name."""
     from codemill import LLM
@@ -71,6 +74,7 @@ def load_llm(
         max_model_len=max_model_len,
         speculative=_speculative(speculative),
         prefix_cache_dir=prefix_cache_dir,
+        kv_cache_dtype=kv_cache_dtype,
     )
 
 

@@ -26,7 +26,6 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "codemill_linear": [*[_POINTER] * 3, *[_INT] * 3],
     "codemill_paged_attention": [*[_POINTER] * 8, *[_INT] * 10],
     "codemill_read_memory": [_POINTER, ctypes.c_size_t, _POINTER, _INT],
-    "codemill_paged_attention": [*[_POINTER] * 8, *[_INT] * 10],
     "codemill_write_int8_kv": [*[_POINTER] * 4, *[_INT] * 3],
 }
 

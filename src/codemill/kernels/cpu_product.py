@@ -15,7 +15,9 @@ _LANES = 16  # of the widest variant; the tests try the others
 
 def has_product_kernel(x: Tensor, weight: Tensor | PackedMatrix) -> bool:
     """Whether the library can multiply x [..., K] by such a weight [N, K]; it knows no gradients."""
-    return x.device.type == "cpu" and not x.requires_grad and MatrixStruct.takes(weight) and load_cpu_library() is not None
+    return (
+        x.device.type == "cpu" and not x.requires_grad and MatrixStruct.takes(weight) and load_cpu_library() is not None
+    )
 
 
 def cpu_product(x: Tensor, weight: Tensor | PackedMatrix) -> Tensor:

@@ -20,10 +20,11 @@ from codemill.models.rope import rotary_tables
 class ForwardContext:
     """One forward pass over `B` rows of `T` new tokens, N = B * T in all.
 
-    `positions` are those of the tokens, one row where all rows are at the same. `segments` say which tokens continue which sequences of a cache; None where there is no cache. `documents` are the
-    lengths of packed documents, row after row; they do not see each other. `adapters` say which tokens have one; empty
-    where none does. `deferred` collects what linear-attention layers need to advance their state over drafts, once it
-    is known how many were accepted. `attends_by_token`: attention has to be computed for each token alone.
+    `positions` are those of the tokens, one row where all rows are at the same. `segments` say which tokens
+    continue which sequences of a cache; None where there is no cache. `documents` are the lengths of packed
+    documents, row after row; they do not see each other. `adapters` say which tokens have one; empty where none
+    does. `deferred` collects what linear-attention layers need to advance their state over drafts, once it is known
+    how many were accepted. `attends_by_token`: attention has to be computed for each token alone.
     """
 
     config: ModelConfig

@@ -173,7 +173,9 @@ class CausalLM(nn.Module):
         if self._fused_decoder is None or not self._fused_decoder.is_current:
             self._fused_decoder = FusedDecoder.build(self)
             self.fuses = self._fused_decoder is not None
-        takes = self._fused_decoder and self._fused_decoder.takes(context, cache, input_ids.numel(), self.is_batch_invariant)
+        takes = self._fused_decoder and self._fused_decoder.takes(
+            context, cache, input_ids.numel(), self.is_batch_invariant
+        )
         return self._fused_decoder if takes else None
 
     def logits(self, hidden: Tensor, adapters: Sequence[AdaptedRows] = ()) -> Tensor:

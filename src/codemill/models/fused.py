@@ -11,7 +11,7 @@ Shapes: B batch, T tokens, N of all rows, D model.
 
 import ctypes
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +73,9 @@ class FusedDecoder:
         self._library = library
         self._kept: list[Tensor] = []  # an address does not keep what it points at
         self._copied: list[Tensor] = []
-        self._mixers = [layer.linear_attn if hasattr(layer, "linear_attn") else None for layer in model.model.layers]
-        self._layers = (LayerStruct * model.config.num_hidden_layers)(*map(self._layer, model.model.layers))
+        layers = [cast("DecoderLayer", layer) for layer in model.model.layers]
+        self._mixers = [layer.linear_attn if layer.layer_type == "linear_attention" else None for layer in layers]
+        self._layers = (LayerStruct * len(layers))(*map(self._layer, layers))
         self._decoder = self._describe(model)
         self._versions = self._current_versions()
         self._is_packed = any(layer.q_proj.group_size or layer.in_proj_qkvz.group_size for layer in self._layers)
@@ -151,9 +152,10 @@ class FusedDecoder:
 
     def _defer(self, buffers: dict[int, Buffers], context: ForwardContext, cache: Cache) -> None:
         for index, each in buffers.items():
-            state = cache.layers[index]
+            state, mixer = cache.layers[index], self._mixers[index]
             assert isinstance(state, LinearState)
-            self._mixers[index].defer_drafts(each.qkvz, each.ba, context, state)
+            assert mixer is not None
+            mixer.defer_drafts(each.qkvz, each.ba, context, state)
 
     def _describe(self, model: "CausalLM") -> DecoderStruct:
         config = model.config

@@ -1,7 +1,7 @@
 """GPTQ (Frantar et al. 2022): weights quantised so that the outputs of each layer change little, not the weights.
 
 Columns are rounded one after another, and what each loses is made up for by those that are still to come, as far as the
-inputs of a calibration text are correlated: with H the sum of x x^T over its tokens, the squared error of the outputs is
+inputs of a calibration text are correlated: with H the sum of x x^T over its tokens, the squared error of an output is
 e H e^T for a row's error e. The model is walked layer by layer, each seeing what the quantised ones before it give, so
 only the statistics of one layer are in memory. See docs/quantization_quality.md for what it gains.
 
@@ -35,8 +35,7 @@ def quantize_layerwise(
 ) -> Iterator[tuple[str, PackedMatrix]]:
     """Each projection's name and quantised weight, a decoder layer at a time; an untied head comes last.
 
-    batches: token ids [B, T] of a text like those that the model is meant for, 20,000 tokens or more. Embeddings are not
-    among the results, nor a head that is tied to them. The weights of `model` are replaced by the quantised values as
+    batches: token ids [B, T] of a text like those that the model is meant for, at least 20,000 tokens. Embeddings are not among the results, nor a head that is tied to them. The weights of `model` are replaced by the quantised values as
     the walk goes on. Raises UsageError if there are no batches.
     """
     if not batches:

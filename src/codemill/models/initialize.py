@@ -1,6 +1,5 @@
 """Random weights, as the reference draws them for a model that is to be trained."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 
