@@ -285,7 +285,7 @@ def test_models_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
             "bf16": 159_348_782_592,
             "fp8": 79_674_391_296,
             "int8": 84_707_046_912,
-            "int4": 44_816_845_104,
+            "int4": 44_898_121_216,
         },
         "kv_bytes_per_1k_tokens": 24_576_000,
         "state_bytes": 79_036_416,
