@@ -121,7 +121,9 @@ def read_config(source: ModelSource) -> ModelConfig:
     """The configuration, with the dtype of the weights. Raises CodemillError."""
     # Before the weights, which may take an hour to arrive for a model that cannot be loaded.
     config = source.load_config()
-    return config if config.dtype is not None else replace(config, dtype=_stored_dtype(open_checkpoint(source, config)))
+    if config.dtype is not None or source.preset is not None:
+        return config
+    return replace(config, dtype=_stored_dtype(open_checkpoint(source, config)))
 
 
 def open_checkpoint(source: ModelSource, config: ModelConfig) -> Checkpoint:
