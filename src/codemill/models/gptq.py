@@ -35,8 +35,9 @@ def quantize_layerwise(
 ) -> Iterator[tuple[str, PackedMatrix]]:
     """Each projection's name and quantised weight, a decoder layer at a time; an untied head comes last.
 
-    batches: token ids [B, T] of a text like those that the model is meant for, at least 20,000 tokens. Embeddings are not among the results, nor a head that is tied to them. The weights of `model` are replaced by the quantised values as
-    the walk goes on. Raises UsageError if there are no batches.
+    batches: token ids [B, T] of a text like those that the model is meant for, at least 20,000 tokens. Embeddings are
+    not among the results, nor a head that is tied to them. The weights of `model` are replaced by the quantised values
+    as the walk goes on. Raises UsageError if there are no batches.
     """
     if not batches:
         raise UsageError("there is no text to calibrate with: give some")
