@@ -2,7 +2,8 @@
 
     python benchmarks/gpu_engine.py [--output benchmarks/results/gpu_engine.json]
 
-Random weights in bf16; prompts of 512 distinct tokens. Prefill is the time of the first two tokens, decode that of 64 more.
+Random weights in bf16; prompts of 512 distinct tokens. Prefill is the time of the first two
+tokens, decode that of 64 more.
 """
 
 import argparse
