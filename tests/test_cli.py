@@ -284,8 +284,8 @@ def test_models_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
             "fp32": 318_697_565_184,
             "bf16": 159_348_782_592,
             "fp8": 79_674_391_296,
-            "int8": 79_674_391_296,
-            "int4": 44_816_845_104,
+            "int8": 84_707_046_912,
+            "int4": 44_898_121_216,
         },
         "kv_bytes_per_1k_tokens": 24_576_000,
         "state_bytes": 79_036_416,
@@ -311,7 +311,7 @@ def test_the_table_fits_the_terminal(
     assert max(map(len, lines)) <= columns
     rows = {line.split()[0]: line.split()[1:] for line in lines[2 : 2 + len(PRESETS)]}
     assert list(rows) == list(PRESETS)
-    figures = ["480.2", "35.47", "262,144", "1921", "960", "480", "270", "254", "-", "fp32"]
+    figures = ["480.2", "35.47", "262,144", "1921", "960", "510", "270", "254", "-", "fp32"]
     hub_id = ["Qwen/Qwen3-Coder-480B-A35B-Instruct"] if columns >= models.WIDE else []
     assert rows["qwen3-coder-480b-a35b"] == figures + hub_id
 

@@ -147,8 +147,8 @@ def test_a_model_without_a_tokenizer(codemill: Run, tmp_path: Path) -> None:
     assert re.search(r"bare\.gguf: tokenizer\.ggml\.model = 'none' is not supported", failed.error)
 
 
-def test_fp8_and_stacked_experts(tmp_path: Path) -> None:
-    """What checkpoints hold in other forms goes through the same door."""
+def test_experts_that_are_stacked_on_disk(tmp_path: Path) -> None:
+    """As some libraries write them."""
     from safetensors.torch import load_file, save_file
 
     model = make_ours(make_reference("qwen3_moe"))
@@ -165,8 +165,8 @@ def test_fp8_and_stacked_experts(tmp_path: Path) -> None:
     assert torch.equal(load_model(tmp_path / "model.gguf")(ids), model(ids))
 
 
-def test_a_model_larger_than_its_tensors_in_memory(tmp_path: Path) -> None:
-    """Random weights of a preset, stopped before they are written: nothing is built that has the model's size."""
+def test_a_stream_holds_no_weights(tmp_path: Path) -> None:
+    """Opening a model of 480 billion parameters takes none of their memory."""
     from codemill.models.weight_stream import open_stream
 
     stream = open_stream("random:qwen3-coder-480b-a35b")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from codemill import LLM, SamplingParams, StreamPiece
-from codemill.config import RopeConfig, YarnConfig
+from codemill.config import QuantizationConfig, RopeConfig, YarnConfig
 from codemill.engine.async_engine import AsyncEngine
 from codemill.engine.generation_config import GenerationConfig
 from codemill.errors import CodemillError, UsageError
@@ -134,9 +134,17 @@ def test_yarn_extends_the_context(dense_llm):
     assert LLM.from_parts(model, dense_llm.tokenizer).max_model_len == 4096
 
 
-def test_quantization_is_refused_for_now():
-    with pytest.raises(UsageError, match="quantization = 'int4' is not supported yet"):
-        LLM(quantization="int4")
+def test_quantization_packs_the_weights():
+    llm = LLM(quantization="int4")
+    assert llm.model.config.quantization == QuantizationConfig(4)
+    whole = sum(parameter.nbytes for parameter in LLM().model.parameters())
+    assert sum(parameter.nbytes for parameter in llm.model.parameters()) < 0.3 * whole
+    assert llm.generate("def add(", SamplingParams(max_tokens=4, temperature=0))[0].outputs[0].token_ids
+
+
+def test_an_unknown_quantization_lists_the_choices():
+    with pytest.raises(UsageError, match="quantization 'int3' is unknown: choose int4, int8"):
+        LLM(quantization="int3")
 
 
 # Checkpoints

@@ -49,7 +49,7 @@ def forward(mixer: GatedDeltaNet, dtype: torch.dtype) -> tuple[Tensor, Tensor, T
     recurrent = torch.randn(8, LINEAR.num_value_heads, 20, 36, generator=generator)
     conv = torch.randn(8, LINEAR.conv_kernel_dim - 1, LINEAR.conv_channels, generator=generator).to(dtype)
     conv = conv.to(x.dtype)
-    context = ForwardContext(torch.empty(0), torch.empty(0), segments=segments)
+    context = ForwardContext(CONFIG, dtype, torch.zeros(1, num_tokens), segments=segments)
     out = mixer(x, context, LinearState(recurrent, conv))
     assert {deferred.segment for deferred in context.deferred} == {2, 4}
     context.commit(NUM_ACCEPTED)

@@ -13,6 +13,7 @@ from codemill.config import ModelConfig, QuantizationConfig
 from codemill.errors import CodemillError, UsageError
 from codemill.kernels.packed_matrix import PackedMatrix
 from codemill.models import CausalLM, load_model, save_pretrained
+from codemill.models.convert import convert
 from codemill.models.loader import load_mtp
 from codemill.models.quantize_directory import quantize_model
 from codemill.models.quantized import matrices, named_weights, pack_modules, packed_weights
@@ -288,6 +289,26 @@ def test_fp8_checkpoints_are_quantised_from_what_they_mean(tmp_path: Path, famil
     assert_same(load_model(tmp_path / "fp8", dtype="float32", quantization="int4"), expected)
     quantize_model(tmp_path / "fp8", tmp_path / "small", "int4")
     assert_same(load_model(tmp_path / "small", dtype="float32"), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gguf_files_are_quantised_from_what_they_mean(
+    directories: dict[str, Path], tmp_path: Path, family: str
+) -> None:
+    path = tmp_path / "model.gguf"
+    convert(directories[family], path, "f32")
+    for quantization in ("int8", "int4:g64:asym"):
+        expected = load_model(directories[family], quantization=quantization)
+        state = load_model(path, quantization=quantization).state_dict()
+        for name, parameter in expected.named_parameters():  # norms and decays are stored in another form there
+            torch.testing.assert_close(state[name], parameter, atol=1e-6, rtol=1e-6, msg=name)
+    with pytest.raises(CodemillError, match="make a directory of it first"):
+        quantize_model(path, tmp_path / "small")
+
+
+def test_a_quantised_directory_does_not_become_a_gguf_file(quantised: Path, tmp_path: Path) -> None:
+    with pytest.raises(CodemillError, match="quantised as int4: convert the original"):
+        convert(quantised, tmp_path / "model.gguf", "f32")
 
 
 def test_the_mtp_head_comes_along_unquantised(directories: dict[str, Path], tmp_path: Path) -> None:

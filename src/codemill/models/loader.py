@@ -19,7 +19,7 @@ from codemill.models.mtp import MtpHead
 from codemill.models.names import is_ignored, is_mtp
 from codemill.models.placement import check_memory, dtype_name, resolve_device, resolve_dtype, resolve_quantization
 from codemill.models.progress import progress
-from codemill.models.quantize import Quantizer, stored_formats
+from codemill.models.quantize import CheckpointQuantizer, GgufQuantizer, Quantizer, stored_formats
 from codemill.models.quantized import empty_like, matrices, named_weights, pack_modules
 from codemill.models.skeleton import build, build_mtp, empty, materialize, set_parameter
 from codemill.spec import CONFIG_FILES, ModelSource, resolve
@@ -67,9 +67,11 @@ def load_model(
     if source.gguf is not None:
         gguf = GgufCheckpoint(source.gguf, config)
         gguf.check(model)
+        quantizer: Quantizer | None = None
         if packed is not None:
+            quantizer = GgufQuantizer(gguf, model)
             pack_modules(model, packed.format_of)
-        _load_weights(model, gguf, target)
+        _load_weights(model, gguf, target, quantizer)
         return model.requires_grad_(trainable)
     checkpoint = open_checkpoint(source, config).select(lambda name: not is_ignored(name, config))
     if config.quantization is not None:
@@ -77,7 +79,7 @@ def load_model(
     checkpoint.check(model, config)
     quantizer = None
     if packed is not None and config.quantization is None:
-        quantizer = Quantizer(checkpoint)
+        quantizer = CheckpointQuantizer(checkpoint)
         pack_modules(model, packed.format_of)
     _load_weights(model, checkpoint, target, quantizer)
     return model.requires_grad_(trainable)
@@ -121,7 +123,9 @@ def read_config(source: ModelSource) -> ModelConfig:
     """The configuration, with the dtype of the weights. Raises CodemillError."""
     # Before the weights, which may take an hour to arrive for a model that cannot be loaded.
     config = source.load_config()
-    return config if config.dtype is not None else replace(config, dtype=_stored_dtype(open_checkpoint(source, config)))
+    if config.dtype is not None or source.preset is not None:
+        return config
+    return replace(config, dtype=_stored_dtype(open_checkpoint(source, config)))
 
 
 def open_checkpoint(source: ModelSource, config: ModelConfig) -> Checkpoint:

@@ -1,24 +1,27 @@
 """Packs the weights of a checkpoint as they are read, one matrix at a time, and reads how those on disk are packed."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codemill.config import PackedFormat, QuantizationConfig
 from codemill.errors import CodemillError
 from codemill.kernels.packed_matrix import BLOCK_ROWS, PackedMatrix, is_group_size
 from codemill.kernels.quantized_linear import MINIMUM
 from codemill.models.checkpoint import Checkpoint
+from codemill.models.gguf_checkpoint import GgufCheckpoint
 from codemill.models.names import expert_views
 from codemill.models.safetensors_file import StoredTensor
 
 
-class Quantizer:
-    """Quantises weights of a checkpoint; of experts, no more than one is in memory unquantised."""
+class Quantizer(ABC):
+    """Quantises weights as they are read; of experts, no more than one is in memory unquantised."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
     def fill(self, name: str, target: Tensor | PackedMatrix) -> None:
         """Read the weight `name` into memory of its shape; quantised, if that is packed.
@@ -26,17 +29,35 @@ class Quantizer:
         Raises CodemillError naming a weight that cannot be quantised.
         """
         if isinstance(target, Tensor):
-            for part, view in self._checkpoint.views(name, target):
-                self._checkpoint.copy(part, view)
+            self._read(name, target)
             return
-        for matrix, weight in self._parts(name, target):
+        for matrix, weight in self._matrices(name, target):
             try:
                 matrix.fill(weight.to(target.weight.device))
             except CodemillError as error:
-                raise CodemillError(f"{self._checkpoint.path}: tensor {name}: {error}") from None
+                raise CodemillError(f"{self._path}: tensor {name}: {error}") from None
 
-    def _parts(self, name: str, matrix: PackedMatrix) -> Iterator[tuple[PackedMatrix, Tensor]]:
+    @abstractmethod
+    def _read(self, name: str, out: Tensor) -> None:
+        """Fill `out` with a weight that is not quantised."""
+
+    @abstractmethod
+    def _matrices(self, name: str, matrix: PackedMatrix) -> Iterator[tuple[PackedMatrix, Tensor]]:
         """Single matrices [N, K] of `matrix`, with the weights that go there."""
+
+
+class CheckpointQuantizer(Quantizer):
+    """From safetensors."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint.path)
+        self._checkpoint = checkpoint
+
+    def _read(self, name: str, out: Tensor) -> None:
+        for part, view in self._checkpoint.views(name, out):
+            self._checkpoint.copy(part, view)
+
+    def _matrices(self, name: str, matrix: PackedMatrix) -> Iterator[tuple[PackedMatrix, Tensor]]:
         if name in self._checkpoint.tensors:
             stored = self._checkpoint.read(name)
             if stored.ndim == 2:
@@ -49,6 +70,31 @@ class Quantizer:
             for part, view in expert_views(name, index, expert):
                 self._checkpoint.copy(part, view)
             yield matrix[index], expert
+
+
+class GgufQuantizer(Quantizer):
+    """From a GGUF file, whose own quantisation is undone first."""
+
+    def __init__(self, checkpoint: GgufCheckpoint, model: nn.Module) -> None:
+        """model: the network before it is packed, which says what a weight consists of in the file."""
+        super().__init__(checkpoint.file.path)
+        self._checkpoint = checkpoint
+        self._metas = dict(model.named_parameters())
+
+    def _read(self, name: str, out: Tensor) -> None:
+        self._checkpoint.read_into(name, out)
+
+    def _matrices(self, name: str, matrix: PackedMatrix) -> Iterator[tuple[PackedMatrix, Tensor]]:
+        weight = torch.empty(matrix.num_rows, matrix.num_columns)
+        if len(matrix.shape) == 2:
+            self._checkpoint.read_into(name, weight)
+            yield matrix, weight
+            return
+        parts = self._checkpoint.parts(name, self._metas[name])
+        for index in range(len(matrix)):
+            for part, rows in zip(parts, weight.chunk(len(parts)), strict=True):
+                self._checkpoint.read_expert(part, index, rows)
+            yield matrix[index], weight
 
 
 def stored_formats(

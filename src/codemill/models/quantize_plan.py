@@ -16,7 +16,7 @@ from codemill.models.initialize import RandomWeights
 from codemill.models.loader import open_checkpoint, read_config
 from codemill.models.names import SCALE_SUFFIX, is_ignored, is_mtp
 from codemill.models.placement import resolve_dtype
-from codemill.models.quantize import Quantizer
+from codemill.models.quantize import CheckpointQuantizer
 from codemill.models.quantized import empty_like, named_weights, pack_modules
 from codemill.models.skeleton import build, build_mtp
 from codemill.spec import ModelSource
@@ -55,6 +55,8 @@ def plan_weights(source: ModelSource, quantization: QuantizationConfig, seed: in
 
     Raises CodemillError for what is wrong with the checkpoint, or if it is quantised already.
     """
+    if source.kind == "gguf":
+        raise CodemillError(f"{source.name} is a GGUF file: make a directory of it first, with codemill convert")
     config = read_config(source)
     if config.quantization is not None:
         raise CodemillError(f"{source.name} is quantised as {config.quantization} already: start from the original")
@@ -68,7 +70,7 @@ def plan_weights(source: ModelSource, quantization: QuantizationConfig, seed: in
     checkpoint = open_checkpoint(source, config).select(lambda name: is_mtp(name) or not is_ignored(name, config))
     network = checkpoint.select(lambda name: not is_mtp(name))
     network.check(model, config)
-    quantizer = Quantizer(network)
+    quantizer = CheckpointQuantizer(network)
     pack_modules(model, quantization.format_of)
     weights = [_planned(name, weight, quantizer.fill) for name, weight in named_weights(model).items()]
     weights += _planned_mtp(checkpoint.select(is_mtp), config, dtype)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from codemill.config import ModelConfig
+from codemill.errors import CodemillError
 from codemill.gguf.container import GgufFile
 from codemill.models.checkpoint import Checkpoint
 from codemill.models.gguf_checkpoint import GgufCheckpoint
@@ -47,6 +48,8 @@ def open_stream(spec: str | Path | None) -> WeightStream:
     """The weights that `spec` names, checked but not read. Raises as `load_model` does, lack of memory apart."""
     source = resolve(spec)
     config = read_config(source)
+    if config.quantization is not None:
+        raise CodemillError(f"{source.name} is quantised as {config.quantization}: convert the original")
     if source.kind == "random":
         return _RandomStream(config)
     if source.gguf is not None:

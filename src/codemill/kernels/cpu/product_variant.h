@@ -40,7 +40,9 @@ void quantize_row(const Rows& rows, int row) {
         const float inverse = most > 0 ? 127.0f / most : 0.0f;
         Ints sum = {};
         for (int k = 0; k < rows.group_size; k += LANES) {
-            const Ints rounded = (Ints)(values(k) * inverse + kRounder) - (Ints)(Floats<LANES>{} + kRounder);
+            // One rounding, to the integer nearest the exact product, with or without the compiler's help.
+            const Floats<LANES> shifted = Isa::fma(values(k), Floats<LANES>{} + inverse, Floats<LANES>{} + kRounder);
+            const Ints rounded = (Ints)shifted - (Ints)(Floats<LANES>{} + kRounder);
             typedef int8_t Bytes __attribute__((vector_size(LANES)));
             const Bytes bytes = __builtin_convertvector(rounded, Bytes);
             __builtin_memcpy(own.quantized + start + k, &bytes, sizeof bytes);
@@ -85,6 +87,6 @@ void many_rows(const Matrix& weight, int first_block, int num_blocks, const Rows
 
 template <class Isa>
 constexpr codemill::ProductKernels kProductKernels = {Isa::kLanes, quantize_row<Isa>, few_rows<Isa>, many_rows<Isa>,
-                                                      Isa::kPanelBlocks};
+                                                      panel_bytes,       Isa::kPanelBlocks};
 
 }  // namespace
