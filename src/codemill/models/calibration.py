@@ -133,7 +133,8 @@ class _LayerWalk:
         for index in range(weight.shape[0]):
             statistics = Statistics()
             tokens = x[(chosen == index).any(dim=1)]
-            statistics.add(tokens if name.endswith("gate_up_proj") else _inner(moe, index, tokens))
+            if tokens.shape[0]:
+                statistics.add(tokens if name.endswith("gate_up_proj") else _inner(moe, index, tokens))
             _fill(name, matrix[index], weight[index], statistics)
         return matrix
 

@@ -51,12 +51,29 @@ def fill_calibrated(matrix: PackedMatrix, weight: Tensor, statistics: Statistics
         matrix.fill(weight)
         return
     padding = -weight.shape[1] % matrix.group_size
-    left = F.pad(weight.float(), (0, padding)).T.contiguous()  # [K, N]: what is still to be said by later columns
-    quantised, scale, minimum = _round_columns(left, inverse_factor(F.pad(squares, (0, padding, 0, padding))), matrix)
+    squares = F.pad(squares, (0, padding, 0, padding))
+    order = _column_order(squares.diagonal(), matrix.group_size)
+    left = F.pad(weight.float(), (0, padding)).T[order]  # [K, N]: what is still to be said by later columns
+    quantised, scale, minimum = _round_columns(left, inverse_factor(squares[order][:, order]), matrix)
+    back = order.argsort()
+    groups = back[:: matrix.group_size] // matrix.group_size
+    quantised, scale = quantised[back], scale[:, groups]
+    minimum = None if minimum is None else minimum[:, groups]
     if scale.isfinite().all() and (minimum is None or minimum.isfinite().all()):
         matrix.fill_quantised(quantised.T, scale, minimum)
     else:
         matrix.fill(weight)  # says what is wrong with it
+
+
+def _column_order(squares: Tensor, group_size: int) -> Tensor:
+    """The order [K] in which columns are rounded: those with the largest inputs first, but group by group.
+
+    What comes first has the most columns after it to make up for its errors.
+    """
+    groups = squares.unflatten(0, (-1, group_size))
+    first = groups.sum(dim=1).argsort(descending=True, stable=True)
+    within = groups[first].argsort(dim=1, descending=True, stable=True)
+    return (first[:, None] * group_size + within).flatten()
 
 
 def inverse_factor(squares: Tensor) -> Tensor:
@@ -65,7 +82,8 @@ def inverse_factor(squares: Tensor) -> Tensor:
     With H = U U^T for an upper triangular U (Cholesky from the last row upwards), R is the inverse of U.
     """
     identity = torch.eye(squares.shape[0], device=squares.device)
-    damping = max(DAMPING * squares.diagonal().mean().item(), 1e-30)
+    inputs = squares.diagonal()[squares.diagonal() > 0]  # without padding, and inputs that are always zero
+    damping = DAMPING * inputs.mean().item() if len(inputs) else 1.0
     factor, failure = torch.linalg.cholesky_ex((squares + damping * identity).flip(0, 1))
     while failure.item():
         damping *= 10
