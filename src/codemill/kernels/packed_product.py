@@ -45,7 +45,8 @@ def quantize_activations(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     magnitude = groups.abs().amax(dim=2)
     magnitude = torch.where(magnitude < SMALLEST_MAGNITUDE, 0.0, magnitude)
     usable = magnitude.isfinite() & (magnitude > 0)
-    inverse = torch.where(usable, 127 / magnitude, 0.0)
+    largest = torch.full_like(magnitude, 127)  # 127 / magnitude would be a reciprocal and a product: rounded twice
+    inverse = torch.where(usable, largest / magnitude, 0.0)
     exact = groups.double() * inverse[..., None].double()
     numbers = torch.where(usable[..., None], exact, 0.0).round()
     return numbers.to(torch.int32), magnitude / 127
