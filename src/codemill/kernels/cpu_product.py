@@ -27,7 +27,7 @@ def cpu_product(x: Tensor, weight: Tensor | PackedMatrix) -> Tensor:
     """
     library = load_cpu_library()
     assert library is not None
-    rows = x.to(torch.float32, memory_format=torch.contiguous_format)
+    rows = x.to(torch.float32).contiguous()
     struct = MatrixStruct.of(weight)
     out = torch.empty(*x.shape[:-1], struct.num_rows)
     num_rows = prod(x.shape[:-1])

@@ -40,9 +40,9 @@ void quantize_row(const Rows& rows, int row) {
         const float inverse = most > 0 ? 127.0f / most : 0.0f;
         Ints sum = {};
         for (int k = 0; k < rows.group_size; k += LANES) {
-            // One rounding, to the integer nearest the exact product, with or without the compiler's help.
-            const Floats<LANES> shifted = Isa::fma(values(k), Floats<LANES>{} + inverse, Floats<LANES>{} + kRounder);
-            const Ints rounded = (Ints)shifted - (Ints)(Floats<LANES>{} + kRounder);
+            // Rounded once everywhere; left to the compiler it would be once or twice.
+            const Floats<LANES> moved = Isa::fma(values(k), Floats<LANES>{} + inverse, Floats<LANES>{} + kRounder);
+            const Ints rounded = (Ints)moved - (Ints)(Floats<LANES>{} + kRounder);
             typedef int8_t Bytes __attribute__((vector_size(LANES)));
             const Bytes bytes = __builtin_convertvector(rounded, Bytes);
             __builtin_memcpy(own.quantized + start + k, &bytes, sizeof bytes);
