@@ -10,7 +10,7 @@ from codemill.kernels.cpu_library import load_cpu_library
 from codemill.kernels.cpu_structs import MatrixStruct
 from codemill.kernels.packed_matrix import PackedMatrix
 
-_LANES = 256  # of the widest variant, tiles of 16 by 16; the tests try the others
+_LANES = 256  # of the widest variant, AMX with its tiles; the tests try the others
 
 
 def has_product_kernel(x: Tensor, weight: Tensor | PackedMatrix) -> bool:

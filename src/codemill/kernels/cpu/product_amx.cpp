@@ -43,12 +43,8 @@ inline int groups_at_once(const Matrix& weight) {
     return weight.group_size < kPanelColumns ? kPanelColumns / weight.group_size : 1;
 }
 
-inline bool takes(const Matrix& weight, int num_rows) {
-    return weight.packed() && weight.group_size % kUnit == 0 && num_rows >= kTileRows;
-}
-
-size_t panel_bytes(const Matrix& weight, int num_blocks, int num_rows) {
-    if (!takes(weight, num_rows)) return codemill::product_kernels_avx512()->panel_bytes(weight, num_blocks, num_rows);
+size_t panel_bytes(const Matrix& weight, int, int num_rows) {
+    if (!weight.packed()) return 0;
     const size_t num_tiles = (num_rows + kTileRows - 1) / kTileRows;
     return 4 * (kPanelFloats + (num_tiles + 2) * kDots);
 }
@@ -220,7 +216,7 @@ void compute(const Matrix& weight, int first_block, const Rows& rows, int num_ro
 
 void many_rows(const Matrix& weight, int first_block, int num_blocks, const Rows& rows, int num_rows, Output out,
                uint8_t* memory) {
-    if (!takes(weight, num_rows)) {
+    if (!weight.packed() || weight.group_size % kUnit || num_rows < kTileRows) {
         return codemill::product_kernels_avx512()->many_rows(weight, first_block, num_blocks, rows, num_rows, out, memory);
     }
     const int columns = weight.group_size % (2 * kUnit) ? kUnit : 2 * kUnit;
