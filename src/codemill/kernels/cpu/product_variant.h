@@ -16,6 +16,7 @@ template <class Isa>
 void quantize_row(const Rows& rows, int row) {
     constexpr int LANES = Isa::kLanes;
     using Ints = typename Lanes<LANES>::Ints;
+    constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest even integer
     const Rows own = rows.from(row);
     for (int group = 0; group < rows.num_groups(); ++group) {
         const int start = group * rows.group_size;
@@ -39,7 +40,9 @@ void quantize_row(const Rows& rows, int row) {
         const float inverse = most > 0 ? 127.0f / most : 0.0f;
         Ints sum = {};
         for (int k = 0; k < rows.group_size; k += LANES) {
-            const Ints rounded = Isa::round(values(k) * inverse);
+            // One rounding, to the integer nearest the exact product, with or without the compiler's help.
+            const Floats<LANES> shifted = Isa::fma(values(k), Floats<LANES>{} + inverse, Floats<LANES>{} + kRounder);
+            const Ints rounded = (Ints)shifted - (Ints)(Floats<LANES>{} + kRounder);
             typedef int8_t Bytes __attribute__((vector_size(LANES)));
             const Bytes bytes = __builtin_convertvector(rounded, Bytes);
             __builtin_memcpy(own.quantized + start + k, &bytes, sizeof bytes);
