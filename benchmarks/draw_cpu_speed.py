@@ -55,7 +55,7 @@ def draw(results: dict[str, Any], target: Path) -> None:
 
     parts = {key: part for key, part in results["parts"].items() if key in PARTS}
     shown = [name for name in FIGURES if any(values(part, name) for part in parts.values())]
-    figure, panels = pyplot.subplots(1, len(shown), figsize=(2.6 * len(shown), 3), squeeze=False)
+    figure, panels = pyplot.subplots(1, len(shown), figsize=(max(7.0, 2.6 * len(shown)), 3), squeeze=False)
     for axes, name in zip(panels[0], shown, strict=True):
         draw_panel(axes, parts, name)
     labels = {

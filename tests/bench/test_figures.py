@@ -3,6 +3,7 @@
 import pytest
 
 from codemill.bench.engines import Timing
+from codemill.bench.engines.openvino import timing_of_steps
 from codemill.bench.figures import Contestant, FigureMaker, best_setting
 from codemill.bench.machine import Machine
 from codemill.bench.roofline import Roofline
@@ -88,3 +89,11 @@ def test_the_best_setting_is_the_one_that_is_fastest_at_what_counts() -> None:
     trials = {"a": Timing(1.0, 4.0), "b": Timing(2.0, 3.0)}
     assert best_setting(Measurement(512, 33, 1), trials) == "b"
     assert best_setting(Measurement(512, 1, 1), trials) == "a"
+
+
+def test_steps_in_which_only_some_sequences_move_are_no_decode_of_the_batch() -> None:
+    # The first prompt decodes while the second is still read; then both; then one alone.
+    timing = timing_of_steps(1.0, [100.0, 300.0, 320.0, 350.0, 360.0], [1, 2, 2, 2, 1], 2, 4)
+    assert timing.decode_seconds == pytest.approx(3 * 0.025)
+    assert timing.first_seconds == pytest.approx(1.0 - 0.06)
+    assert timing_of_steps(0.5, [480.0], [2], 2, 1).decode_seconds == 0

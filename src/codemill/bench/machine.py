@@ -25,6 +25,7 @@ class Machine:
     bandwidth: Mapping[int, float]
     instructions: Mapping[str, float]
     products: Mapping[str, float]
+    load_average: float = 0.0  # cores that were busy in the minute before, this program's own work included
 
     def read_limit(self, num_bytes: float) -> float:
         """Bytes per second at which `num_bytes` can be read again and again: weights that fit a cache stay there."""
@@ -45,6 +46,7 @@ class Machine:
             "processor": self.processor,
             "cores": self.num_cores,
             "threads": self.num_threads,
+            "load_average": self.load_average,
             "read_bandwidth": [
                 {"buffer_bytes": size, "bytes_per_second": value} for size, value in sorted(self.bandwidth.items())
             ],
@@ -62,6 +64,7 @@ def measure_machine(num_threads: int, sizes: tuple[int, ...], *, quick: bool = F
 
     from codemill.kernels import machine_speed
 
+    load_average = os.getloadavg()[0]
     torch.set_num_threads(num_threads)
     largest = min(BUFFER_BYTES >> (3 if quick else 0), available_memory() // _MEMORY_SHARE)
     buffers = {largest, *(min(size, largest) for size in sizes)}
@@ -75,6 +78,7 @@ def measure_machine(num_threads: int, sizes: tuple[int, ...], *, quick: bool = F
         bandwidth={buffer: machine_speed.read_bandwidth(buffer, num_threads) for buffer in buffers},
         instructions={kind: value for kind, value in instructions.items() if value is not None},
         products={kind: value for kind, value in products.items() if value is not None},
+        load_average=load_average,
     )
 
 

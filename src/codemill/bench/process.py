@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -99,8 +101,9 @@ class Worker:
         return f"the process of {self.name} ended early (status {status}): {lines[-1] if lines else 'it said nothing'}"
 
     def close(self) -> None:
-        """End the process."""
-        self._process.kill()
+        """End the process, and what it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.communicate()
         self._errors.close()
         self._path.cleanup()

@@ -1,16 +1,20 @@
 """A process with one engine in it. It answers each line of JSON on its standard input with a line on standard output.
 
-    python -m codemill.bench.worker ENGINE OPTIONS
+    python -m codemill.bench.worker ENGINE OPTIONS [prepare]
 
-The first line it writes says that the engine is ready, or why it is not. Standard library only, but for the engine.
+With `prepare` it only writes the model that the engine reads, in a process of its own because that takes more memory
+than running it. Otherwise the first line it writes says that the engine is ready, or why it is not. Only the engine
+needs more than the standard library.
 """
 
 import json
 import os
 import random
+import subprocess
 import sys
 import time
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any, TextIO
 
 from codemill.bench.engines import ENGINES, OURS, BenchEngine, EngineOptions, create
@@ -41,11 +45,32 @@ def answer(engine: BenchEngine, request: dict[str, Any], vocab_size: int) -> dic
     return {**asdict(timing), "peak_memory": peak_memory()}
 
 
+def prepare_apart(name: str) -> None:
+    """Have the model written that the engine reads, if it reads one of ours. Raises CodemillError if that fails."""
+    if not hasattr(import_module(ENGINES[name].module), "prepare"):
+        return
+    command = [sys.executable, "-P", "-m", "codemill.bench.worker", *sys.argv[1:3], "prepare"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise CodemillError(done.stdout.strip() or f"writing its model ended with status {done.returncode}")
+
+
+def prepare(name: str, options: EngineOptions, replies: TextIO) -> int:
+    """Write the model -> the exit status; what went wrong goes to `replies`."""
+    try:
+        import_module(ENGINES[name].module).prepare(options)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent tells the user
+        print(refusal(name, error)["error"], file=replies, flush=True)
+        return 1
+    return 0
+
+
 def load(name: str, options: EngineOptions) -> tuple[BenchEngine, dict[str, Any]]:
     """The engine, and what the first line says of it."""
     __import__(ENGINES[name].package)
     if name == OURS:
         import torch  # noqa: F401 - so that load_seconds and the model's memory are the model's alone
+    prepare_apart(name)
     empty, start = peak_memory(), time.perf_counter()
     engine = create(name, options)
     seconds = time.perf_counter() - start
@@ -80,11 +105,13 @@ def serve(name: str, options: EngineOptions, replies: TextIO) -> None:
 
 
 def main() -> None:
-    name, options = sys.argv[1:3]
+    name, options = sys.argv[1], EngineOptions(**json.loads(sys.argv[2]))
     # Engines print what they like; the answers have a descriptor of their own.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    serve(name, EngineOptions(**json.loads(options)), replies)
+    if sys.argv[3:] == ["prepare"]:
+        sys.exit(prepare(name, options, replies))
+    serve(name, options, replies)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,8 @@ def _title(bench: "Bench", machine: "Machine") -> list[str]:
         f"{bench.roofline.weight_bytes / 1e6:,.1f} MB of weights, {step / 1e6:,.1f} MB of them read for a token",
         f"{machine.processor}, {machine.num_threads} of {machine.num_cores} cores: reads {cached / 1e9:.1f} GB/s "
         f"over so many bytes ({plain / 1e9:.1f} over {max(machine.bandwidth) / 1e6:,.0f} MB), "
-        f"computes {machine.compute_limit(kind) / 1e9:,.0f} G{kind} operations/s",
+        f"computes {machine.compute_limit(kind) / 1e9:,.0f} G{kind} operations/s; "
+        f"load average {machine.load_average:.1f}",
     ]
 
 

@@ -18,6 +18,7 @@ codemill eval humaneval+ --endpoint http://127.0.0.1:8000/v1 --model NAME --outp
 codemill eval humaneval --samples samples.jsonl --data HumanEval.jsonl.gz
 codemill eval cruxeval --gold --json
 codemill eval multipl-e --languages
+codemill eval perplexity --quantization int4
 codemill eval list
 codemill eval compare runs/a runs/b --output diff.html
 codemill eval report runs/a
@@ -29,7 +30,9 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    suite: Annotated[str, typer.Argument(metavar="SUITE", help="A suite's name; or list, compare, report.")],
+    suite: Annotated[
+        str, typer.Argument(metavar="SUITE", help="A suite's name; or perplexity, list, compare, report.")
+    ],
     paths: Annotated[
         list[Path] | None, typer.Argument(metavar="[RUN]...", help="After compare: runs A and B; after report: one.")
     ] = None,
@@ -81,6 +84,12 @@ def evaluate(
     device: options.Device = "auto",
     quantization: options.Quantization = None,
     max_model_len: options.MaxModelLen = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC", help="With perplexity: compare with this; default: --model before --quantization."
+        ),
+    ] = None,
     threads: options.Threads = None,
     concurrency: Annotated[int, typer.Option(min=1, help="With --endpoint: requests at a time.")] = 8,
     request_timeout: Annotated[float, typer.Option(help="With --endpoint: seconds for one try of a request.")] = 120.0,
@@ -97,6 +106,18 @@ def evaluate(
     if suite in ("list", "compare", "report"):
         _about_runs(suite, paths or [], output, as_json)
         return
+    if suite == "perplexity":
+        from codemill.commands.perplexity import run_perplexity
+        from codemill.eval.request import LocalModel
+
+        others = paths, endpoint, samples, gold, buggy, style, language, variant, ks, temperature, max_tokens, output
+        if any(other not in (None, False, []) for other in others):
+            raise UsageError("perplexity takes --model, --reference, --data, --limit, and how to load the model")
+        wanted = LocalModel(model, dtype, device, max_model_len, threads, quantization)
+        run_perplexity(wanted, reference, data, limit, as_json)
+        return
+    if reference is not None:
+        raise UsageError("--reference is for codemill eval perplexity")
     if paths:
         raise UsageError(f"{paths[0]}: one suite at a time; runs are named after compare and report only")
     from codemill.commands.eval_output import print_languages, run_evaluation

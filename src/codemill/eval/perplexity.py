@@ -60,15 +60,6 @@ class Prediction:
         return result | {"departure": asdict(self.departure) | {"perplexity_ratio": self.departure.perplexity_ratio}}
 
 
-def cut_windows(documents: Sequence[Sequence[int]], size: int) -> list[list[int]]:
-    """Token ids of documents -> windows of at most `size` ids that do not overlap; documents are not joined.
-
-    Rests of a single token predict nothing and are left out.
-    """
-    pieces = [list(ids[start : start + size]) for ids in documents for start in range(0, len(ids), size)]
-    return [piece for piece in pieces if len(piece) > 1]
-
-
 @torch.inference_mode()
 def measure(
     models: Sequence[CausalLM], windows: Sequence[Sequence[int]], advance: Callable[[int], None] = lambda tokens: None

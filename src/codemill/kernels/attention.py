@@ -16,7 +16,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     if num_queries == 1:
         # The queries of a group share their keys: as rows of one product they read the cache once.
         grouped = query.view(batch_size, num_kv_heads, num_heads // num_kv_heads, head_dim)
-        return F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask).view(query.shape)
+        return F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask).reshape(query.shape)
     out = F.scaled_dot_product_attention(
         query.transpose(1, 2), key, value, mask, is_causal=mask is None, enable_gqa=num_heads != num_kv_heads
     )

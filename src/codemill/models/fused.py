@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 PLAIN_ROWS = 16  # with plain weights; beyond, PyTorch's products are faster
 _HEAD_DIM_UNIT = 8
-_LANES = 16  # of the widest variant; the tests try the others
+_LANES = 256  # of the widest variant, AMX with its tiles; the tests try the others
 
 _PLAIN = ("in_proj_ba", "router", "shared_gate")  # that are never packed
 _SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj", "expert_gate_up"))

@@ -117,18 +117,29 @@ class LlamaCpp:
             self._library.llama_batch_free(batch)
 
 
+def prepare(options: EngineOptions) -> None:
+    """Write the model, and a small one to try."""
+    kind = _kind(options)
+    for path, config in ((options.path(".gguf"), options.config), (_trial_path(options), _TRIAL)):
+        if not path.exists():
+            write_gguf(path, config, kind)
+
+
 def create(options: EngineOptions) -> LlamaCpp:
-    kind = _KINDS[options.quantization or options.dtype]
-    path = options.path(".gguf")
-    if not path.exists():
-        write_gguf(path, options.config, kind)
-    denied = withhold_amx_if_it_crashes(lambda: _try(path.with_name(f"trial-{kind}.gguf"), kind, options.num_threads))
-    return LlamaCpp(path, options.num_threads, f"{kind}, AMX off (it crashes)" if denied else kind)
+    kind = _kind(options)
+    denied = withhold_amx_if_it_crashes(lambda: _try(_trial_path(options), options.num_threads))
+    return LlamaCpp(options.path(".gguf"), options.num_threads, f"{kind}, AMX off (it crashes)" if denied else kind)
 
 
-def _try(path: Path, kind: str, num_threads: int) -> None:
+def _kind(options: EngineOptions) -> str:
+    return _KINDS[options.quantization or options.dtype]
+
+
+def _trial_path(options: EngineOptions) -> Path:
+    return Path(options.folder) / f"trial-{_kind(options)}.gguf"
+
+
+def _try(path: Path, num_threads: int) -> None:
     """A prompt of a small model."""
-    if not path.exists():
-        write_gguf(path, _TRIAL, kind)
     engine = LlamaCpp(path, num_threads, "trial")
     engine.run([list(range(64))], 2, engine.settings[0])

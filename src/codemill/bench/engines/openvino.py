@@ -2,14 +2,16 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from codemill.bench.engines import EngineOptions, Timing
+from codemill.errors import CodemillError
 
 _BACKENDS = ("SDPA", "PA")  # one stateful graph; continuous batching over paged attention
 _GROUP_SIZE = 32
+_SUFFIX = "-openvino"
 
 
 class OpenVino:
@@ -23,32 +25,17 @@ class OpenVino:
         self._pipelines: dict[str, Any] = {}
 
     def run(self, prompts: Sequence[Sequence[int]], num_new: int, setting: str) -> Timing:
-        pipeline = self._pipeline(setting)
-        if len(prompts) == 1:
-            return self._run_one(pipeline, prompts, num_new)
-        # Streams are for one prompt, and the pipeline's own metrics divide by the batch. So a run that ends with the
-        # first token tells prefill; its prompts are others, because the pipeline remembers prefixes.
-        first = self._generate(pipeline, [prompt[::-1] for prompt in prompts], 1)
-        return Timing(first, max(self._generate(pipeline, prompts, num_new) - first, 1e-9))
-
-    def _run_one(self, pipeline: Any, prompts: Sequence[Sequence[int]], num_new: int) -> Timing:
-        times: list[float] = []
-        start = time.perf_counter()
-        self._generate(pipeline, prompts, num_new, _streamer(lambda: times.append(time.perf_counter())))
-        return Timing(times[0] - start, times[-1] - times[0])
-
-    def _generate(self, pipeline: Any, prompts: Sequence[Sequence[int]], num_new: int, streamer: Any = None) -> float:
-        """Seconds of a greedy generation."""
         import numpy as np
         import openvino
         import openvino_genai
 
-        ids = np.array(prompts, np.int64)
+        pipeline, ids = self._pipeline(setting), np.array(prompts, np.int64)
         inputs = openvino_genai.TokenizedInputs(openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids)))
         config = openvino_genai.GenerationConfig(max_new_tokens=num_new, ignore_eos=True, do_sample=False)
         start = time.perf_counter()
-        pipeline.generate(inputs, config, *([] if streamer is None else [streamer]))
-        return time.perf_counter() - start
+        raw = pipeline.generate(inputs, config).perf_metrics.raw_metrics
+        seconds = time.perf_counter() - start
+        return timing_of_steps(seconds, raw.m_new_token_times, raw.m_batch_sizes, len(prompts), num_new)
 
     def _pipeline(self, backend: str) -> Any:
         if backend not in self._pipelines:
@@ -61,27 +48,30 @@ class OpenVino:
         return self._pipelines[backend]
 
 
-def _streamer(tell: Callable[[], None]) -> Any:
-    import openvino_genai
+def timing_of_steps(
+    seconds: float, times: Sequence[float], num_tokens: Sequence[int], batch: int, num_new: int
+) -> Timing:
+    """From when each step ended, in milliseconds, and how many tokens it gave; `seconds` are those of the whole run.
 
-    class TokenStreamer(openvino_genai.StreamerBase):  # type: ignore[misc, unused-ignore]
-        """Calls `tell` at each token."""
+    Not from the pipeline's own means: those divide the time of a step by the batch.
+    """
+    first = next((i for i, count in enumerate(num_tokens) if count == batch), None)
+    if first is None:
+        raise CodemillError(f"its pipeline never computed {batch} sequences together")
+    steps = [times[i] - times[i - 1] for i in range(first + 1, len(times)) if num_tokens[i] == batch]
+    decode = (num_new - 1) * sum(steps) / len(steps) / 1000 if steps else 0.0
+    return Timing(seconds - (times[-1] - times[first]) / 1000, decode)
 
-        def write(self, token: Any) -> Any:
-            tell()
-            return openvino_genai.StreamingStatus.RUNNING
 
-        def end(self) -> None:
-            pass
-
-    return TokenStreamer()
+def prepare(options: EngineOptions) -> None:
+    """Write the model."""
+    path = options.path(_SUFFIX)
+    if not path.exists():
+        _export(path, options)
 
 
 def create(options: EngineOptions) -> OpenVino:
-    path = options.path("-openvino")
-    if not path.exists():
-        _export(path, options)
-    return OpenVino(path, options.num_threads)
+    return OpenVino(options.path(_SUFFIX), options.num_threads)
 
 
 def _export(path: Path, options: EngineOptions) -> None:

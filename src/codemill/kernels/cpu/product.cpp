@@ -18,7 +18,8 @@ constexpr int kItemRows = 384;          // with many: they stay in the second-le
 
 const ProductKernels& product_kernels(int max_lanes) {
     const ProductKernels* kernels = nullptr;
-    if (max_lanes >= 16) kernels = product_kernels_avx512();
+    if (max_lanes >= kTileLanes) kernels = product_kernels_amx();
+    if (!kernels && max_lanes >= 16) kernels = product_kernels_avx512();
     if (!kernels && max_lanes >= 8) kernels = product_kernels_avx2();
     return kernels ? *kernels : *product_kernels_plain();
 }
@@ -28,9 +29,9 @@ Product::Product(const ProductKernels& kernels, const Matrix& weight, const Rows
     const bool few = num_rows <= kFewRows;
     const int wanted = few ? static_cast<int>(kItemBytes / (weight.block_bytes() + 1)) : kernels.panel_blocks;
     blocks_per_item_ = std::clamp(wanted, 1, std::max(weight.num_blocks(), 1));
-    rows_per_item_ = few ? std::max(num_rows, 1) : kItemRows;
     num_block_items_ = (weight.num_blocks() + blocks_per_item_ - 1) / blocks_per_item_;
-    num_row_items_ = (num_rows + rows_per_item_ - 1) / rows_per_item_;
+    num_row_items_ = few ? num_rows > 0 : (num_rows + kItemRows - 1) / kItemRows;
+    rows_per_item_ = few ? num_rows : (num_rows + num_row_items_ - 1) / num_row_items_;
 }
 
 void Product::compute(size_t index) const {
@@ -43,7 +44,7 @@ void Product::compute(size_t index) const {
     const Rows rows = rows_.from(first_row);
     if (num_rows_ <= kFewRows) return kernels_.few_rows(weight_, first_block, num_blocks, rows, num_rows, out);
     thread_local Scratch memory;
-    float* panel = weight_.packed() ? memory.floats(num_blocks * kBlockRows * rows_.padded() / sizeof(float)) : nullptr;
+    float* const panel = memory.floats(kernels_.panel_bytes(weight_, num_blocks, num_rows) / sizeof(float));
     kernels_.many_rows(weight_, first_block, num_blocks, rows, num_rows, out, reinterpret_cast<uint8_t*>(panel));
 }
 

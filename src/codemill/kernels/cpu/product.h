@@ -16,16 +16,19 @@ struct ProductKernels {
     int lanes;
     // Quantises row `row` of `rows.values`.
     void (*quantize)(const Rows& rows, int row);
-    // out = rows @ W^T for the outputs of some blocks. `panel` has room for `panel_bytes` of that matrix.
+    // out = rows @ W^T for the outputs of some blocks. `panel` has room for `panel_bytes`.
     void (*few_rows)(const Matrix& weight, int first_block, int num_blocks, const Rows& rows, int num_rows, Output out);
     void (*many_rows)(const Matrix& weight, int first_block, int num_blocks, const Rows& rows, int num_rows, Output out,
                       uint8_t* panel);
+    size_t (*panel_bytes)(const Matrix& weight, int num_blocks, int num_rows);
     int panel_blocks;  // of an item with many rows
 };
 
 constexpr int kFewRows = 16;  // up to so many, weights are read from memory and used at once
 
-// The best for this processor, of at most `max_lanes` floats a vector.
+constexpr int kTileLanes = 256;  // a tile of AMX has 16 x 16
+
+// The best for this processor, of at most `max_lanes` floats a vector or a tile.
 const ProductKernels& product_kernels(int max_lanes);
 // Each is null where the processor lacks the instructions.
 const ProductKernels* product_kernels_amx();

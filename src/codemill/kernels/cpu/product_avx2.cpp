@@ -49,6 +49,8 @@ struct Avx2 {
         return sum + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
     }
 
+    static inline Ints round(Floats<8> x) { return (Ints)_mm256_cvtps_epi32((__m256)x); }
+
     static inline Floats<8> fma(Floats<8> a, Floats<8> b, Floats<8> c) {
         return (Floats<8>)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
     }

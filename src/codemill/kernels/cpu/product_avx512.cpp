@@ -41,6 +41,8 @@ struct Avx512 {
         return (Ints)_mm512_dpbusd_epi32((__m512i)sum, weights, _mm512_set1_epi32(inputs));
     }
 
+    static inline Ints round(Floats<16> x) { return (Ints)_mm512_cvtps_epi32((__m512)x); }
+
     static inline Floats<16> fma(Floats<16> a, Floats<16> b, Floats<16> c) {
         return (Floats<16>)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
     }

@@ -159,6 +159,10 @@ void unpack_panel(const Matrix& weight, int first_block, int num_blocks, uint8_t
     }
 }
 
+size_t panel_bytes(const Matrix& weight, int num_blocks, int) {
+    return weight.kind == codemill::kInt4 ? 2 * num_blocks * weight.block_bytes() : 0;
+}
+
 inline Source panel_source(const Matrix& weight, const uint8_t* panel) {
     const size_t group_bytes = static_cast<size_t>(kBlockRows) * weight.group_size;
     return {panel, weight.num_groups() * group_bytes, group_bytes, weight.zero()};

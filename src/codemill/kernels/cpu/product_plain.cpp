@@ -43,6 +43,13 @@ struct Plain {
         return sum;
     }
 
+    // To the nearest, ties to even. Adding a large number would do it too, but compilers fuse that with the product before.
+    static inline Ints round(Floats<4> x) {
+        Ints rounded;
+        for (int i = 0; i < 4; ++i) rounded[i] = static_cast<int32_t>(__builtin_nearbyintf(x[i]));
+        return rounded;
+    }
+
     // One rounding, as the processors' own instructions do it, where there is one.
     static inline Floats<4> fma(Floats<4> a, Floats<4> b, Floats<4> c) {
         Floats<4> sum;

@@ -16,7 +16,6 @@ template <class Isa>
 void quantize_row(const Rows& rows, int row) {
     constexpr int LANES = Isa::kLanes;
     using Ints = typename Lanes<LANES>::Ints;
-    constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest even integer
     const Rows own = rows.from(row);
     for (int group = 0; group < rows.num_groups(); ++group) {
         const int start = group * rows.group_size;
@@ -40,7 +39,7 @@ void quantize_row(const Rows& rows, int row) {
         const float inverse = most > 0 ? 127.0f / most : 0.0f;
         Ints sum = {};
         for (int k = 0; k < rows.group_size; k += LANES) {
-            const Ints rounded = (Ints)(values(k) * inverse + kRounder) - (Ints)(Floats<LANES>{} + kRounder);
+            const Ints rounded = Isa::round(values(k) * inverse);
             typedef int8_t Bytes __attribute__((vector_size(LANES)));
             const Bytes bytes = __builtin_convertvector(rounded, Bytes);
             __builtin_memcpy(own.quantized + start + k, &bytes, sizeof bytes);
@@ -85,6 +84,6 @@ void many_rows(const Matrix& weight, int first_block, int num_blocks, const Rows
 
 template <class Isa>
 constexpr codemill::ProductKernels kProductKernels = {Isa::kLanes, quantize_row<Isa>, few_rows<Isa>, many_rows<Isa>,
-                                                      Isa::kPanelBlocks};
+                                                      panel_bytes,       Isa::kPanelBlocks};
 
 }  // namespace
