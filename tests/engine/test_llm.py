@@ -134,9 +134,9 @@ def test_yarn_extends_the_context(dense_llm):
     assert LLM.from_parts(model, dense_llm.tokenizer).max_model_len == 4096
 
 
-def test_quantization_is_refused_for_now():
-    with pytest.raises(UsageError, match="quantization = 'int4' is not supported yet"):
-        LLM(quantization="int4")
+def test_quantization_that_there_is_not():
+    with pytest.raises(UsageError, match="choose int4, int8"):
+        LLM(quantization="int3")
 
 
 # Checkpoints
