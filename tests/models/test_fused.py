@@ -1,5 +1,7 @@
 """The decoder in one call of the C++ library, against the modules that define it."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from codemill.kernels.cpu_library import load_cpu_library
 from codemill.models import Cache, CausalLM, load_model
 from codemill.models import fused as fused_module
+from models.precision import in_fp64
 from models.reference import FAMILIES, make_ours, make_reference
 
 pytestmark = pytest.mark.skipif(load_cpu_library() is None, reason="needs a C++ compiler at installation")
@@ -21,7 +24,7 @@ def run(model: CausalLM, cuts: list[int], rows: slice = slice(None), fuses: bool
     model.fuses = fuses
     ids = INPUT_IDS[rows]
     cache = Cache.allocate(model.config, len(ids), 40)
-    return torch.cat([model(ids[:, a:b], cache) for a, b in zip(cuts, cuts[1:], strict=False)], dim=1)
+    return torch.cat([model(ids[:, a:b], cache) for a, b in pairwise(cuts)], dim=1)
 
 
 @pytest.mark.parametrize("lanes", [16, 8, 4])
@@ -29,11 +32,14 @@ def run(model: CausalLM, cuts: list[int], rows: slice = slice(None), fuses: bool
 def test_plain_weights_give_what_the_modules_give(family: str, lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused_module, "_LANES", lanes)
     model = make_ours(make_reference(family))
-    expected = run(model, [0, 30], fuses=False)
+    with in_fp64(model) as double:
+        exact = double(INPUT_IDS[:1])
+    # The gated norm of the hybrid magnifies rounding errors, in the modules too: they say how much is to be expected.
+    modules = (run(model, [0, 30], slice(0, 1), fuses=False) - exact).abs().max()
     for cuts in ([0, 3, 4, 5, 12, 20, 30], ONE_BY_ONE):
         found = run(model, cuts, rows=slice(0, 1))
         assert model._fused_decoder is not None
-        assert (found - expected[:1]).abs().max() <= 1e-5 * expected.abs().max()
+        assert (found - exact).abs().max() <= 4 * modules + 1e-5 * exact.abs().max()
 
 
 @pytest.mark.parametrize("quantization", ["int4", "int8"])
