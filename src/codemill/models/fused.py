@@ -111,6 +111,8 @@ class FusedDecoder:
         segments = context.segments
         assert segments is not None
         num_rows = input_ids.numel()
+        if int(input_ids.min()) < 0 or int(input_ids.max()) >= self._config.vocab_size:
+            raise IndexError("a token id lies outside the vocabulary")  # as PyTorch's embedding does
         hidden = torch.empty(*input_ids.shape, self._config.hidden_size)
         buffers = self._buffers(num_rows) if any(each.num_uncertain for each in segments.each) else {}
         states = (LayerStateStruct * len(cache.layers))(
