@@ -23,7 +23,7 @@ using codemill::Rows;
 
 constexpr int kTileRows = 12;      // of activations: with two blocks their sums leave eight registers free
 constexpr int kPanelBlocks = 2;    // of weights
-constexpr int kPanelColumns = 512;  // a panel stays in the first-level cache
+constexpr int kPanelColumns = 1024;  // a panel stays in the first-level cache
 constexpr int kUnit = 32;          // columns that a tile has, or twice as many
 
 // kPanelBlocks blocks of weights as bytes, some groups of them at a time, and what goes with them.
