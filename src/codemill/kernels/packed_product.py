@@ -45,10 +45,8 @@ def quantize_activations(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     magnitude = groups.abs().amax(dim=2)
     magnitude = torch.where(magnitude < SMALLEST_MAGNITUDE, 0.0, magnitude)
     usable = magnitude.isfinite() & (magnitude > 0)
-    # By a tensor: PyTorch divides a number by multiplying with the reciprocal.
-    inverse = torch.where(usable, torch.full_like(magnitude, 127.0) / magnitude, 0.0)
-    exact = groups.double() * inverse[..., None].double()
-    numbers = torch.where(usable[..., None], exact, 0.0).round()
+    inverse = torch.where(usable, magnitude.new_tensor(127) / magnitude, 0.0)  # 127 / x would round 1 / x first
+    numbers = torch.where(usable[..., None], groups * inverse[..., None], 0.0).round()
     return numbers.to(torch.int32), magnitude / 127
 
 
