@@ -134,7 +134,6 @@ def test_yarn_extends_the_context(dense_llm):
     assert LLM.from_parts(model, dense_llm.tokenizer).max_model_len == 4096
 
 
-<<<<<<< HEAD
 def test_quantization_packs_the_weights():
     llm = LLM(quantization="int4")
     assert llm.model.config.quantization == QuantizationConfig(4)
@@ -145,10 +144,6 @@ def test_quantization_packs_the_weights():
 
 def test_an_unknown_quantization_lists_the_choices():
     with pytest.raises(UsageError, match="quantization 'int3' is unknown: choose int4, int8"):
-=======
-def test_quantization_that_there_is_not():
-    with pytest.raises(UsageError, match="choose int4, int8"):
->>>>>>> h-kernels
         LLM(quantization="int3")
 
 
