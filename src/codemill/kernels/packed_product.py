@@ -46,7 +46,8 @@ def quantize_activations(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     magnitude = torch.where(magnitude < SMALLEST_MAGNITUDE, 0.0, magnitude)
     usable = magnitude.isfinite() & (magnitude > 0)
     inverse = torch.where(usable, magnitude.new_tensor(127) / magnitude, 0.0)  # 127 / x would round 1 / x first
-    numbers = torch.where(usable[..., None], groups * inverse[..., None], 0.0).round()
+    exact = groups.double() * inverse[..., None].double()
+    numbers = torch.where(usable[..., None], exact, 0.0).round()
     return numbers.to(torch.int32), magnitude / 127
 
 
