@@ -196,3 +196,19 @@ def test_fused_multiply_add_rounds_once() -> None:
         below, above = (torch.nextafter(ours, torch.tensor(end)) for end in (-torch.inf, torch.inf))
         distance = abs(Fraction(ours.item()) - value)
         assert all(distance <= abs(Fraction(other.item()) - value) for other in (below, above))
+
+
+def test_the_number_of_threads_changes_nothing() -> None:
+    weight, before = draw(700, 1100), torch.get_num_threads()
+    alone = PackedMatrix.quantize(weight, 4)
+    try:
+        torch.set_num_threads(3)
+        together = PackedMatrix.quantize(weight, 4)
+        weight[690, 7] = float("nan")
+        with pytest.raises(CodemillError, match="NaN"):
+            PackedMatrix.quantize(weight, 4)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(together.weight, alone.weight)
+    assert torch.equal(together.scale, alone.scale)

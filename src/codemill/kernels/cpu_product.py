@@ -10,7 +10,7 @@ from codemill.kernels.cpu_library import load_cpu_library
 from codemill.kernels.cpu_structs import MatrixStruct
 from codemill.kernels.packed_matrix import PackedMatrix
 
-_LANES = 256  # of the widest variant, tiles of 16 by 16; the tests try the others
+_LANES = 256  # of the widest variant, AMX with its tiles; the tests try the others
 
 
 def has_product_kernel(x: Tensor, weight: Tensor | PackedMatrix) -> bool:
@@ -27,7 +27,7 @@ def cpu_product(x: Tensor, weight: Tensor | PackedMatrix) -> Tensor:
     """
     library = load_cpu_library()
     assert library is not None
-    rows = x.to(torch.float32, memory_format=torch.contiguous_format)
+    rows = x.to(torch.float32).contiguous()
     struct = MatrixStruct.of(weight)
     out = torch.empty(*x.shape[:-1], struct.num_rows)
     num_rows = prod(x.shape[:-1])

@@ -13,6 +13,7 @@ Shapes: N rows, K columns, B blocks of rows, G groups, g group size, n ids; [...
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +21,14 @@ from torch import Tensor
 
 from codemill.errors import CodemillError, UsageError
 from codemill.kernels.group_scales import choose_scales, quantize_groups
+from codemill.kernels.worker_threads import for_each
 
 BLOCK_ROWS = 16
 COLUMNS = 4  # of a row, side by side: what one 32-bit lane holds at 8 bits
 GROUP_SIZE_STEP = 32
 MAX_GROUP_SIZE = 512  # the dot product of a group has to be exact in fp32
-_SLICE_ELEMENTS = 1 << 20  # quantised or dequantised at a time, so that fp32 temporaries stay small
+_FILL_ELEMENTS = 1 << 18  # quantised at a time by each thread: its fp32 temporaries stay in the CPU's cache
+_SLICE_ELEMENTS = 1 << 20  # dequantised at a time, so that fp32 temporaries stay small
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,9 @@ class PackedMatrix:
             for index, part in enumerate(weight):
                 self[index].fill(part)
             return
-        step = BLOCK_ROWS * max(1, _SLICE_ELEMENTS // (BLOCK_ROWS * self.num_columns))
-        for first in range(0, self.num_rows, step):
-            blocks = slice(first // BLOCK_ROWS, (first + step) // BLOCK_ROWS)
-            self._fill_blocks(weight[first : first + step], blocks)
+        step = max(1, _FILL_ELEMENTS // (BLOCK_ROWS * self.num_columns))
+        slices = [slice(first, first + step) for first in range(0, self.weight.shape[0], step)]
+        for_each(partial(self._fill_blocks, weight), slices)
 
     def fill_quantised(self, quantised: Tensor, scale: Tensor, minimum: Tensor | None) -> None:
         """Take over the q of one matrix, uint8 [N, G * g], and its scale (and minimum) fp16 [N, G]."""
@@ -124,7 +126,9 @@ class PackedMatrix:
         if self.minimum is not None and minimum is not None:
             self.minimum.copy_(F.pad(minimum, padding).unflatten(0, (-1, BLOCK_ROWS)).transpose(1, 2))
 
-    def _fill_blocks(self, rows: Tensor, blocks: slice) -> None:
+    @torch.no_grad()  # which a thread does not inherit
+    def _fill_blocks(self, weight: Tensor, blocks: slice) -> None:
+        rows = weight[blocks.start * BLOCK_ROWS : blocks.stop * BLOCK_ROWS]
         groups = self._groups(rows)
         scale, minimum = choose_scales(groups, self.bits, self.symmetric)
         _check_finite(rows, scale, minimum)

@@ -38,14 +38,14 @@ def product_reference(x: Tensor, matrix: PackedMatrix) -> Tensor:
 def quantize_activations(x: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     """x fp32 [M, K] -> whole numbers from -127 to 127, int32 [M, G, g], and scales fp32 [M, G]: x = scale * number.
 
-    scale = magnitude / 127, number = x * (127 / magnitude), the exact product rounded to the nearest, ties to even;
-    magnitude is the largest of the group. NaN or infinity make the scale NaN or infinite, and the numbers 0.
+    scale = magnitude / 127, number = x * (127 / magnitude), rounded once, to the nearest, ties to even; magnitude is
+    the largest of the group. NaN or infinity make the scale NaN or infinite, and the numbers 0.
     """
     groups = F.pad(x, (0, -x.shape[1] % group_size)).unflatten(1, (-1, group_size))
     magnitude = groups.abs().amax(dim=2)
     magnitude = torch.where(magnitude < SMALLEST_MAGNITUDE, 0.0, magnitude)
     usable = magnitude.isfinite() & (magnitude > 0)
-    inverse = torch.where(usable, 127 / magnitude, 0.0)
+    inverse = torch.where(usable, magnitude.new_tensor(127) / magnitude, 0.0)  # 127 / x would round 1 / x first
     exact = groups.double() * inverse[..., None].double()
     numbers = torch.where(usable[..., None], exact, 0.0).round()
     return numbers.to(torch.int32), magnitude / 127

@@ -68,6 +68,7 @@ class CausalLM(nn.Module):
     row_block = 0
     fuses = True  # whether passes go through the C++ library where it can compute them
     _fused_decoder: FusedDecoder | None = None
+    _has_no_kernel = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -85,7 +86,7 @@ class CausalLM(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CausalLM":
         """What moves or converts the weights comes through here."""
-        self._fused_decoder = None
+        self._fused_decoder, self._has_no_kernel = None, False
         super()._apply(fn, recurse)
         return self
 
@@ -168,15 +169,18 @@ class CausalLM(nn.Module):
 
     def _fused(self, input_ids: Tensor, context: ForwardContext, cache: Cache | None) -> FusedDecoder | None:
         """The C++ form of the decoder, if there is one for this pass."""
-        if cache is None or self.training or not self.fuses:
+        if cache is None or self.training or not self.fuses or self._has_no_kernel or self._wants_gradients():
             return None
         if self._fused_decoder is None or not self._fused_decoder.is_current:
             self._fused_decoder = FusedDecoder.build(self)
-            self.fuses = self._fused_decoder is not None
-        takes = self._fused_decoder and self._fused_decoder.takes(
-            context, cache, input_ids.numel(), self.is_batch_invariant
-        )
+            self._has_no_kernel = self._fused_decoder is None
+        if self._fused_decoder is None:
+            return None
+        takes = self._fused_decoder.takes(context, cache, input_ids.numel(), self.is_batch_invariant)
         return self._fused_decoder if takes else None
+
+    def _wants_gradients(self) -> bool:
+        return torch.is_grad_enabled() and self.model.norm.weight.requires_grad
 
     def logits(self, hidden: Tensor, adapters: Sequence[AdaptedRows] = ()) -> Tensor:
         """Hidden states [..., D] -> logits [..., vocab]; `adapters` are of these rows, see `adapted_rows`."""

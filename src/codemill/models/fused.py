@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 PLAIN_ROWS = 16  # with plain weights; beyond, PyTorch's products are faster
 _HEAD_DIM_UNIT = 8
-_LANES = 256  # of the widest variant, tiles of 16 by 16; the tests try the others
+_LANES = 256  # of the widest variant, AMX with its tiles; the tests try the others
 
 _PLAIN = ("in_proj_ba", "router", "shared_gate")  # that are never packed
 _SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj", "expert_gate_up"))
@@ -111,6 +111,8 @@ class FusedDecoder:
         segments = context.segments
         assert segments is not None
         num_rows = input_ids.numel()
+        if int(input_ids.min()) < 0 or int(input_ids.max()) >= self._config.vocab_size:
+            raise IndexError("a token id lies outside the vocabulary")  # as PyTorch's embedding does
         hidden = torch.empty(*input_ids.shape, self._config.hidden_size)
         buffers = self._buffers(num_rows) if any(each.num_uncertain for each in segments.each) else {}
         states = (LayerStateStruct * len(cache.layers))(

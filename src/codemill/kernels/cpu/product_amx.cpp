@@ -23,7 +23,7 @@ using codemill::Rows;
 
 constexpr int kTileRows = 12;      // of activations: with two blocks their sums leave eight registers free
 constexpr int kPanelBlocks = 2;    // of weights
-constexpr int kPanelColumns = 512;  // a panel stays in the first-level cache
+constexpr int kPanelColumns = 1024;  // a panel stays in the first-level cache
 constexpr int kUnit = 32;          // columns that a tile has, or twice as many
 
 // kPanelBlocks blocks of weights as bytes, some groups of them at a time, and what goes with them.
@@ -43,12 +43,8 @@ inline int groups_at_once(const Matrix& weight) {
     return weight.group_size < kPanelColumns ? kPanelColumns / weight.group_size : 1;
 }
 
-inline bool takes(const Matrix& weight, int num_rows) {
-    return weight.packed() && weight.group_size % kUnit == 0 && num_rows >= kTileRows;
-}
-
-size_t panel_bytes(const Matrix& weight, int num_blocks, int num_rows) {
-    if (!takes(weight, num_rows)) return codemill::product_kernels_avx512()->panel_bytes(weight, num_blocks, num_rows);
+size_t panel_bytes(const Matrix& weight, int, int num_rows) {
+    if (!weight.packed()) return 0;
     const size_t num_tiles = (num_rows + kTileRows - 1) / kTileRows;
     return 4 * (kPanelFloats + (num_tiles + 2) * kDots);
 }
@@ -180,10 +176,13 @@ void add_panel(const Panel& panel, const Rows& rows, int columns, float* tile_su
 
 template <int BLOCKS>
 void put_row(const Matrix& weight, int first_block, const float* sums, const Output& out, size_t row) {
-    const int first = first_block * kBlockRows, left = weight.num_rows - first;
-    const int count = left < BLOCKS * kBlockRows ? left : BLOCKS * kBlockRows;
-    float* const to = out.values + row * out.stride + first;
-    for (int i = 0; i < count; ++i) to[i] = out.add ? to[i] + sums[i] : sums[i];
+    for (int b = 0; b < BLOCKS; ++b) {
+        const int first = (first_block + b) * kBlockRows, left = weight.num_rows - first;
+        const __mmask16 mask = left < kBlockRows ? (1u << left) - 1 : 0xffffu;
+        float* const to = out.values + row * out.stride + first;
+        const __m512 x = _mm512_loadu_ps(sums + b * kBlockRows);
+        _mm512_mask_storeu_ps(to, mask, out.add ? _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), x) : x);
+    }
 }
 
 // The outputs of BLOCKS blocks. The last tile of rows may begin among those of the one before: rows that both compute
@@ -220,7 +219,7 @@ void compute(const Matrix& weight, int first_block, const Rows& rows, int num_ro
 
 void many_rows(const Matrix& weight, int first_block, int num_blocks, const Rows& rows, int num_rows, Output out,
                uint8_t* memory) {
-    if (!takes(weight, num_rows)) {
+    if (!weight.packed() || weight.group_size % kUnit || num_rows < kTileRows) {
         return codemill::product_kernels_avx512()->many_rows(weight, first_block, num_blocks, rows, num_rows, out, memory);
     }
     const int columns = weight.group_size % (2 * kUnit) ? kUnit : 2 * kUnit;
