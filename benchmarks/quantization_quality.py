@@ -8,8 +8,8 @@ they generate: products with packed weights and 8-bit activations by the C++ lib
 has the dequantised weights in fp32 products. "largest weight" has the usual scales, which map that weight of a group to
 the largest number, instead of those with the least squared error. "table" is the embedding, which is the head as well.
 
-Greedy text is that of the engine, for prompts from the same texts: how often the next token is the reference's after what
-the reference wrote; and how long the text is the same when each model goes on from its own.
+Greedy text is that of the engine, for prompts from the same texts: how often the next token is the reference's, given
+what the reference wrote; and how long the text is the same when each model goes on from its own.
 """
 
 import argparse
