@@ -55,3 +55,16 @@ def test_refusals(codemill: Run, model_directory: Path, tmp_path: Path) -> None:
     assert (nothing.status, "no such directory" in nothing.error) == (2, True)
     unknown = codemill("generate", "x", "--model", model_directory, "--quantization", "int3")
     assert (unknown.status, "choose int4, int8" in unknown.error) == (2, True)
+
+
+def test_calibrated_by_a_text(codemill: Run, model_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.py").write_text("def add(first, second):\n    return first + second\n" * 50)
+    options = ("--calibrate", tmp_path / "text.py")
+    assert codemill("quantize", model_directory, tmp_path / "calibrated", *options).status == 0
+    assert codemill("quantize", model_directory, tmp_path / "again", *options).status == 0
+    assert codemill("quantize", model_directory, tmp_path / "plain").status == 0
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("calibrated", "again", "plain")]
+    assert files[0] == files[1] != files[2]
+    missing = codemill("quantize", model_directory, tmp_path / "none", "--calibrate", tmp_path / "missing")
+    assert missing.status == 2
+    assert "no such file" in missing.error

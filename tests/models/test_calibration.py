@@ -1,5 +1,7 @@
 """The walk over the layers: what it yields, what it is good for, and that it leaves the model as it is."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,9 +9,10 @@ from torch import Tensor
 from codemill.config import PackedFormat, QuantizationConfig
 from codemill.errors import CodemillError, UsageError
 from codemill.kernels.packed_matrix import PackedMatrix
-from codemill.models import CausalLM
+from codemill.models import CausalLM, load_model
 from codemill.models.calibration import CalibratedWeights, quantize_layerwise
-from codemill.models.quantized import matrices
+from codemill.models.quantize_directory import quantize_model
+from codemill.models.quantized import matrices, packed_weights
 from codemill.models.skeleton import set_parameter
 from models.reference import FAMILIES, make_ours, make_reference
 
@@ -118,3 +121,21 @@ def test_a_damaged_weight_is_named() -> None:
         model.get_parameter("model.layers.1.mlp.up_proj.weight")[3, 3] = torch.nan
     with pytest.raises(CodemillError, match=r"model\.layers\.1\.mlp\.up_proj\.weight: a weight is NaN"):
         list(quantize_layerwise(model, batches(), INT4))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_directory_holds_the_calibrated_weights(tmp_path: Path, family: str) -> None:
+    make_reference(family, moe_intermediate_size=20).save_pretrained(tmp_path / "full")
+    quantize_model(tmp_path / "full", tmp_path / "small", "int4:head8", calibration=batches())
+    form, full = QuantizationConfig.parse("int4:head8"), load_model(tmp_path / "full")
+    expected = dict(quantize_layerwise(full, batches(), form.format_of))
+    expected[EMBEDDING] = PackedMatrix.quantize(full.model.embed_tokens.weight, 8)
+    found = packed_weights(load_model(tmp_path / "small"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name].weight, matrix.weight) for name, matrix in expected.items())
+    assert all(torch.equal(found[name].scale, matrix.scale) for name, matrix in expected.items())
+
+
+def test_random_weights_are_not_calibrated(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="random"):
+        quantize_model("random:qwen3-0.6b", tmp_path / "small", calibration=batches())

@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codemill.commands import add_verb, options, print_json
+from codemill.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from codemill.models.quantize_directory import Quantized
 
 EXAMPLES = """
 codemill quantize Qwen/Qwen3-Coder-30B-A3B-Instruct coder-int4
 codemill quantize path/to/model model-int8 --bits 8 --group-size 64
+codemill quantize path/to/model model-int4 --head-bits 8 --calibrate code.jsonl
 codemill quantize random:qwen3-0.6b random-int4 --asymmetric --head-bits 8
 """
+CALIBRATION_WINDOW, CALIBRATION_TOKENS = 512, 32_768
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +39,9 @@ def quantize(
     head_bits: Annotated[
         int | None, typer.Option(help="Bits of embedding and head; default: those of all.", show_default=False)
     ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Text or JSON Lines like what the model is for: better, slower.")
+    ] = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
@@ -45,11 +53,28 @@ def quantize(
     if threads is not None:
         options.set_threads(threads)
     wanted = QuantizationConfig(bits, group_size, symmetric, head_bits)
-    done = quantize_model(None if source == "embedded" else source, target, wanted, seed=seed or 0)
+    spec = None if source == "embedded" else source
+    batches = [] if calibrate is None else _calibration(spec, calibrate.expanduser(), seed or 0)
+    done = quantize_model(spec, target, wanted, seed=seed or 0, calibration=batches)
     if as_json:
         print_json(_as_object(done))
     else:
         print(_summary(done))
+
+
+def _calibration(spec: str | None, path: Path, seed: int) -> "list[Tensor]":
+    """Token ids of windows of the text, drawn by the seed."""
+    import torch
+
+    from codemill.chat import Tokenizer
+    from codemill.data.texts import read_texts, sample_windows
+
+    tokenizer = Tokenizer.load(spec)
+    documents = [tokenizer.encode(text) for text in read_texts(path)]
+    windows = sample_windows(documents, CALIBRATION_WINDOW, CALIBRATION_TOKENS, seed)
+    if not windows:
+        raise UsageError(f"{path} holds a single token: give some 30,000")
+    return [torch.tensor([window]) for window in windows]
 
 
 def _as_object(done: "Quantized") -> dict[str, object]:

@@ -9,10 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from codemill.config import QuantizationConfig
 from codemill.errors import CodemillError, UsageError
 from codemill.kernels.packed_matrix import check_format
+from codemill.models.calibration import CalibratedWeights
 from codemill.models.checkpoint import INDEX_FILE
+from codemill.models.loader import load_model
 from codemill.models.progress import progress
 from codemill.models.quantize_plan import PlannedWeight, WeightPlan, plan_weights
 from codemill.models.safetensors_file import SafetensorsWriter
@@ -37,6 +41,7 @@ def quantize_model(
     *,
     seed: int = 0,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    calibration: Sequence[Tensor] = (),
 ) -> Quantized:
     """Write the model `spec` with packed weights to `directory`, which must not exist yet or be empty.
 
@@ -44,6 +49,10 @@ def quantize_model(
     directory appears under its name when it is complete; what an interrupted run left behind is removed by the next.
     Tokenizer, chat template and generation defaults come along, and so does an MTP head, unquantised. A random: spec
     draws packed weights from `seed`, those that `load_model` would.
+
+    calibration: token ids [B, T] of a text, if the weights are to be calibrated (see `calibration.py`). That takes
+    longer, and more memory: the model is mapped, and one layer's weights, its statistics and the text's hidden states
+    are there beside it.
 
     Raises UsageError for wrong arguments, CodemillError for what is wrong with the checkpoint, or if there is no room.
     """
@@ -53,7 +62,16 @@ def quantize_model(
     target = Path(directory).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} exists already: remove it, or give another directory")
-    plan = plan_weights(resolve(spec), packed, seed)
+    source = resolve(spec)
+    if calibration and source.kind == "random":
+        raise UsageError(
+            f"{source.name}: random weights know nothing that a text could show: leave out the calibration"
+        )
+
+    def calibrate() -> CalibratedWeights:
+        return CalibratedWeights(load_model(spec), calibration, packed.format_of)
+
+    plan = plan_weights(source, packed, seed, calibrate if calibration else None)
     try:
         with _staging(target) as staging:
             _check_space(target, plan.num_bytes)

@@ -11,6 +11,7 @@ from codemill.config import ModelConfig, QuantizationConfig
 from codemill.errors import CodemillError
 from codemill.kernels.packed_matrix import PackedMatrix
 from codemill.kernels.quantized_linear import packed_tensors
+from codemill.models.calibration import CalibratedWeights
 from codemill.models.checkpoint import Checkpoint
 from codemill.models.initialize import RandomWeights
 from codemill.models.loader import open_checkpoint, read_config
@@ -21,6 +22,8 @@ from codemill.models.quantized import empty_like, named_weights, pack_modules
 from codemill.models.skeleton import build, build_mtp
 from codemill.spec import ModelSource
 
+EMBEDDING = "model.embed_tokens.weight"
+Fill = Callable[[str, Tensor | PackedMatrix], None]
 _CPU = torch.device("cpu")
 
 
@@ -50,8 +53,15 @@ class WeightPlan:
         return sum(weight.nbytes for weight in self.weights)
 
 
-def plan_weights(source: ModelSource, quantization: QuantizationConfig, seed: int) -> WeightPlan:
+def plan_weights(
+    source: ModelSource,
+    quantization: QuantizationConfig,
+    seed: int,
+    calibrate: Callable[[], CalibratedWeights] | None = None,
+) -> WeightPlan:
     """Check the checkpoint against its configuration, and plan all its weights in the order of the network.
+
+    calibrate: gives what the packed weights are, embeddings aside, where they are not the nearest to the checkpoint's.
 
     Raises CodemillError for what is wrong with the checkpoint, or if it is quantised already.
     """
@@ -70,16 +80,28 @@ def plan_weights(source: ModelSource, quantization: QuantizationConfig, seed: in
     checkpoint = open_checkpoint(source, config).select(lambda name: is_mtp(name) or not is_ignored(name, config))
     network = checkpoint.select(lambda name: not is_mtp(name))
     network.check(model, config)
-    quantizer = CheckpointQuantizer(network)
+    fill: Fill = CheckpointQuantizer(network).fill
+    if calibrate is not None:
+        fill = _with_calibrated(fill, calibrate())
     pack_modules(model, quantization.format_of)
-    weights = [_planned(name, weight, quantizer.fill) for name, weight in named_weights(model).items()]
+    weights = [_planned(name, weight, fill) for name, weight in named_weights(model).items()]
     weights += _planned_mtp(checkpoint.select(is_mtp), config, dtype)
     return WeightPlan(source, model.config, weights, sum(each.end - each.begin for each in checkpoint.tensors.values()))
 
 
-def _planned(
-    name: str, meta: Tensor | PackedMatrix, fill: Callable[[str, Tensor | PackedMatrix], None]
-) -> PlannedWeight:
+def _with_calibrated(fill: Fill, calibrated: CalibratedWeights) -> Fill:
+    def from_either(name: str, weight: Tensor | PackedMatrix) -> None:
+        if isinstance(weight, Tensor) or name == EMBEDDING:
+            fill(name, weight)
+            return
+        source = packed_tensors(name, calibrated.take(name))
+        for key, tensor in packed_tensors(name, weight).items():
+            tensor.copy_(source[key])
+
+    return from_either
+
+
+def _planned(name: str, meta: Tensor | PackedMatrix, fill: Fill) -> PlannedWeight:
     def read() -> dict[str, Tensor]:
         weight = empty_like(meta, _CPU)
         fill(name, weight)
