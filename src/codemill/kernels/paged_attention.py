@@ -1,12 +1,12 @@
 """Causal attention of new tokens over a paged KV cache.
 
 On the CPU a C++ kernel does it, see `cpu/paged_attention.h`: all segments in one call, cut into pieces of up to 64
-tokens. It reads each key and value once for all query heads and tokens of a piece. Its result for a token is the same to
-the last bit whatever else is in the call, however the prompt is cut, wherever the blocks lie, and on any number of
+tokens. It reads each key and value once for all query heads and tokens of a piece. Its result for a token is the same
+to the last bit whatever else is in the call, however the prompt is cut, wherever the blocks lie, and on any number of
 threads: keys are attended in chunks of 256 positions counted from position 0, and chunks are merged in order. Only with
-`may_use_tiles` it depends on the cut: where the processor has AMX and the cache is bf16 or int8, segments of 32 new
-tokens and more are then computed with tiles, two to three times as fast and as exact, but rounded differently. The rest
-of this file is for other devices and dtypes, and for installations without a compiler.
+`may_use_tiles` does it depend on the cut: where the processor has AMX and the cache is bf16 or int8, segments of 32 new
+tokens and more are then computed with tiles, two to three times as fast but rounded differently. The rest of this file
+is for other devices and dtypes, and for installations without a compiler.
 
 Shapes: N new tokens of all sequences, T of one, S its keys, H query heads, H_kv key/value heads, K head_dim.
 """

@@ -9,7 +9,7 @@
 namespace {
 
 constexpr int kKeys = 4;      // positions at once: sums enough to keep the multipliers busy
-constexpr int kFewRows = 16;  // of a head, that take keys and values as they are
+constexpr int kFewRows = 4;  // of a head, that take keys and values as they are
 constexpr int kAhead = 8;     // keys and values are asked for at least so many positions before their use; measured
 // How many positions are taken head by head. Few, and memory is read in the order of its addresses, as it likes best;
 // but then the query and the sums of all heads are gone through more often, and they grow with the rows.
@@ -159,7 +159,8 @@ private:
 
     void weigh(int head) {
         float factors[kChunk];
-        for (int i = 0; i < kChunk && kScaled; ++i) factors[i] = scale(layer_.value_scale, smaller(i, count_ - 1), head);
+        const int stop = (count_ + LANES - 1) / LANES * LANES;
+        for (int i = 0; i < stop && kScaled; ++i) factors[i] = scale(layer_.value_scale, i, head);
         for (int row = 0; row < rows_; ++row) weigh(head * rows_ + row, visible(row / shape_.group()), factors);
     }
 
