@@ -28,7 +28,8 @@ inline Floats<LANES> fold_lanes(Floats<LANES> a, Floats<LANES> b) {
 // Four vectors at once: bits LANES / 2 and LANES / 4 of a lane's number now say whose it is.
 template <int LANES>
 inline Floats<LANES> fold_four(const Floats<LANES>* x) {
-    return fold_lanes<LANES, LANES / 4>(fold_lanes<LANES, LANES / 2>(x[0], x[1]), fold_lanes<LANES, LANES / 2>(x[2], x[3]));
+    constexpr int kHalf = LANES / 2;
+    return fold_lanes<LANES, kHalf / 2>(fold_lanes<LANES, kHalf>(x[0], x[1]), fold_lanes<LANES, kHalf>(x[2], x[3]));
 }
 
 template <int LANES, int... I>
@@ -60,7 +61,8 @@ inline void store_sums_of(float* to, size_t stride, const Floats<LANES> (&x)[ROW
         }
         const Floats<LANES> ordered = row_by_row<LANES>(sums, lanes);
         for (int row = 0; row < kAtOnce && first + row < ROWS; ++row) {
-            __builtin_memcpy(to + (first + row) * stride, reinterpret_cast<const float*>(&ordered) + 4 * row, 4 * sizeof(float));
+            const float* from = reinterpret_cast<const float*>(&ordered) + 4 * row;
+            __builtin_memcpy(to + (first + row) * stride, from, 4 * sizeof(float));
         }
     }
 }

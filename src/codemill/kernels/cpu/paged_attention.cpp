@@ -72,15 +72,15 @@ private:
     void add_items(const AttentionPiece& piece) {
         const int heads = heads_per_item(piece), chunks = piece.num_chunks();
         const size_t row_groups = (shape_.num_kv_heads + heads - 1) / heads;
-        const size_t chunk_stride = static_cast<size_t>(shape_.num_kv_heads) * rows(piece) * partial_stride(shape_.head_dim);
+        const size_t head_stride = rows(piece) * partial_stride(shape_.head_dim);
+        const size_t chunk_stride = shape_.num_kv_heads * head_stride;
         const bool few = rows(piece) <= kNarrow || pieces_.size() * row_groups < wanted_;
         const bool apart = chunks > 1 && few && num_floats + chunks * chunk_stride <= kMaxPartials;
         for (int chunk = apart ? 0 : -1; chunk < (apart ? chunks : 0); ++chunk) {
             for (int head = 0; head < shape_.num_kv_heads; head += heads) {
                 const int num_heads = std::min(heads, shape_.num_kv_heads - head);
                 items.push_back({piece, head, num_heads, chunk, nullptr, chunk_stride, counts.size() + head / heads});
-                const size_t row = static_cast<size_t>(head) * rows(piece);
-                offsets.push_back(num_floats + std::max(chunk, 0) * chunk_stride + row * partial_stride(shape_.head_dim));
+                offsets.push_back(num_floats + std::max(chunk, 0) * chunk_stride + head * head_stride);
             }
         }
         if (apart) num_floats += chunks * chunk_stride;
@@ -130,7 +130,8 @@ void PagedAttentionCall::compute(size_t index) {
 extern "C" __attribute__((visibility("default"))) int codemill_paged_attention(
     const void* query, const void* key_cache, const void* value_cache, const void* key_scale, const void* value_scale,
     void* out, const void* segments, const void* block_tables, int num_segments, int max_blocks, int block_size,
-    int num_heads, int num_kv_heads, int head_dim, int query_dtype, int cache_dtype, int may_use_tiles, int num_threads, int max_lanes) {
+    int num_heads, int num_kv_heads, int head_dim, int query_dtype, int cache_dtype, int may_use_tiles, int num_threads,
+    int max_lanes) {
     using namespace codemill;
     const AttentionShape shape = {static_cast<const Segment*>(segments),
                                   static_cast<const int32_t*>(block_tables),

@@ -28,8 +28,8 @@ struct AttentionShape {
     const int32_t* block_tables;  // [segments, max_blocks]
     int num_segments, max_blocks, block_size, num_heads, num_kv_heads, head_dim;
     Dtype query_dtype, cache_dtype;
-    // Lets AMX compute segments of 32 new tokens and more, where there is AMX and the cache is bf16 or int8: several times
-    // as fast, but the last bits of a token then depend on how the prompt is cut.
+    // Lets AMX compute segments of 32 new tokens and more, where there is AMX and the cache is bf16 or int8: two to three
+    // times as fast, but the last bits of a token then depend on how the prompt is cut.
     bool may_use_tiles = false;
 
     int group() const { return num_heads / num_kv_heads; }

@@ -1,8 +1,8 @@
 // For x86-64 with AMX, over a bf16 or int8 cache: pieces of many rows, for which tiles are filled well.
 //
-// Scores come out as [key, row] = keys [key, K] times queries [K, row], and are transposed; outputs as [row, K] = weights
-// [row, key] times values [key, K]. Queries and weights are fp32 and taken as sums of two bf16 numbers, so that products
-// are exact to 16 bits; the integers of an int8 cache are bf16 numbers.
+// Scores come out as [key, row] = keys [key, K] times queries [K, row], and are transposed; outputs as [row, K] =
+// weights [row, key] times values [key, K]. Queries and weights are fp32 and taken as sums of two bf16 numbers, so that
+// products are exact to 16 bits; the integers of an int8 cache are bf16 numbers.
 #include "paged_attention_kernels.h"
 
 #if defined(__x86_64__) && defined(__linux__) && __has_include(<amxbf16intrin.h>)
@@ -81,12 +81,12 @@ private:
         for (int i = first; i < stop && kScaled; ++i) *to++ = scales[vectors_[last(i)]];
     }
     Word* words(size_t offset) const { return reinterpret_cast<Word*>(scratch_ + offset); }
-    Word* queries(int block) const { return words(layout_.queries) + static_cast<size_t>(block) * layout_.depth * 2 * kTile; }
-    Word* weights(int block) const { return words(layout_.weights) + static_cast<size_t>(block) * (kChunk / kStep) * 2 * kTile; }
+    Word* queries(int block) const { return words(layout_.queries) + 2 * kTile * layout_.depth * size_t(block); }
+    Word* weights(int block) const { return words(layout_.weights) + 2 * kTile * (kChunk / kStep) * size_t(block); }
     float* scores(int row) const { return scratch_ + layout_.scores + static_cast<size_t>(row) * kScoreStride; }
     // [step of keys][K / 16] tiles.
     Word* values(int key) const {
-        return words(layout_.values) + static_cast<size_t>(key / kStep) * 2 * layout_.depth * kTile + key % kStep / 2 * kSide;
+        return words(layout_.values) + 2 * kTile * layout_.depth * size_t(key / kStep) + key % kStep / 2 * kSide;
     }
 
     // Whether a value that not all tokens see is not finite: weight 0 would not keep it out of their sums.
@@ -217,8 +217,8 @@ private:
         partial(row)[shape_.head_dim + 1] = _mm512_reduce_add_ps(sum);
     }
 
-    // Pairs of keys, [step of keys][K / 16] tiles of pairs by K. Of 32 numbers every other four go to one tile, the rest
-    // to the next. Behind the last key there is 0, since what lies there may not be finite.
+    // Pairs of keys, [step of keys][K / 16] tiles of pairs by K. Of 32 numbers every other four go to one tile, the
+    // rest to the next. Behind the last key there is 0, since what lies there may not be finite.
     void load_values() {
         const int stop = (count_ + kStep - 1) / kStep * kStep;
         for (int key = 0; key < stop; key += 2) {
