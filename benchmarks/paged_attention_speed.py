@@ -1,12 +1,14 @@
-"""Attention of few new tokens over the paged KV cache: the C++ kernel beside its PyTorch form.
+"""Attention over the paged KV cache: the C++ kernel beside its PyTorch form, for decode and for prompts.
 
     python benchmarks/paged_attention_speed.py [--threads 2] [--rounds 7] [--output benchmarks/results/NAME.json]
 
-The shapes are Qwen3-0.6B's: 16 query heads, 8 key/value heads, head_dim 128. A round goes through the caches of several
-layers, so that a cache is out of the processor's caches when its turn comes again. The two forms and a plain read of
-the same memory take turns, and medians are reported. The roofline is the time of that plain read (a sum, by PyTorch).
-Blocks lie side by side, which is the best case for PyTorch: it copies scattered ones. PyTorch's threads sleep between
-operations (OMP_WAIT_POLICY=passive): where another program runs, they otherwise wait for each other for milliseconds.
+Shapes are (query heads, key/value heads, head_dim); the first is Qwen3-0.6B's, the second Qwen3-Coder-30B-A3B's.
+Queries are fp32, the cache is bf16 or int8. A round goes through the caches of several layers, so that a cache is out
+of the processor's caches when its turn comes again. The forms and a plain read of the same memory take turns, and
+medians are reported. The roofline of decode is the time of that plain read (a sum, by PyTorch). `tiles` is the kernel
+with AMX, where there is AMX. Blocks lie side by side, which is the best case for PyTorch: it copies scattered ones.
+PyTorch's threads sleep between operations (OMP_WAIT_POLICY=passive): where another program runs, they otherwise wait
+for each other for milliseconds.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,18 +31,19 @@ import torch
 from torch import Tensor
 from transformers_speed import processor
 
-from codemill.config import ModelConfig
 from codemill.kernels import paged_attention
 from codemill.kernels.cpu_library import load_cpu_library
+from codemill.kernels.kv_cache import KVCache, kv_vector_bytes
 from codemill.kernels.paged_attention import PagedAttention
 from codemill.kernels.segments import Segment, Segments
-from codemill.models.cache import Cache, KVCache
-from codemill.presets import PRESETS
 
 BLOCK_SIZE = 32
 CACHE_BYTES = 1 << 28
+SHAPES = [(16, 8, 128), (32, 4, 128), (16, 2, 256)]
 # (sequences, keys of each, new tokens of each)
-CASES = [(1, 64, 1), (1, 512, 1), (1, 2048, 1), (1, 8192, 1), (8, 64, 1), (8, 512, 1), (8, 2048, 1), (1, 2048, 5)]
+DECODE = [(1, 32, 1), (1, 512, 1), (1, 2048, 1), (1, 8192, 1), (8, 512, 1), (8, 2048, 1), (1, 2048, 5)]
+PROMPTS = [(1, 512, 512), (1, 2048, 2048)]
+SLOW = 256  # new tokens, from which on a case is computed over two layers only
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,24 @@ class Inputs:
 
     @property
     def bytes_read(self) -> int:
-        """Keys and values of one layer."""
-        return self.layers[0].key.nbytes + self.layers[0].value.nbytes
+        """Keys and values of one layer, with the scales of int8."""
+        return sum(tensor.nbytes for tensor in self.layers[0].tensors.values())
 
-    def run(self) -> None:
-        attention, count = PagedAttention(self.segments), len(self.query)
+    @property
+    def operations(self) -> int:
+        """Of one layer: two for each product of a visible key, or value, with a query head."""
+        heads, head_dim = self.query.shape[1:]
+        each = self.segments.each
+        return 4 * heads * head_dim * sum(sum(range(s.num_past + 1, s.length + 1)) for s in each)
+
+    def run(self, may_use_tiles: bool = False) -> None:
+        attention = PagedAttention(self.segments, may_use_tiles)
+        nothing = self.query[:0]  # new keys and values are read from a cache of another dtype
         for layer in self.layers:
-            attention.attend(self.query, layer.key[:count], layer.value[:count], layer.key, layer.value)
+            attention.attend(self.query, nothing, nothing, layer)
+
+    def run_with_tiles(self) -> None:
+        self.run(may_use_tiles=True)
 
     def run_in_pytorch(self) -> None:
         with mock.patch.object(paged_attention, "load_cpu_library", return_value=None):
@@ -70,24 +85,32 @@ class Inputs:
             layer.value.view(torch.float32).sum()
 
 
-def draw(config: ModelConfig, num_sequences: int, num_keys: int, num_new: int, dtype: torch.dtype) -> Inputs:
-    num_blocks = num_keys // BLOCK_SIZE
-    cache = Cache.allocate_blocks(config, num_sequences * num_blocks, BLOCK_SIZE, 1, dtype)
-    layer_bytes = cache.kv_caches[0].key.nbytes * 2
-    layers = cache.kv_caches[: max(2, CACHE_BYTES // layer_bytes)]
-    for layer in layers:
-        layer.key.normal_()
-        layer.value.normal_()
+def draw(shape: tuple[int, int, int], case: tuple[int, int, int], dtype: torch.dtype) -> Inputs:
+    (num_heads, num_kv_heads, head_dim), (num_sequences, num_keys, num_new) = shape, case
+    num_slots, num_blocks = num_sequences * num_keys, num_keys // BLOCK_SIZE
+    layer_bytes = 2 * num_slots * num_kv_heads * kv_vector_bytes(head_dim, dtype)
+    num_layers = 2 if num_new >= SLOW else max(2, min(28, CACHE_BYTES // layer_bytes))
+    layers = [draw_layer((num_slots, num_kv_heads, head_dim), dtype) for _ in range(num_layers)]
     tables = [tuple(range(i * num_blocks, (i + 1) * num_blocks)) for i in range(num_sequences)]
     each = tuple(Segment(num_new, num_keys - num_new, table) for table in tables)
-    query = torch.randn(num_sequences * num_new, config.num_attention_heads, config.head_dim).to(dtype)
+    query = torch.randn(num_sequences * num_new, num_heads, head_dim)
     return Inputs(layers, query, Segments(each, BLOCK_SIZE, torch.device("cpu")))
+
+
+def draw_layer(shape: tuple[int, int, int], dtype: torch.dtype) -> KVCache:
+    scales = [torch.zeros(shape[:2]) for _ in range(2)] if dtype == torch.int8 else []
+    layer = KVCache(*(torch.zeros(shape, dtype=dtype) for _ in range(2)), *scales)
+    layer.write(torch.randn(shape), torch.randn(shape), torch.arange(shape[0]))
+    return layer
 
 
 def measure(inputs: Inputs, rounds: int) -> dict[str, float]:
     """Seconds a layer, medians over the rounds. Short cases are repeated within a round."""
+    is_prompt = len(inputs.query) >= SLOW
     forms = {"codemill": inputs.run, "pytorch": inputs.run_in_pytorch, "read": inputs.read}
-    repeats = max(1, (1 << 27) // (inputs.bytes_read * len(inputs.layers)))
+    if is_prompt:
+        forms["tiles"] = inputs.run_with_tiles
+    repeats = 1 if is_prompt else max(1, (1 << 26) // (inputs.bytes_read * len(inputs.layers)))
     series: dict[str, list[float]] = {name: [] for name in forms}
     for number in range(rounds + 1):
         for name, form in forms.items():
@@ -105,10 +128,10 @@ def timed(work: Callable[[], None], repeats: int) -> float:
     return time.perf_counter() - start
 
 
-def figure(case: tuple[int, int, int], inputs: Inputs, rounds: int) -> dict[str, Any]:
+def figure(shape: tuple[int, int, int], case: tuple[int, int, int], inputs: Inputs, rounds: int) -> dict[str, Any]:
     seconds = measure(inputs, rounds)
-    bandwidth = inputs.bytes_read / seconds["read"]
-    return {
+    found = {
+        "shape": shape,
         "sequences": case[0],
         "keys": case[1],
         "new_tokens": case[2],
@@ -117,9 +140,13 @@ def figure(case: tuple[int, int, int], inputs: Inputs, rounds: int) -> dict[str,
         "pytorch": seconds["pytorch"] * 1e6,
         "ratio": seconds["pytorch"] / seconds["codemill"],
         "roofline": seconds["read"] * 1e6,
-        "read_bandwidth": bandwidth,
+        "read_bandwidth": inputs.bytes_read / seconds["read"],
         "fraction": seconds["read"] / seconds["codemill"],
+        "gflops": inputs.operations / seconds["codemill"] / 1e9,
     }
+    if "tiles" in seconds:
+        found |= {"tiles": seconds["tiles"] * 1e6, "tiles_gflops": inputs.operations / seconds["tiles"] / 1e9}
+    return found
 
 
 def main() -> None:
@@ -138,12 +165,11 @@ def main() -> None:
         "rounds": arguments.rounds,
         "figures": {},
     }
-    config = PRESETS["qwen3-0.6b"].config
-    for dtype in ("bfloat16", "float32"):
+    for dtype in ("bfloat16", "int8"):
         result["figures"][dtype] = rows = []
-        for case in CASES:
+        for shape, case in product(SHAPES, DECODE + PROMPTS):
             with torch.inference_mode():
-                rows.append(figure(case, draw(config, *case, getattr(torch, dtype)), arguments.rounds))
+                rows.append(figure(shape, case, draw(shape, case, getattr(torch, dtype)), arguments.rounds))
             print(dtype, json.dumps(rows[-1]), flush=True)
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")

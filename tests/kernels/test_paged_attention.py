@@ -33,10 +33,11 @@ class Pass:
     query: Tensor
     cache: KVCache
     segments: Segments
+    may_use_tiles: bool = False
 
     def attend(self) -> Tensor:
         new = self.cache.read(self.segments.slot_mapping, self.query.dtype)
-        return PagedAttention(self.segments).attend(self.query, *new, self.cache)
+        return PagedAttention(self.segments, self.may_use_tiles).attend(self.query, *new, self.cache)
 
     def reference(self) -> Tensor:
         clean = [x.nan_to_num(0.0, 0.0, 0.0) if x.is_floating_point() else x for x in self.cache.tensors.values()]
@@ -49,11 +50,14 @@ class Pass:
 
     def alone(self, index: int, token: int) -> Tensor:
         """One token of one segment in a call of its own, [H, K]: the tokens before it are its past."""
+        return self.part(index, token, 1).attend()[0]
+
+    def part(self, index: int, first: int, count: int) -> "Pass":
+        """Some tokens of one segment: those before are their past."""
         segment = self.segments.each[index]
-        single = replace(segment, num_new=1, num_past=segment.num_past + token)
-        row = self.segments.starts[index] + token
-        own = replace(self.segments, each=(single,))
-        return replace(self, query=self.query[row : row + 1], segments=own).attend()[0]
+        row = self.segments.starts[index] + first
+        own = replace(segment, num_new=count, num_past=segment.num_past + first)
+        return replace(self, query=self.query[row : row + count], segments=replace(self.segments, each=(own,)))
 
 
 def draw(
@@ -216,8 +220,10 @@ def test_drafts_leave_no_trace_even_if_infinite(kv_dtype: torch.dtype) -> None:
 
 @needs_library
 @pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16, torch.int8])
-def test_the_same_bits_on_any_number_of_threads_and_blocks(kv_dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("tiles", [False, True])
+def test_the_same_bits_on_any_number_of_threads_and_blocks(kv_dtype: torch.dtype, tiles: bool) -> None:
     drawn = draw([(1, 1500), (4, 700), (1, 3), (100, 300)], block_size=16, kv_dtype=kv_dtype)
+    drawn = replace(drawn, may_use_tiles=tiles)
     first = drawn.attend()
     before = torch.get_num_threads()
     try:
@@ -240,7 +246,40 @@ def laid_out_anew(drawn: Pass, block_size: int) -> Pass:
         target = Segments((replace(new, num_new=new.length, num_past=0),), block_size, torch.device("cpu"))
         for to, of in zip(other.cache.tensors.values(), drawn.cache.tensors.values(), strict=True):
             to[target.slot_mapping] = of[source.slot_mapping]
-    return replace(other, query=drawn.query)
+    return replace(other, query=drawn.query, may_use_tiles=drawn.may_use_tiles)
+
+
+TILED = [(torch.float32, torch.bfloat16), (torch.float32, torch.int8), (torch.bfloat16, torch.bfloat16)]
+
+
+@needs_library
+@pytest.mark.parametrize(("dtype", "kv_dtype"), TILED)
+@pytest.mark.parametrize(("heads", "head_dim"), [((4, 2), 128), ((6, 2), 32), ((7, 1), 96), ((16, 2), 256)])
+def test_tiles(dtype: torch.dtype, kv_dtype: torch.dtype, heads: tuple[int, int], head_dim: int) -> None:
+    """Products of tiles are exact to 16 bits. Where the processor has none, this tests the other kernels again."""
+    lengths = [(32, 0), (1, 300), (150, 490), (33, 223), (5, 3), (64, 1000)]
+    drawn = draw(lengths, heads, head_dim, dtype=dtype, kv_dtype=kv_dtype)
+    tiled = replace(drawn, may_use_tiles=True)
+    tolerance = max(TOLERANCE[dtype], 5e-5)
+    torch.testing.assert_close(tiled.attend(), drawn.reference(), atol=tolerance, rtol=tolerance)
+    together = tiled.attend()
+    for index, (start, segment) in enumerate(zip(drawn.segments.starts, drawn.segments.each, strict=True)):
+        rows = together[start : start + segment.num_new]
+        assert torch.equal(rows, tiled.part(index, 0, segment.num_new).attend()), "the company makes no difference"
+        if segment.num_new < 32:
+            assert torch.equal(rows, drawn.part(index, 0, segment.num_new).attend()), "no tiles here"
+
+
+@needs_library
+@pytest.mark.parametrize(("dtype", "kv_dtype"), TILED)
+@pytest.mark.parametrize("place", [0, 1, 37, 69])
+def test_tiles_keep_later_tokens_out_even_if_infinite(dtype: torch.dtype, kv_dtype: torch.dtype, place: int) -> None:
+    drawn = replace(draw([(70, 220)], dtype=dtype, kv_dtype=kv_dtype), may_use_tiles=True)
+    before = drawn.attend()
+    drawn.spoil(drawn.segments.slot_mapping[place : place + 1])
+    after = drawn.attend()
+    assert torch.equal(after[:place], before[:place])
+    assert not after[place:].isfinite().any()
 
 
 @needs_library

@@ -24,7 +24,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "codemill_decoder_step": [_POINTER, _POINTER, _INT, _INT],
     "codemill_gated_delta": [*[_POINTER] * 11, *[_INT] * 8, _FLOAT, *[_INT] * 2],
     "codemill_linear": [*[_POINTER] * 3, *[_INT] * 3],
-    "codemill_paged_attention": [*[_POINTER] * 8, *[_INT] * 10],
+    "codemill_paged_attention": [*[_POINTER] * 8, *[_INT] * 11],
     "codemill_read_memory": [_POINTER, ctypes.c_size_t, _POINTER, _INT],
     "codemill_write_int8_kv": [*[_POINTER] * 4, *[_INT] * 3],
 }

@@ -1,10 +1,12 @@
 """Causal attention of new tokens over a paged KV cache.
 
-On the CPU a C++ kernel does it, see `cpu/paged_attention.h`: all segments in one call, cut into pieces of 16 tokens. It
-reads each key and value once for all query heads and tokens of a piece. Its result for a token is the same to the
-last bit whatever else is in the call, however the prompt is cut, wherever the blocks lie, and on any number of threads:
-keys are attended in chunks of 256 positions counted from position 0, and chunks are merged in order. The rest of this
-file is for other devices and dtypes, and for installations without a compiler.
+On the CPU a C++ kernel does it, see `cpu/paged_attention.h`: all segments in one call, cut into pieces of up to 64
+tokens. It reads each key and value once for all query heads and tokens of a piece. Its result for a token is the same
+to the last bit whatever else is in the call, however the prompt is cut, wherever the blocks lie, and on any number of
+threads: keys are attended in chunks of 256 positions counted from position 0, and chunks are merged in order. Only with
+`may_use_tiles` does it depend on the cut: where the processor has AMX and the cache is bf16 or int8, segments of 32 new
+tokens and more are then computed with tiles, two to three times as fast but rounded differently. The rest of this file
+is for other devices and dtypes, and for installations without a compiler.
 
 Shapes: N new tokens of all sequences, T of one, S its keys, H query heads, H_kv key/value heads, K head_dim.
 """
@@ -42,8 +44,10 @@ class Gathered:
 class PagedAttention:
     """How the segments of one pass are attended; made once, used by every full-attention layer."""
 
-    def __init__(self, segments: Segments) -> None:
+    def __init__(self, segments: Segments, may_use_tiles: bool = False) -> None:
+        """may_use_tiles: see above."""
         self._segments = segments
+        self.may_use_tiles = may_use_tiles
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, cache: KVCache) -> Tensor:
         """query [N, H, K], key and value [N, H_kv, K] just written to the cache -> [N, H, K].
@@ -88,6 +92,7 @@ class PagedAttention:
             *cache.key.shape[1:],
             _KERNEL_DTYPES[query.dtype],
             _KERNEL_DTYPES[cache.key.dtype],
+            self.may_use_tiles,
             torch.get_num_threads(),
             _LANES,
         )

@@ -3,31 +3,14 @@
 // A row sums the same numbers in the same order whatever other rows there are, so its bits do not depend on them.
 #pragma once
 
-#include "kv_elements.h"
-#include "paged_attention_kernels.h"
-#include "vectors.h"
+#include "lane_sums.h"
+#include "paged_attention_rows.h"
 
 namespace {
 
-using codemill::AttentionItem;
-using codemill::AttentionLayer;
-using codemill::AttentionPiece;
-using codemill::AttentionShape;
-using codemill::kChunk;
-using codemill::partial_stride;
-
 constexpr int kKeys = 4;      // positions at once: sums enough to keep the multipliers busy
-constexpr int kMaxTile = 32;  // positions
+constexpr int kFewRows = 4;  // of a head, that take keys and values as they are
 constexpr int kAhead = 8;     // keys and values are asked for at least so many positions before their use; measured
-constexpr float kLowest = -3.40282347e38f;
-
-inline int smaller(int a, int b) { return a < b ? a : b; }
-
-inline int visible_positions(const AttentionPiece& piece, int token, int chunk) {
-    const int visible = piece.num_past + token + 1 - chunk * kChunk;
-    return visible < 0 ? 0 : smaller(visible, kChunk);
-}
-
 // How many positions are taken head by head. Few, and memory is read in the order of its addresses, as it likes best;
 // but then the query and the sums of all heads are gone through more often, and they grow with the rows.
 inline int tile_size(int rows) {
@@ -43,7 +26,7 @@ class Chunk {
     static constexpr int kRows = LANES == 16 ? 4 : 2;  // that share what is loaded of a key or value
 
 public:
-    // `partials` are those of the item's rows; scratch has rows * (K + kChunk) floats.
+    // `partials` are those of the item's rows; scratch has room for rows * (K + kScoreStride) + kMaxTile * K floats.
     Chunk(const AttentionShape& shape, const AttentionLayer& layer, const AttentionItem& item, float* scratch)
         : shape_(shape),
           layer_(layer),
@@ -51,7 +34,8 @@ public:
           rows_(item.piece.num_new * shape.group()),
           tile_(tile_size(rows_)),
           scores_(scratch),
-          query_(scratch + static_cast<size_t>(item.num_heads) * rows_ * kChunk) {
+          query_(scratch + static_cast<size_t>(item.num_heads) * rows_ * kScoreStride),
+          converted_(query_ + static_cast<size_t>(item.num_heads) * rows_ * shape.head_dim) {
         load_query();
     }
 
@@ -59,9 +43,9 @@ public:
         chunk_ = chunk;
         partials_ = partials;
         count_ = visible_positions(item_.piece, item_.piece.num_new - 1, chunk);
-        find_positions();
+        find_vectors(shape_, item_, chunk, count_, vectors_);
         for (int start = 0; start < count_; start += tile_) score(start);
-        for (int row = 0; row < item_.num_heads * rows_; ++row) weigh(row, visible(row % rows_ / shape_.group()));
+        for (int head = 0; head < item_.num_heads; ++head) weigh(head);
         for (int start = 0; start < count_; start += tile_) add_values(start);
     }
 
@@ -69,27 +53,12 @@ private:
     int head_dim() const { return HEAD_DIM == 0 ? shape_.head_dim : HEAD_DIM; }
     int visible(int token) const { return visible_positions(item_.piece, token, chunk_); }
     float* partial(int row) const { return partials_ + row * partial_stride(head_dim()); }
-    float* scores(int row) const { return scores_ + static_cast<size_t>(row) * kChunk; }
+    float* scores(int row) const { return scores_ + static_cast<size_t>(row) * kScoreStride; }
     float* query(int row) const { return query_ + static_cast<size_t>(row) * head_dim(); }
     const Element* at(const void* cache, int position, int head) const {
         return static_cast<const Element*>(cache) + (vectors_[position] + head) * head_dim();
     }
     float scale(const float* scales, int position, int head) const { return scales[vectors_[position] + head]; }
-
-    // Where the item's heads lie at each position. Behind the last one it is repeated, so that one may read on.
-    void find_positions() {
-        const int32_t* table = item_.piece.blocks;
-        int block = chunk_ * kChunk / shape_.block_size, inside = chunk_ * kChunk % shape_.block_size;
-        for (int position = 0; position < count_; ++position) {
-            const size_t slot = static_cast<size_t>(table[block]) * shape_.block_size + inside;
-            vectors_[position] = slot * shape_.num_kv_heads + item_.first_head;
-            if (++inside == shape_.block_size) {
-                inside = 0;
-                ++block;
-            }
-        }
-        for (int position = count_; position < kChunk + kMaxTile; ++position) vectors_[position] = vectors_[count_ - 1];
-    }
 
     // The query heads in the order of the partial results, in fp32 and scaled.
     void load_query() {
@@ -112,26 +81,62 @@ private:
         for (int k = 0; k < head_dim(); k += 64 / sizeof(Element)) __builtin_prefetch(from + k);
     }
 
-    // The scores of the tile's positions.
-    void score(int start) {
-        const int stop = smaller(start + tile_, count_);
-        for (int head = 0; head < item_.num_heads; ++head) {
-            for (int position = start; position < stop; position += kKeys) {
-                for (int i = 0; i < kKeys; ++i) prefetch(layer_.key_cache, position + i, head);
-                int row = 0;
-                for (; row + kRows <= rows_; row += kRows) score_rows<kRows>(position, head, row);
-                for (; row + 2 <= rows_; row += 2) score_rows<2>(position, head, row);
-                for (; row < rows_; ++row) score_rows<1>(position, head, row);
+    // With many rows a tile is converted once, and then lies where it does not push itself out of the first-level cache.
+    bool converts() const { return rows_ > kFewRows; }
+
+    // The tile's keys or values as fp32 [positions, K], in the order of `load_pair`; kKeys at a time.
+    void convert(const void* cache, int start, int stop, int head) {
+        for (int position = start; position < stop; position += kKeys) {
+            for (int i = 0; i < kKeys; ++i) {
+                prefetch(cache, position + i, head);
+                const Element* from = at(cache, position + i, head);
+                float* to = converted_ + static_cast<size_t>(position + i - start) * head_dim();
+                for (int k = 0; k < head_dim(); k += 2 * LANES) store_pair<LANES>(to + k, load_pair<LANES>(from + k));
             }
         }
     }
 
-    template <int ROWS>
-    void score_rows(int position, int head, int first_row) {
+    // The scores of the tile's positions.
+    void score(int start) {
+        const int stop = smaller(start + tile_, count_);
+        for (int head = 0; head < item_.num_heads; ++head) {
+            if (converts()) {
+                convert(layer_.key_cache, start, stop, head);
+                score_converted(start, stop, head);
+                continue;
+            }
+            for (int position = start; position < stop; position += kKeys) {
+                for (int i = 0; i < kKeys; ++i) prefetch(layer_.key_cache, position + i, head);
+                const auto key_at = [&](int i) { return at(layer_.key_cache, position + i, head); };
+                int row = 0;
+                for (; row + kRows <= rows_; row += kRows) score_rows<kRows>(key_at, position, head, row);
+                for (; row + 2 <= rows_; row += 2) score_rows<2>(key_at, position, head, row);
+                for (; row < rows_; ++row) score_rows<1>(key_at, position, head, row);
+            }
+        }
+    }
+
+    // Rows one after the other: theirs are more numbers than the tile's.
+    void score_converted(int start, int stop, int head) {
+        for (int row = 0; row < rows_; row += kRows) {
+            for (int position = start; position < stop; position += kKeys) {
+                const float* key = converted_ + static_cast<size_t>(position - start) * head_dim();
+                const auto key_at = [&](int i) { return key + i * head_dim(); };
+                if (row + kRows <= rows_) {
+                    score_rows<kRows>(key_at, position, head, row);
+                } else {
+                    for (int i = row; i < rows_; ++i) score_rows<1>(key_at, position, head, i);
+                }
+            }
+        }
+    }
+
+    template <int ROWS, class KeyAt>
+    void score_rows(const KeyAt& key_at, int position, int head, int first_row) {
         const int own_row = head * rows_ + first_row;
         const float* y = query(own_row);
-        const Element* keys[kKeys];
-        for (int i = 0; i < kKeys; ++i) keys[i] = at(layer_.key_cache, position + i, head);
+        decltype(key_at(0)) keys[kKeys];
+        for (int i = 0; i < kKeys; ++i) keys[i] = key_at(i);
         Floats<LANES> sums[ROWS][kKeys] = {};
         for (int k = 0; k < head_dim(); k += 2 * LANES) {
             Pair<LANES> x[kKeys];
@@ -142,17 +147,26 @@ private:
                 for (int i = 0; i < kKeys; ++i) sums[row][i] += x[i].second * z.second;
             }
         }
-        for (int row = 0; row < ROWS; ++row) {
-            float* const to = scores(own_row + row) + position;
-            store_sums<LANES>(to, sums[row]);
-            if constexpr (kScaled) {
-                for (int i = 0; i < kKeys; ++i) to[i] *= scale(layer_.key_scale, position + i, head);
+        float* const to = scores(own_row) + position;
+        store_sums_of<LANES, ROWS>(to, kScoreStride, sums);
+        if constexpr (kScaled) {
+            for (int i = 0; i < kKeys; ++i) {
+                const float factor = scale(layer_.key_scale, position + i, head);
+                for (int row = 0; row < ROWS; ++row) to[row * kScoreStride + i] *= factor;
             }
         }
     }
 
-    // Scores of the visible positions -> weights e^(score - maximum); and the partial result before any value.
-    void weigh(int row, int visible) {
+    void weigh(int head) {
+        float factors[kChunk];
+        const int stop = (count_ + LANES - 1) / LANES * LANES;
+        for (int i = 0; i < stop && kScaled; ++i) factors[i] = scale(layer_.value_scale, i, head);
+        for (int row = 0; row < rows_; ++row) weigh(head * rows_ + row, visible(row / shape_.group()), factors);
+    }
+
+    // Scores of the visible positions -> weights e^(score - maximum); and the partial result before any value. Weights
+    // of an int8 cache are then multiplied by the scales of the values, `factors`.
+    void weigh(int row, int visible, const float* factors) {
         float* x = scores(row);
         for (int i = visible; i % LANES != 0; ++i) x[i] = -__builtin_inff();
         Floats<LANES> highest = Floats<LANES>{} + kLowest;
@@ -162,7 +176,7 @@ private:
         Floats<LANES> sums = {};
         for (int i = 0; i < visible; i += LANES) {
             const Floats<LANES> weights = exponential<LANES>(load<LANES>(x + i) - top);
-            store<LANES>(x + i, weights);
+            store<LANES>(x + i, kScaled ? weights * load<LANES>(factors + i) : weights);
             sums += weights;
         }
         float sum = 0;
@@ -175,46 +189,101 @@ private:
 
     // The weighted values of the tile's positions.
     void add_values(int start) {
-        const int group = shape_.group(), stop = smaller(start + tile_, count_);
-        const bool all_see = visible(0) >= stop;
+        const int stop = smaller(start + tile_, count_);
         for (int head = 0; head < item_.num_heads; ++head) {
-            if (all_see) {
-                add_values(start, stop, head, 0, rows_);
-                continue;
-            }
-            // A token's own positions only: weight 0 would not keep a later token's infinity out.
-            for (int token = 0; token < item_.piece.num_new; ++token) {
-                add_values(start, smaller(stop, visible(token)), head, token * group, (token + 1) * group);
+            if (converts()) {
+                convert(layer_.value_cache, start, stop, head);
+                const auto value_at = [&](int i) { return converted_ + static_cast<size_t>(i - start) * head_dim(); };
+                add_tile(value_at, start, stop, head);
+            } else {
+                add_tile([&](int i) { return at(layer_.value_cache, i, head); }, start, stop, head);
             }
         }
     }
 
-    void add_values(int position, int stop, int head, int first_row, int last_row) {
-        for (; position + kKeys <= stop; position += kKeys) add_values_of<kKeys>(position, head, first_row, last_row);
-        for (; position < stop; ++position) add_values_of<1>(position, head, first_row, last_row);
+    // value_at(position): the value of a position below `stop`.
+    template <class ValueAt>
+    void add_tile(const ValueAt& value_at, int start, int stop, int head) {
+        const int group = shape_.group();
+        if (visible(0) >= stop) {
+            if (!converts()) return add_positions(value_at, start, stop, head, 0, rows_);
+            int row = 0;
+            for (; row + kRows <= rows_; row += kRows) add_converted<kRows>(stop - start, start, head, row);
+            for (; row < rows_; ++row) add_converted<1>(stop - start, start, head, row);
+            return;
+        }
+        // A token's own positions only: weight 0 would not keep a later token's infinity out.
+        for (int token = 0; token < item_.piece.num_new; ++token) {
+            add_positions(value_at, start, smaller(stop, visible(token)), head, token * group, (token + 1) * group);
+        }
     }
 
-    template <int POSITIONS>
-    void add_values_of(int position, int head, int row, int last_row) {
-        for (; row + kRows <= last_row; row += kRows) add_values_to<kRows, POSITIONS>(position, head, row);
-        for (; row + 2 <= last_row; row += 2) add_values_to<2, POSITIONS>(position, head, row);
-        for (; row < last_row; ++row) add_values_to<1, POSITIONS>(position, head, row);
+    template <class ValueAt>
+    void add_positions(const ValueAt& value_at, int position, int stop, int head, int first_row, int last_row) {
+        for (; position + kKeys <= stop; position += kKeys) {
+            add_values_of<kKeys>(value_at, position, head, first_row, last_row);
+        }
+        for (; position < stop; ++position) add_values_of<1>(value_at, position, head, first_row, last_row);
     }
 
-    template <int ROWS, int POSITIONS>
-    void add_values_to(int position, int head, int first_row) {
+    // All positions of a converted tile to some rows, whose sums stay in registers meanwhile.
+    template <int ROWS>
+    void add_converted(int num_positions, int start, int head, int first_row) {
         const int own_row = head * rows_ + first_row;
         const size_t stride = partial_stride(head_dim());
-        const Element* values[POSITIONS];
+        const float* weights = scores(own_row) + start;
+        int k = 0;
+        for (; k + 4 * LANES <= head_dim(); k += 4 * LANES) {
+            add_converted<ROWS, 4>(num_positions, weights, converted_ + k, partial(own_row) + k, stride);
+        }
+        for (; k < head_dim(); k += 2 * LANES) {
+            add_converted<ROWS, 2>(num_positions, weights, converted_ + k, partial(own_row) + k, stride);
+        }
+    }
+
+    template <int ROWS, int VECTORS>
+    void add_converted(int num_positions, const float* weights, const float* value, float* out, size_t stride) const {
+        Floats<LANES> sums[ROWS][VECTORS];  // unrolled, or GCC keeps them in memory
+        _Pragma("GCC unroll 4")
+        for (int row = 0; row < ROWS; ++row) {
+            _Pragma("GCC unroll 4")
+            for (int i = 0; i < VECTORS; ++i) sums[row][i] = load<LANES>(out + row * stride + i * LANES);
+        }
+        for (int position = 0; position < num_positions; ++position, value += head_dim()) {
+            Floats<LANES> x[VECTORS];
+            _Pragma("GCC unroll 4")
+            for (int i = 0; i < VECTORS; ++i) x[i] = load<LANES>(value + i * LANES);
+            _Pragma("GCC unroll 4")
+            for (int row = 0; row < ROWS; ++row) {
+                const float weight = weights[row * kScoreStride + position];
+                _Pragma("GCC unroll 4")
+                for (int i = 0; i < VECTORS; ++i) sums[row][i] += x[i] * weight;
+            }
+        }
+        _Pragma("GCC unroll 4")
+        for (int row = 0; row < ROWS; ++row) {
+            _Pragma("GCC unroll 4")
+            for (int i = 0; i < VECTORS; ++i) store<LANES>(out + row * stride + i * LANES, sums[row][i]);
+        }
+    }
+
+    template <int POSITIONS, class ValueAt>
+    void add_values_of(const ValueAt& value_at, int position, int head, int row, int last_row) {
+        for (; row + kRows <= last_row; row += kRows) add_values_to<kRows, POSITIONS>(value_at, position, head, row);
+        for (; row + 2 <= last_row; row += 2) add_values_to<2, POSITIONS>(value_at, position, head, row);
+        for (; row < last_row; ++row) add_values_to<1, POSITIONS>(value_at, position, head, row);
+    }
+
+    template <int ROWS, int POSITIONS, class ValueAt>
+    void add_values_to(const ValueAt& value_at, int position, int head, int first_row) {
+        const int own_row = head * rows_ + first_row;
+        const size_t stride = partial_stride(head_dim());
+        decltype(value_at(0)) values[POSITIONS];
         float weights[ROWS][POSITIONS];
         for (int i = 0; i < POSITIONS; ++i) {
-            values[i] = at(layer_.value_cache, position + i, head);
-            if (first_row == 0) prefetch(layer_.value_cache, position + i, head);
+            values[i] = value_at(position + i);
+            if (first_row == 0 && !converts()) prefetch(layer_.value_cache, position + i, head);
             for (int row = 0; row < ROWS; ++row) weights[row][i] = scores(own_row + row)[position + i];
-            if constexpr (kScaled) {
-                const float factor = scale(layer_.value_scale, position + i, head);
-                for (int row = 0; row < ROWS; ++row) weights[row][i] *= factor;
-            }
         }
         float* out = partial(own_row);
         for (int k = 0; k < head_dim(); k += 2 * LANES) {
@@ -237,9 +306,10 @@ private:
     const int rows_, tile_;
     int chunk_ = 0, count_ = 0;
     float* partials_ = nullptr;
-    float* const scores_;  // [heads * rows, kChunk], then weights
+    float* const scores_;  // [heads * rows, kScoreStride], then weights
     float* const query_;   // [heads * rows, K]
-    size_t vectors_[kChunk + kMaxTile];  // of the item's first head, counted in head vectors from the cache's first
+    float* const converted_;  // [kMaxTile, K]
+    size_t vectors_[kChunk + kMaxTile];
 };
 
 }  // namespace

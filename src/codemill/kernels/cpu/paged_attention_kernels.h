@@ -17,6 +17,7 @@ struct AttentionPiece {
     int num_new;
     int num_past;
     const int32_t* blocks;
+    const AttentionKernels* kernels;
 
     int num_chunks() const { return codemill::num_chunks(num_past + num_new); }
 };
@@ -37,12 +38,16 @@ struct AttentionItem {
 // Floats from one row's partial result to the next.
 inline size_t partial_stride(int head_dim) { return (static_cast<size_t>(head_dim) + 2 + 15) / 16 * 16; }
 
-// Of the scratch memory of an item with so many rows: query, scores, and two partial results.
-inline size_t scratch_floats(size_t num_rows, int head_dim) {
-    return num_rows * (head_dim + kChunk + 2 * partial_stride(head_dim));
-}
+// Positions that are taken head by head, at most.
+constexpr int kMaxTile = 32;
+
+// Floats from the scores of one row to those of the next: no power of two, which would crowd them into few sets of the
+// first-level cache.
+constexpr int kScoreStride = kChunk + 16;
 
 struct AttentionKernels {
+    // Of the memory that an item takes while it is computed.
+    size_t (*scratch_floats)(const AttentionShape&, const AttentionItem&);
     // Writes the output of an item that has all chunks, else its partial results.
     void (*attend)(const AttentionShape&, const AttentionLayer&, const AttentionItem&, float* scratch);
     // Writes the output of the item's rows from the partial results of all chunks; the item is of chunk 0.
@@ -50,9 +55,10 @@ struct AttentionKernels {
 };
 
 // The variants, each compiled for other instructions. Null where this build or this processor lacks those, or where
-// head_dim is no multiple of 32 (AVX-512), 16 (AVX2) or 8.
+// head_dim is no multiple of 32 (AMX, AVX-512), 16 (AVX2) or 8. AMX is for one head at a time, of a bf16 or int8 cache.
 const AttentionKernels* attention_kernels_plain(int head_dim, Dtype cache);
 const AttentionKernels* attention_kernels_avx2(int head_dim, Dtype cache);
 const AttentionKernels* attention_kernels_avx512(int head_dim, Dtype cache);
+const AttentionKernels* attention_kernels_amx(int head_dim, Dtype cache);
 
 }  // namespace codemill
