@@ -1,7 +1,11 @@
 """Workers: what they answer, and how they fail."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -84,3 +88,33 @@ def test_transformers_is_a_peer(options: EngineOptions) -> None:
     with Worker("transformers", options) as worker:
         timing = worker.measure(Measurement(8, 3, 2), 1, worker.settings[0])
         assert min(timing.first_seconds, timing.decode_seconds) > 0
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system has no /proc to look at")
+def test_a_worker_ends_after_a_parent_that_was_killed(options: EngineOptions) -> None:
+    script = (
+        "import json, sys, time\n"
+        "from codemill.bench.engines import EngineOptions\n"
+        "from codemill.bench.process import Worker\n"
+        "worker = Worker('codemill', EngineOptions(**json.loads(sys.argv[1])))\n"
+        "print(worker._process.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", script, json.dumps(options.to_json())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(100):
+        if not is_running(worker):
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker went on")

@@ -12,6 +12,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from importlib import import_module
@@ -104,7 +105,20 @@ def serve(name: str, options: EngineOptions, replies: TextIO) -> None:
             reply(refusal(name, error))
 
 
+def end_with_parent() -> None:
+    """End this process soon after its parent: one that was killed cannot end its workers."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> None:
+    end_with_parent()
     name, options = sys.argv[1], EngineOptions(**json.loads(sys.argv[2]))
     # Engines print what they like; the answers have a descriptor of their own.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
