@@ -98,19 +98,19 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system has no /proc to look at")
-def test_a_worker_ends_after_a_parent_that_was_killed(options: EngineOptions) -> None:
+def test_a_busy_worker_ends_after_a_parent_that_was_killed() -> None:
+    busy = "import time; from codemill.bench.worker import end_with_parent; end_with_parent(); time.sleep(60)"
     script = (
-        "import json, sys, time\n"
-        "from codemill.bench.engines import EngineOptions\n"
-        "from codemill.bench.process import Worker\n"
-        "worker = Worker('codemill', EngineOptions(**json.loads(sys.argv[1])))\n"
-        "print(worker._process.pid, flush=True)\n"
+        "import subprocess, sys, time\n"
+        f"worker = subprocess.Popen([sys.executable, '-c', {busy!r}])\n"
+        "time.sleep(2)\n"
+        "print(worker.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
-    command = [sys.executable, "-c", script, json.dumps(options.to_json())]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
+        assert is_running(worker)
         parent.kill()
     for _ in range(100):
         if not is_running(worker):
