@@ -97,7 +97,7 @@ class PassStruct(ctypes.Structure):
         *_pointers("input_ids", "cos", "sin", "slots", "pieces", "block_tables"),
         *_pointers("delta_segments", "delta_copies", "states", "hidden"),
         *_ints("num_rows", "num_pieces", "max_blocks", "block_size", "num_delta_segments"),
-        *_ints("cache_dtype", "windows_are_bf16"),
+        *_ints("cache_dtype", "windows_are_bf16", "may_use_tiles"),
     )
 
 

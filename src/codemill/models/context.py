@@ -24,7 +24,7 @@ class ForwardContext:
     continue which sequences of a cache; None where there is no cache. `documents` are the lengths of packed
     documents, row after row; they do not see each other. `adapters` say which tokens have one; empty where none
     does. `deferred` collects what linear-attention layers need to advance their state over drafts, once it is known
-    how many were accepted. `attends_by_token`: attention has to be computed for each token alone.
+    how many were accepted. `batch_invariant`: attention gives a token the same bits in any company.
     """
 
     config: ModelConfig
@@ -34,7 +34,7 @@ class ForwardContext:
     segments: Segments | None = None
     adapters: tuple[AdaptedRows, ...] = ()
     deferred: list["Deferred"] = field(default_factory=list)
-    attends_by_token: bool = False
+    batch_invariant: bool = False
 
     @classmethod
     def build(
@@ -57,9 +57,7 @@ class ForwardContext:
             position_ids = _positions(input_ids, segments)
         documents = () if document_ids is None else _document_lengths(document_ids)
         adapted = _adapted(adapters, input_ids, segments)
-        # The kernel's results depend on a token's own keys alone; those of PyTorch's attention on what shares a call.
-        by_token = batch_invariant and not has_kernel(dtype, config.head_dim, input_ids.device)
-        return cls(config, dtype, position_ids, documents, segments, adapted, attends_by_token=by_token)
+        return cls(config, dtype, position_ids, documents, segments, adapted, batch_invariant=batch_invariant)
 
     @cached_property
     def rotary(self) -> tuple[Tensor, Tensor]:
@@ -70,7 +68,11 @@ class ForwardContext:
     def attention(self) -> PagedAttention | TokenAttention:
         """How the segments are attended; the same in every layer."""
         assert self.segments is not None
-        return TokenAttention(self.segments) if self.attends_by_token else PagedAttention(self.segments)
+        # The kernel's results depend on a token's own keys alone; those of PyTorch's attention on what shares a call.
+        has_own = has_kernel(self.dtype, self.config.head_dim, self.positions.device)
+        if self.batch_invariant and not has_own:
+            return TokenAttention(self.segments)
+        return PagedAttention(self.segments, may_use_tiles=not self.batch_invariant)
 
     def for_each_document(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """function(*inputs), documents apart: each call gets [1, n, ...] of every input [B, T, ...].

@@ -127,7 +127,7 @@ class FusedDecoder:
             address(attention.lengths), address(attention.block_tables),
             address(delta.rows), address(delta.copies), ctypes.addressof(states), address(hidden),
             num_rows, *attention.block_tables.shape, segments.block_size, len(delta.rows) if cache.linear_states else 0,
-            _cache_dtype(cache), _has_bf16_windows(cache),
+            _cache_dtype(cache), _has_bf16_windows(cache), attention.may_use_tiles,
         )  # fmt: skip
         threads = torch.get_num_threads()
         self._library.decoder_step(ctypes.byref(self._decoder), ctypes.byref(call), threads, _LANES)

@@ -97,10 +97,10 @@ inline Split split(__m512 even, __m512 odd) {
             _mm512_or_si512(_mm512_srli_epi32(low_even, 16), _mm512_and_si512(low_odd, top))};
 }
 
-// 32 floats.
-inline Split split(const float* from) {
-    const Pair<16> x = in_order_of<16, bfloat16>(load_pair<16>(from));
-    return split((__m512)x.first, (__m512)x.second);
+// The nearest bf16 numbers.
+inline __m512 round_to_bfloat16(__m512 x) {
+    const __m512i half = _mm512_set1_epi32(0x8000), top = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    return (__m512)_mm512_and_si512(_mm512_add_epi32((__m512i)x, half), top);
 }
 
 // Two tiles, one behind the other.

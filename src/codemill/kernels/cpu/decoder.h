@@ -67,6 +67,7 @@ struct Pass {
     float* hidden;             // [N, D], the result: final hidden states
     int32_t num_rows, num_pieces, max_blocks, block_size, num_delta_segments;
     int32_t cache_dtype, windows_are_bf16;
+    int32_t may_use_tiles;  // for attention
 };
 
 }  // namespace codemill

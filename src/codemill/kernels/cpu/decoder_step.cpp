@@ -6,7 +6,8 @@
 
 namespace codemill {
 
-constexpr int kHeadsPerItem = 4;  // of one row: an item should take longer than it takes to get it
+// Heads of a row in an item, which should take longer than it takes to get it; with many rows all of them.
+constexpr int kHeadsPerItem = 4, kManyRows = 16;
 
 DecoderStep::DecoderStep(const Decoder& decoder, const Pass& pass, const DecoderMemory& memory, Team& team,
                          int max_lanes)
@@ -21,7 +22,8 @@ DecoderStep::DecoderStep(const Decoder& decoder, const Pass& pass, const Decoder
 void DecoderStep::run() {
     const AttentionShape shape = {pass_.pieces,         pass_.block_tables,   pass_.num_pieces, pass_.max_blocks,
                                   pass_.block_size,     decoder_.num_heads,   decoder_.num_kv_heads,
-                                  decoder_.head_dim,    Dtype::kFloat32,      static_cast<Dtype>(pass_.cache_dtype)};
+                                  decoder_.head_dim,    Dtype::kFloat32,      static_cast<Dtype>(pass_.cache_dtype),
+                                  pass_.may_use_tiles != 0};
     PagedAttentionCall attention(shape, team_.num_threads(), max_lanes_);
     embed();
     for (int i = 0; i < decoder_.num_layers; ++i) {
@@ -81,11 +83,12 @@ void DecoderStep::attend(const Layer& layer, const LayerState& state, PagedAtten
     multiply(products);
 
     const int num_heads = decoder_.num_heads, all_heads = num_heads + decoder_.num_kv_heads;
-    const int per_row = (all_heads + kHeadsPerItem - 1) / kHeadsPerItem;
+    const int per_item = count < kManyRows ? kHeadsPerItem : all_heads;
+    const int per_row = (all_heads + per_item - 1) / per_item;
     team_.for_each(num_rows() * per_row, [&](size_t index) {
         const size_t row = index / per_row;
-        const int first = static_cast<int>(index % per_row) * kHeadsPerItem;
-        for (int head = first; head < std::min(first + kHeadsPerItem, all_heads); ++head) {
+        const int first = static_cast<int>(index % per_row) * per_item;
+        for (int head = first; head < std::min(first + per_item, all_heads); ++head) {
             head < num_heads ? finish_query(layer, row, head) : finish_key(layer, state, row, head - num_heads);
         }
     });

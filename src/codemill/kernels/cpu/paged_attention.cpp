@@ -14,6 +14,7 @@ namespace {
 constexpr int kItemsPerThread = 4;  // at least, if heads can be divided: threads then end at about the same time
 constexpr int kMaxRows = 64;        // of an item with several heads: their scores stay in the second-level cache
 constexpr int kPieceTokens = 64, kPieceRows = 128;  // of a head of a piece, at most: what shares a read key
+constexpr int kTilePieces = 2;  // times as large are pieces for tiles, which have to bring keys and values into order
 constexpr int kNarrow = 16;  // rows of a piece whose heads are read together, in the order of the addresses
 constexpr int kTileTokens = 32;  // of a segment, at least, for tiles to be filled well
 constexpr size_t kMaxPartials = size_t{1} << 23;  // floats
@@ -51,8 +52,10 @@ private:
     void cut_segment(int index) {
         const Segment& segment = shape_.segments[index];
         const int32_t* blocks = shape_.block_tables + static_cast<size_t>(index) * shape_.max_blocks;
-        const int most = std::clamp(kPieceRows / shape_.group(), 1, kPieceTokens);
-        const AttentionKernels& kernels = tile_kernels_ && segment.num_new >= kTileTokens ? *tile_kernels_ : kernels_;
+        const bool tiled = tile_kernels_ && segment.num_new >= kTileTokens;
+        const int size = tiled ? kTilePieces : 1;
+        const int most = std::clamp(size * kPieceRows / shape_.group(), 1, size * kPieceTokens);
+        const AttentionKernels& kernels = tiled ? *tile_kernels_ : kernels_;
         for (int first = 0; first < segment.num_new; first += most) {
             const int num_new = std::min(most, segment.num_new - first);
             pieces_.push_back({segment.start + first, num_new, segment.num_past + first, blocks, &kernels});

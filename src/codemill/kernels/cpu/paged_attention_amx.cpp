@@ -1,8 +1,9 @@
 // For x86-64 with AMX, over a bf16 or int8 cache: pieces of many rows, for which tiles are filled well.
 //
 // Scores come out as [key, row] = keys [key, K] times queries [K, row], and are transposed; outputs as [row, K] =
-// weights [row, key] times values [key, K]. Queries and weights are fp32 and taken as sums of two bf16 numbers, so that
-// products are exact to 16 bits; the integers of an int8 cache are bf16 numbers.
+// weights [row, key] times values [key, K]. Queries are fp32 and taken as sums of two bf16 numbers, so that scores are
+// exact to 16 bits: their errors are exponentiated. Weights are rounded to bf16, and their sum is that of the rounded
+// ones. The integers of an int8 cache are bf16 numbers.
 #include "paged_attention_kernels.h"
 
 #if defined(__x86_64__) && defined(__linux__) && __has_include(<amxbf16intrin.h>)
@@ -30,7 +31,7 @@ struct Layout {
         queries = 4 * kTile;
         scores = queries + static_cast<size_t>(blocks) * depth * 2 * kTile;
         weights = scores + static_cast<size_t>(blocks) * kSide * kScoreStride;
-        keys = weights + static_cast<size_t>(blocks) * kChunk / kStep * 2 * kTile;
+        keys = weights + static_cast<size_t>(blocks + blocks % 2) * kChunk / kStep * kTile;
         values = keys + static_cast<size_t>(depth) * 2 * kTile;
         size = values + static_cast<size_t>(kChunk) / kStep * depth * 2 * kTile;
     }
@@ -66,7 +67,7 @@ public:
         load_scales(layer_.value_scale, 0, kChunk, factors);
         for (int row = 0; row < layout_.rows; ++row) weigh(row, factors);
         load_values();
-        for (int block = 0; block < layout_.blocks; ++block) add_values(block);
+        for (int block = 0; block < layout_.blocks; block += 2) add_values(block);
     }
 
 private:
@@ -82,7 +83,7 @@ private:
     }
     Word* words(size_t offset) const { return reinterpret_cast<Word*>(scratch_ + offset); }
     Word* queries(int block) const { return words(layout_.queries) + 2 * kTile * layout_.depth * size_t(block); }
-    Word* weights(int block) const { return words(layout_.weights) + 2 * kTile * (kChunk / kStep) * size_t(block); }
+    Word* weights(int block) const { return words(layout_.weights) + kTile * (kChunk / kStep) * size_t(block); }
     float* scores(int row) const { return scratch_ + layout_.scores + static_cast<size_t>(row) * kScoreStride; }
     // [step of keys][K / 16] tiles.
     Word* values(int key) const {
@@ -189,8 +190,8 @@ private:
         }
     }
 
-    // Scores -> weights e^(score - maximum), split, as [step of keys][high, low] tiles of rows by keys, 0 where the row
-    // does not see a position; and the numbers behind the row's sums.
+    // Scores -> weights e^(score - maximum) as [step of keys] tiles of rows by keys, 0 where the row does not see a
+    // position; and the numbers behind the row's sums.
     void weigh(int row, const float* factors) {
         const int limit = visible(row / shape_.group()), stop = (count_ + kStep - 1) / kStep * kStep;
         float* const x = scores(row);
@@ -201,6 +202,7 @@ private:
         for (int i = 0; i < stop; i += kSide) {
             __m512 weight = _mm512_setzero_ps();
             if (i < limit) weight = (__m512)exponential<16>((Floats<16>)(_mm512_load_ps(x + i) - top));
+            weight = round_to_bfloat16(weight);
             sum += weight;
             // A weight of 0 stays 0, also where the factor is NaN.
             const __mmask16 counts = _mm512_cmp_ps_mask(weight, _mm512_setzero_ps(), _CMP_NEQ_UQ);
@@ -208,10 +210,8 @@ private:
             _mm512_store_ps(x + i, weight);
         }
         Word* to = weights(row / kSide) + row % kSide * kSide;
-        for (int i = 0; i < stop; i += kStep, to += 2 * kTile) {
-            const Split parts = split(x + i);
-            _mm512_store_si512(to, parts.high);
-            _mm512_store_si512(to + kTile, parts.low);
+        for (int i = 0; i < stop; i += kStep, to += kTile) {
+            _mm512_store_si512(to, (__m512i)_mm512_cvtne2ps_pbh(_mm512_load_ps(x + i + kSide), _mm512_load_ps(x + i)));
         }
         partial(row)[shape_.head_dim] = top[0];
         partial(row)[shape_.head_dim + 1] = _mm512_reduce_add_ps(sum);
@@ -235,23 +235,24 @@ private:
         }
     }
 
+    // Of the rows of two blocks.
     void add_values(int block) {
         for (int step = 0; step < layout_.depth; ++step) {
             const Word* value = values(0) + 2 * step * kTile;
-            multiply_tiles(weights(block), weights(block) + kTile, 2 * kTile, value, value + kTile,
-                           2 * layout_.depth * kTile, (count_ + kStep - 1) / kStep, scratch_);
-            for (int i = 0; i < kSide && block * kSide + i < layout_.rows; ++i) {
-                store_sums(partial(block * kSide + i) + step * kStep, scratch_ + i * kSide);
+            multiply_tiles(weights(block), weights(block + 1), kTile, value, value + kTile, 2 * layout_.depth * kTile,
+                           (count_ + kStep - 1) / kStep, scratch_);
+            for (int i = 0; i < 2 * kSide && block * kSide + i < layout_.rows; ++i) {
+                const float* from = scratch_ + i / kSide * 2 * kTile + i % kSide * kSide;
+                store_sums(partial(block * kSide + i) + step * kStep, from);
             }
         }
     }
 
-    // A row of the four products -> 32 sums in their order.
+    // A row of two products -> 32 sums in their order.
     static void store_sums(float* to, const float* from) {
         const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
         const __m512i second = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
-        const __m512 x = _mm512_load_ps(from) + _mm512_load_ps(from + 2 * kTile);
-        const __m512 y = _mm512_load_ps(from + kTile) + _mm512_load_ps(from + 3 * kTile);
+        const __m512 x = _mm512_load_ps(from), y = _mm512_load_ps(from + kTile);
         _mm512_storeu_ps(to, _mm512_permutex2var_ps(x, first, y));
         _mm512_storeu_ps(to + kSide, _mm512_permutex2var_ps(x, second, y));
     }

@@ -21,21 +21,18 @@ void quantize_row(const Rows& rows, int row) {
     for (int group = 0; group < rows.num_groups(); ++group) {
         const int start = group * rows.group_size;
         const int count = rows.num_columns - start < rows.group_size ? rows.num_columns - start : rows.group_size;
-        Floats<LANES> largest = {}, poison = {};
+        Ints largest = {};  // of the magnitudes' bits, which are in the order of the numbers; infinity and NaN come last
         const auto values = [&](int k) {
             const float* const from = own.values + start + k;
             return k + LANES <= count ? load<LANES>(from) : load_tail<LANES>(from, k < count ? count - k : 0);
         };
         for (int k = 0; k < count; k += LANES) {
-            const Floats<LANES> x = values(k);
-            largest = maximum<LANES>(largest, maximum<LANES>(x, -x));
-            poison += x * 0.0f;
+            const Ints bits = (Ints)magnitude<LANES>(values(k));
+            largest = bits > largest ? bits : largest;
         }
-        float most = 0, spoilt = 0;
-        for (int i = 0; i < LANES; ++i) {
-            most = largest[i] > most ? largest[i] : most;
-            spoilt += poison[i];
-        }
+        const int32_t most_bits = highest<LANES>(largest);
+        float most;
+        __builtin_memcpy(&most, &most_bits, sizeof most);
         if (most < kLeastMagnitude) most = 0;
         const float inverse = most > 0 ? 127.0f / most : 0.0f;
         Ints sum = {};
@@ -48,10 +45,8 @@ void quantize_row(const Rows& rows, int row) {
             __builtin_memcpy(own.quantized + start + k, &bytes, sizeof bytes);
             sum += rounded;
         }
-        int total = 0;
-        for (int i = 0; i < LANES; ++i) total += sum[i];
-        own.scale[group] = most / 127.0f + spoilt;
-        own.sum[group] = total;
+        own.scale[group] = most / 127.0f + (most - most);  // NaN where it is not finite
+        own.sum[group] = total<LANES>(sum);
     }
 }
 

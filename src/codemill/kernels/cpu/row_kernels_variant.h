@@ -21,6 +21,11 @@ inline Floats<LANES> load_up_to(const float* from, int count) {
 }
 
 template <int LANES>
+inline void store_up_to(float* to, Floats<LANES> x, int count) {
+    count == LANES ? store<LANES>(to, x) : store_some<LANES>(to, x, count);
+}
+
+template <int LANES>
 void rms_norm(const float* x, const float* weight, float eps, int size, float* out) {
     const float mean = sum_of_squares<LANES>(x, size) / static_cast<float>(size);
     const float scale = 1.0f / __builtin_sqrtf(mean + eps);
@@ -39,8 +44,8 @@ void rotate_half(float* x, const float* cos, const float* sin, int rotated) {
             return own * load_up_to<LANES>(cos + at, count) + other * load_up_to<LANES>(sin + at, count);
         };
         const Floats<LANES> new_first = turned(first, second, i), new_second = turned(second, first, half + i);
-        store_some<LANES>(x + i, new_first, count);
-        store_some<LANES>(x + half + i, new_second, count);
+        store_up_to<LANES>(x + i, new_first, count);
+        store_up_to<LANES>(x + half + i, new_second, count);
     }
 }
 

@@ -196,6 +196,31 @@ inline float total(Floats<LANES> x) {
     return x[0];
 }
 
+// The largest lane.
+template <int LANES>
+inline int32_t highest(typename Lanes<LANES>::Ints x) {
+    using Ints = typename Lanes<LANES>::Ints;
+    constexpr auto lanes = std::make_integer_sequence<int, LANES>();
+    const auto fold = [&](Ints y) { x = x > y ? x : y; };
+    if constexpr (LANES == 16) fold((Ints)rotate<LANES, 8>((Floats<LANES>)x, lanes));
+    if constexpr (LANES >= 8) fold((Ints)rotate<LANES, 4>((Floats<LANES>)x, lanes));
+    fold((Ints)rotate<LANES, 2>((Floats<LANES>)x, lanes));
+    fold((Ints)rotate<LANES, 1>((Floats<LANES>)x, lanes));
+    return x[0];
+}
+
+// The sum over all lanes.
+template <int LANES>
+inline int32_t total(typename Lanes<LANES>::Ints x) {
+    using Ints = typename Lanes<LANES>::Ints;
+    constexpr auto lanes = std::make_integer_sequence<int, LANES>();
+    if constexpr (LANES == 16) x += (Ints)rotate<LANES, 8>((Floats<LANES>)x, lanes);
+    if constexpr (LANES >= 8) x += (Ints)rotate<LANES, 4>((Floats<LANES>)x, lanes);
+    x += (Ints)rotate<LANES, 2>((Floats<LANES>)x, lanes);
+    x += (Ints)rotate<LANES, 1>((Floats<LANES>)x, lanes);
+    return x[0];
+}
+
 template <int LANES>
 inline float sum_of_squares(const float* x, int count) {
     Floats<LANES> sum = {};
