@@ -256,13 +256,16 @@ TILED = [(torch.float32, torch.bfloat16), (torch.float32, torch.int8), (torch.bf
 @pytest.mark.parametrize(("dtype", "kv_dtype"), TILED)
 @pytest.mark.parametrize(("heads", "head_dim"), [((4, 2), 128), ((6, 2), 32), ((7, 1), 96), ((16, 2), 256)])
 def test_tiles(dtype: torch.dtype, kv_dtype: torch.dtype, heads: tuple[int, int], head_dim: int) -> None:
-    """Weights are rounded to 8 bits, and so is their sum. Where the processor has none, this tests the other kernels."""
+    """Weights are rounded to bf16, over an int8 cache twice, and their sum is of rounded ones.
+
+    Where the processor has no tiles, this tests the other kernels.
+    """
     lengths = [(32, 0), (1, 300), (150, 490), (33, 223), (5, 3), (64, 1000)]
     drawn = draw(lengths, heads, head_dim, dtype=dtype, kv_dtype=kv_dtype)
     tiled = replace(drawn, may_use_tiles=True)
     sizes = replace(drawn, cache=replace(drawn.cache, value=drawn.cache.value.abs())).reference()
     together, right = tiled.attend(), drawn.reference()
-    assert ((together - right).abs() <= 2**-8 * sizes + max(TOLERANCE[dtype], 5e-5)).all()
+    assert ((together - right).abs() <= 3 * 2**-9 * sizes + max(TOLERANCE[dtype], 5e-5)).all()
     for index, (start, segment) in enumerate(zip(drawn.segments.starts, drawn.segments.each, strict=True)):
         rows = together[start : start + segment.num_new]
         assert torch.equal(rows, tiled.part(index, 0, segment.num_new).attend()), "the company makes no difference"

@@ -5,8 +5,8 @@ tokens. It reads each key and value once for all query heads and tokens of a pie
 to the last bit whatever else is in the call, however the prompt is cut, wherever the blocks lie, and on any number of
 threads: keys are attended in chunks of 256 positions counted from position 0, and chunks are merged in order. Only with
 `may_use_tiles` does it depend on the cut: where the processor has AMX and the cache is bf16 or int8, segments of 32 new
-tokens and more are then computed with tiles, two to three times as fast, with weights rounded to bf16. The rest of this file
-is for other devices and dtypes, and for installations without a compiler.
+tokens and more are then computed with tiles, two to three times as fast, with weights rounded to bf16. The rest of this
+file is for other devices and dtypes, and for installations without a compiler.
 
 Shapes: N new tokens of all sequences, T of one, S its keys, H query heads, H_kv key/value heads, K head_dim.
 """
