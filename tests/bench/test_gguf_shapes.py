@@ -61,7 +61,9 @@ def test_its_weights_are_small_random_numbers(tmp_path: Path, kind: str) -> None
 
 def test_rows_that_are_no_whole_blocks(tmp_path: Path) -> None:
     config = make_ours(make_reference("qwen3", **{**SIZES, "hidden_size": 48})).config
-    with pytest.raises(CodemillError, match="Q4_0 needs rows that are multiples of 32; token_embd.weight has rows of 48"):
+    with pytest.raises(
+        CodemillError, match=r"Q4_0 needs rows that are multiples of 32; token_embd\.weight has rows of 48"
+    ):
         write_gguf(tmp_path / "model.gguf", config.to_dict(), "Q4_0")
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from codemill.errors import UsageError
 
+TRIAL_TOKENS, TRIAL_STEPS = 512, 16
+
 
 @dataclass(frozen=True, order=True)
 class Measurement:
@@ -13,6 +15,11 @@ class Measurement:
     num_prompt: int
     num_new: int
     batch: int
+
+    def __str__(self) -> str:
+        batch = f"{self.batch} x " if self.batch > 1 else ""
+        decode = f", {self.num_steps} decoded" if self.num_steps else ""
+        return f"{batch}prompt of {self.num_prompt}{decode}"
 
     @property
     def num_steps(self) -> int:
@@ -52,15 +59,23 @@ class Workload:
         return Measurement(max(depth, 1), 1 + self.decode_tokens, batch)
 
     def prefill(self, length: int) -> Measurement:
-        """The run whose first token tells the speed of prefill: one that decodes as well, if there is one."""
-        decode = self.decode(length, 1)
-        return decode if length in self.decode_after and 1 in self.batches else Measurement(length, 1, 1)
+        """The run whose first token tells the speed of prefill. It does not decode: an engine may prefer another
+        setting for that."""
+        return Measurement(length, 1, 1)
 
     def measurements(self) -> list[Measurement]:
         """All runs of a round, the short ones first."""
         decode = {self.decode(depth, batch) for depth in self.decode_after for batch in self.batches}
         prefill = {self.prefill(length) for length in self.prompt_lengths}
         return sorted(decode | prefill, key=lambda each: (each.batch, each.num_prompt, each.num_new))
+
+    def trials(self) -> list[Measurement]:
+        """Runs that tell an engine's settings apart: for each size of a batch one with prompts of 512 tokens in all."""
+        runs = self.measurements()
+        num_new = 1 + min(max(each.num_steps for each in runs), TRIAL_STEPS)
+        longest = max(each.num_tokens for each in runs) - num_new
+        batches = dict.fromkeys(each.batch for each in runs)
+        return [Measurement(min(longest, max(TRIAL_TOKENS // batch, 1)), num_new, batch) for batch in batches]
 
     def within(self, max_tokens: int) -> "Workload":
         """Only what a context of `max_tokens` has room for. Raises UsageError if that is nothing."""
