@@ -106,7 +106,7 @@ class FigureMaker:
     def _decode(self) -> list[Figure | None]:
         figures = []
         for batch in self.workload.batches:
-            for depth in self.workload.decode_after:
+            for depth in self.workload.depths(batch):
                 measurement = self.workload.decode(depth, batch)
                 name = f"decode after {depth}" + (f", batch {batch}" if batch > 1 else "")
                 at = batch, measurement.mean_depth

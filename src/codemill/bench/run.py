@@ -16,8 +16,7 @@ from codemill.bench.workload import Workload
 from codemill.config import ModelConfig
 from codemill.errors import UsageError
 from codemill.footprint import available_memory
-from codemill.models.loader import CONFIG_FILES
-from codemill.spec import ModelSource, resolve
+from codemill.spec import resolve
 
 # How `LLM(quantization=)` packs weights unless it is told otherwise.
 QUANTIZED = {"int8": WeightFormat(8, 32), "int4": WeightFormat(4, 32)}
@@ -63,7 +62,7 @@ class Bench:
         source = resolve(request.spec)
         self.name = source.name
         self.is_random = source.kind == "random"
-        self.config = _read_config(source)
+        self.config = source.load_config()
         dtype = self.config.dtype or "bfloat16" if request.dtype == "auto" else request.dtype
         if dtype not in _DTYPE_BITS:
             raise UsageError(f"--dtype {dtype}: choose auto or {', '.join(_DTYPE_BITS)}")
@@ -101,7 +100,7 @@ class Bench:
         note(f"loading {self.name} in {name}")
         python = None if name == OURS else self.request.peers_python
         try:
-            worker = Worker(name, self._options(), python)
+            worker = Worker(name, self._options(name), python)
         except EngineFailure as error:
             if name == OURS:
                 raise
@@ -113,12 +112,15 @@ class Bench:
         self.contestants[name] = Contestant(worker.load_seconds, worker.empty_memory, worker.peak_memory)
         return worker
 
-    def _options(self) -> EngineOptions:
+    def _options(self, name: str) -> EngineOptions:
+        quantization, stored = self.request.quantization, self.config.quantization
+        if name != OURS and stored is not None:  # peers' weights have as many bits as those that are on disk
+            quantization = f"int{stored.bits}"
         self.request.folder.mkdir(parents=True, exist_ok=True)
         return EngineOptions(
             model=self.request.spec,
             config=_shape(self.config),
-            quantization=self.request.quantization,
+            quantization=quantization,
             dtype=self.request.dtype,
             num_threads=self.request.num_threads,
             max_tokens=self.workload.max_tokens,
@@ -182,9 +184,3 @@ def weight_format(dtype: str, quantization: str | None) -> WeightFormat:
 def _shape(config: ModelConfig) -> dict[str, Any]:
     """The configuration without what says how its weights are stored, for peers to make weights of their own."""
     return {key: value for key, value in config.to_dict().items() if key != "quantization_config"}
-
-
-def _read_config(source: ModelSource) -> ModelConfig:
-    if source.preset is not None:
-        return source.preset.config
-    return ModelConfig.load(source.fetch(CONFIG_FILES))
