@@ -20,8 +20,8 @@ def maker(ours: list[Timing], theirs: list[Timing]) -> FigureMaker:
     runs = (WORKLOAD.decode(512, 1), WORKLOAD.prefill(512))
     mine, peers = (dict.fromkeys(runs, "default"), dict.fromkeys(runs, "BF16"))
     contestants = {
-        "codemill": Contestant(1.0, 200_000_000, 2_000_000_000, mine, dict.fromkeys(runs, ours)),
-        "llama.cpp": Contestant(3.0, 0, 3_000_000_000, peers, dict.fromkeys(runs, theirs)),
+        "codemill": Contestant(1.0, 200_000_000, 1_500_000_000, 2_000_000_000, mine, dict.fromkeys(runs, ours)),
+        "llama.cpp": Contestant(3.0, 0, 3_000_000_000, 2_500_000_000, peers, dict.fromkeys(runs, theirs)),
     }
     return FigureMaker(WORKLOAD, Roofline(CONFIG), MACHINE, contestants)
 
@@ -78,6 +78,7 @@ def test_memory_is_told_apart() -> None:
     assert sum(parts) == figures["peak memory"].value
     assert figures["peak memory"].roofline == roofline.weight_bytes + cache
     assert figures["peak memory"].peers["llama.cpp"].ratio == 1.5
+    assert figures["peak memory after loading"].peers["llama.cpp"].ratio == 1.25
     assert figures["load"].peers["llama.cpp"].ratio == 3.0
     own = figures["the same without Python and PyTorch"]
     assert own.value == pytest.approx(1.8e9 / (roofline.weight_bytes + cache))

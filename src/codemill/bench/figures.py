@@ -67,11 +67,16 @@ class Contestant:
     what went wrong, a line each."""
 
     load_seconds: float = 0.0
-    empty_memory: int = 0
-    peak_memory: int = 0
+    empty_memory: int = 0  # resident before it had a model, in bytes
+    load_peak: int = 0  # the most that was resident while it loaded one
+    run_peak: int = 0  # the same since it was warm
     settings: dict[Measurement, str] = field(default_factory=dict)
     timings: dict[Measurement, list[Timing]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+
+    @property
+    def peak_memory(self) -> int:
+        return max(self.load_peak, self.run_peak)
 
     def seconds(self, measurement: Measurement, what: str) -> list[float]:
         return [getattr(timing, what) for timing in self.timings.get(measurement, [])]
@@ -165,8 +170,9 @@ class FigureMaker:
             figures.append(Figure("load", ours.load_seconds, "s", None, True, peers=self._whole("load_seconds")))
         if ours.peak_memory and any(ours.timings.values()):
             cache, own = self._cache_bytes(), ours.peak_memory - ours.empty_memory
-            peak = self._whole("peak_memory")
+            peak, later = self._whole("peak_memory"), self._whole("run_peak")
             figures += [
+                Figure("peak memory after loading", ours.run_peak, "bytes", weights + cache, True, peers=later),
                 Figure("peak memory", ours.peak_memory, "bytes", weights + cache, True, peers=peak),
                 Figure("of that: weights", weights, "bytes"),
                 Figure("of that: KV cache and states", cache, "bytes"),

@@ -88,7 +88,7 @@ class Worker:
         return Timing(reply["first_seconds"], reply["decode_seconds"])
 
     def forget_peak(self) -> None:
-        """Have `peak_memory` count from now on, the loading of the model besides."""
+        """Have `peak_memory` count from now on."""
         self._ask({"forget_peak": True})
 
     @property

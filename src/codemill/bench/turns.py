@@ -64,7 +64,7 @@ class Turns:
             return
         contestant.timings.setdefault(measurement, []).append(timing)
         if name in self._workers:
-            contestant.peak_memory = self._workers[name].peak_memory
+            contestant.run_peak = self._workers[name].peak_memory
 
     def _run(self, name: str, measurement: Measurement, seed: int, setting: str) -> Timing | None:
         """None where a peer failed; then it is started again if need be, and left out if it does not start."""

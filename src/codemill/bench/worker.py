@@ -118,7 +118,7 @@ def serve(name: str, options: EngineOptions, replies: TextIO) -> None:
     for line in sys.stdin:
         try:
             done = answer(engine, json.loads(line), int(options.config["vocab_size"]))
-            reply({**done, "peak_memory": max(ready["peak_memory"], peak_memory())})
+            reply({**done, "peak_memory": peak_memory()})
         except Exception as error:  # noqa: BLE001
             reply(refusal(name, error))
 
