@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -142,6 +142,12 @@ def judge(parts: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def print_targets(rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        verdict = "met" if row["met"] else "missed"
+        print(f"{row['part']:13} {row['what']:45} {row['reached']:12,.2f}, target {row['target']:,.2f}: {verdict}")
+
+
 def installed(peer: str, python: str) -> str | None:
     """The version of a peer, None if that Python does not have it."""
     names = {"llama.cpp": "llama-cpp-python", "openvino": "openvino-genai", "transformers": "transformers"}
@@ -229,6 +235,7 @@ def main() -> None:
     parts: dict[str, Any] = {}
     if options.output is not None and options.output.exists():
         parts = json.loads(options.output.read_text())["parts"]
+    result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for name in names:
             print(name, file=sys.stderr, flush=True)
@@ -241,7 +248,7 @@ def main() -> None:
             }
             if options.output is not None:
                 options.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    print_targets(result["targets"])
 
 
 if __name__ == "__main__":
