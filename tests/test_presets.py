@@ -1,5 +1,6 @@
 """The published models' shapes, their sizes, and the memory of a machine."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,20 @@ def test_a_near_miss_names_the_closest() -> None:
 def test_a_far_miss_lists_all() -> None:
     with pytest.raises(UsageError, match=r"choose one of qwen3-0\.6b, .*qwen3-coder-next"):
         find_preset("gpt-2")
+
+
+def test_a_preset_with_fewer_layers() -> None:
+    whole = PRESETS["qwen3-coder-next"]
+    fewer = find_preset("Qwen3-Coder-Next:num_hidden_layers=6")
+    assert fewer.config.layer_types == ("linear_attention",) * 3 + ("full_attention",) + ("linear_attention",) * 2
+    assert fewer.config == replace(whole.config, num_hidden_layers=6, layer_types=fewer.config.layer_types)
+    assert fewer.name == "qwen3-coder-next:num_hidden_layers=6"
+
+
+@pytest.mark.parametrize("change", ["", "8", "num_hidden_layers=0", "num_hidden_layers=29", "hidden_size=64"])
+def test_nothing_else_of_a_preset_can_be_changed(change: str) -> None:
+    with pytest.raises(UsageError, match="num_hidden_layers=N, with N from 1 to 28"):
+        find_preset(f"qwen3-0.6b:{change}")
 
 
 def test_this_machine_has_memory() -> None:

@@ -3,8 +3,9 @@
 Sources: the models' `config.json` files and the Qwen3 technical report (arXiv:2505.09388), tables 1 and 2.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
@@ -35,14 +36,28 @@ class Preset:
 
 
 def find_preset(name: str) -> Preset:
-    """The preset called `name`, in any case, by its name or hub id. Raises UsageError with the closest names."""
-    wanted = name.strip().lower()
+    """The preset called `name`, in any case, by its name or hub id. Raises UsageError with the closest names.
+
+    NAME:num_hidden_layers=N is the same with its first N layers only: a large shape for a smaller machine.
+    """
+    wanted, colon, change = name.strip().lower().partition(":")
     for preset in PRESETS.values():
         if wanted in (preset.name, preset.hub_id.lower()):
-            return preset
+            return _first_layers(preset, change) if colon else preset
     close = get_close_matches(wanted, PRESETS, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(close)}?" if close else f"choose one of {', '.join(PRESETS)}"
     raise UsageError(f"unknown preset {name!r}: {hint}")
+
+
+def _first_layers(preset: Preset, change: str) -> Preset:
+    config = preset.config
+    match = re.fullmatch(r"num_hidden_layers=(\d{1,6})", change)
+    if match is None or not 0 < int(match[1]) <= config.num_hidden_layers:
+        limits = f"num_hidden_layers=N, with N from 1 to {config.num_hidden_layers}"
+        raise UsageError(f"{preset.name}:{change}: after the colon there can only be {limits}")
+    layers = int(match[1])
+    fewer = replace(config, num_hidden_layers=layers, layer_types=config.layer_types[:layers])
+    return Preset(f"{preset.name}:{change}", f"{preset.title}, {layers} layers", preset.hub_id, fewer)
 
 
 def _qwen3(

@@ -17,10 +17,11 @@ WORKLOAD = Workload((512,), (0, 512), (1, 2), 32)
 
 
 def maker(ours: list[Timing], theirs: list[Timing]) -> FigureMaker:
-    decode = WORKLOAD.decode(512, 1)
+    runs = (WORKLOAD.decode(512, 1), WORKLOAD.prefill(512))
+    mine, peers = (dict.fromkeys(runs, "default"), dict.fromkeys(runs, "BF16"))
     contestants = {
-        "codemill": Contestant(1.0, 200_000_000, 2_000_000_000, {decode: "default"}, {decode: ours}),
-        "llama.cpp": Contestant(1.0, 0, 3_000_000_000, {decode: "BF16"}, {decode: theirs}),
+        "codemill": Contestant(1.0, 200_000_000, 1_500_000_000, 2_000_000_000, mine, dict.fromkeys(runs, ours)),
+        "llama.cpp": Contestant(3.0, 0, 3_000_000_000, 2_500_000_000, peers, dict.fromkeys(runs, theirs)),
     }
     return FigureMaker(WORKLOAD, Roofline(CONFIG), MACHINE, contestants)
 
@@ -68,14 +69,45 @@ def test_compute_takes_over_where_it_is_slower() -> None:
     assert MACHINE.seconds(1e9, 4e11, "bfloat16") == 2.0
 
 
-def test_a_prompt_that_decodes_as_well_is_run_once() -> None:
+def test_memory_is_told_apart() -> None:
+    figures = {figure.name: figure for figure in maker([Timing(1.0, 4.0)], [Timing(1.0, 4.0)]).figures()}
+    roofline = Roofline(CONFIG)
+    cache = (512 + 33) * roofline.kv_bytes_per_token
+    parts = [figure.value for name, figure in figures.items() if name.startswith("of that")]
+    assert parts == [roofline.weight_bytes, cache, 200e6, 1.8e9 - roofline.weight_bytes - cache]
+    assert sum(parts) == figures["peak memory"].value
+    assert figures["peak memory"].roofline == roofline.weight_bytes + cache
+    assert figures["peak memory"].peers["llama.cpp"].ratio == 1.5
+    assert figures["peak memory after loading"].peers["llama.cpp"].ratio == 1.25
+    assert figures["load"].peers["llama.cpp"].ratio == 3.0
+    own = figures["the same without Python and PyTorch"]
+    assert own.value == pytest.approx(1.8e9 / (roofline.weight_bytes + cache))
+
+
+def test_the_runs_of_a_round() -> None:
     assert WORKLOAD.measurements() == [
         Measurement(1, 33, 1),
+        Measurement(512, 1, 1),
         Measurement(512, 33, 1),
         Measurement(1, 33, 2),
         Measurement(512, 33, 2),
     ]
-    assert Workload((512,), (0,), (1,)).prefill(512) == Measurement(512, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("workload", "trials"),
+    [
+        (WORKLOAD, [Measurement(512, 17, 1), Measurement(256, 17, 2)]),
+        (Workload((2048,), (0,), (8,), 4), [Measurement(512, 5, 1), Measurement(64, 5, 8)]),
+        (Workload((64,), (), (1,), 32), [Measurement(64, 1, 1)]),
+        (Workload((), (0,), (1,), 1), [Measurement(1, 2, 1)]),
+    ],
+)
+def test_trials_of_settings_take_no_more_room_than_what_is_measured(
+    workload: Workload, trials: list[Measurement]
+) -> None:
+    assert workload.trials() == trials
+    assert max(trial.num_tokens for trial in trials) <= workload.max_tokens
 
 
 def test_the_context_limits_the_workload() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from codemill.bench.run import Bench
+from codemill.bench.turns import Turns
+from codemill.bench.workload import Measurement
 from commands.conftest import Run
 
 SMALL = ("--rounds", "1", "--prompt-lengths", "16", "--decode-after", "0,16", "--batch", "1,2", "--decode-tokens", "4")
@@ -28,7 +29,8 @@ def test_the_embedded_model_as_json(codemill: Run) -> None:
     assert figures["peak memory over weights"]["value"] > 1
     assert result["machine"]["threads"] == 1
     assert all(entry["bytes_per_second"] > 1e8 for entry in result["machine"]["read_bandwidth"])
-    assert result["model"]["weight_bytes"] == figures["peak memory"]["roofline"]
+    assert result["model"]["weight_bytes"] == figures["of that: weights"]["value"]
+    assert result["failures"] == {}
 
 
 def test_the_table(codemill: Run, model_directory: Path) -> None:
@@ -45,15 +47,15 @@ def test_the_table(codemill: Run, model_directory: Path) -> None:
 
 
 def test_what_was_measured_is_printed_after_an_interruption(codemill: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    take_turns, turns = Bench._take_turns, []
+    take_turn, turns = Turns._take_turn, []
 
-    def interrupted(self: Bench, workers: object, measurement: object, seed: int) -> None:
+    def interrupted(self: Turns, name: str, measurement: Measurement, seed: int) -> None:
         if turns:
             raise KeyboardInterrupt
         turns.append(measurement)
-        take_turns(self, workers, measurement, seed)  # type: ignore[arg-type]
+        take_turn(self, name, measurement, seed)
 
-    monkeypatch.setattr(Bench, "_take_turns", interrupted)
+    monkeypatch.setattr(Turns, "_take_turn", interrupted)
     done = codemill("bench", "--json", *SMALL, *ONE)
     assert done.status == 130
     assert "interrupted" in done.err

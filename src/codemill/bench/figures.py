@@ -63,13 +63,20 @@ class Figure:
 
 @dataclass
 class Contestant:
-    """What was measured of one engine: by run, the timings of all rounds, and the setting they were made with."""
+    """What was measured of one engine: by run, the timings of all rounds, and the setting they were made with; and
+    what went wrong, a line each."""
 
     load_seconds: float = 0.0
-    empty_memory: int = 0
-    peak_memory: int = 0
+    empty_memory: int = 0  # resident before it had a model, in bytes
+    load_peak: int = 0  # the most that was resident while it loaded one
+    run_peak: int = 0  # the same since it was warm
     settings: dict[Measurement, str] = field(default_factory=dict)
     timings: dict[Measurement, list[Timing]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def peak_memory(self) -> int:
+        return max(self.load_peak, self.run_peak)
 
     def seconds(self, measurement: Measurement, what: str) -> list[float]:
         return [getattr(timing, what) for timing in self.timings.get(measurement, [])]
@@ -104,7 +111,7 @@ class FigureMaker:
     def _decode(self) -> list[Figure | None]:
         figures = []
         for batch in self.workload.batches:
-            for depth in self.workload.decode_after:
+            for depth in self.workload.depths(batch):
                 measurement = self.workload.decode(depth, batch)
                 name = f"decode after {depth}" + (f", batch {batch}" if batch > 1 else "")
                 at = batch, measurement.mean_depth
@@ -160,20 +167,34 @@ class FigureMaker:
         ours, weights = self.contestants[OURS], self.roofline.weight_bytes
         figures: list[Figure | None] = []
         if self.loads:
-            figures.append(Figure("load", ours.load_seconds, "s"))
+            figures.append(Figure("load", ours.load_seconds, "s", None, True, peers=self._whole("load_seconds")))
         if ours.peak_memory and any(ours.timings.values()):
-            peers = {
-                name: PeerFigure(peer.peak_memory, peer.peak_memory / ours.peak_memory, "")
-                for name, peer in self.contestants.items()
-                if name != OURS and peer.peak_memory
-            }
-            own = ours.peak_memory - ours.empty_memory
+            cache, own = self._cache_bytes(), ours.peak_memory - ours.empty_memory
+            peak, later = self._whole("peak_memory"), self._whole("run_peak")
             figures += [
-                Figure("peak memory", ours.peak_memory, "bytes", weights, True, peers=peers),
+                Figure("peak memory after loading", ours.run_peak, "bytes", weights + cache, True, peers=later),
+                Figure("peak memory", ours.peak_memory, "bytes", weights + cache, True, peers=peak),
+                Figure("of that: weights", weights, "bytes"),
+                Figure("of that: KV cache and states", cache, "bytes"),
+                Figure("of that: Python and PyTorch", ours.empty_memory, "bytes"),
+                Figure("of that: buffers and the rest", own - weights - cache, "bytes"),
                 Figure("peak memory over weights", ours.peak_memory / weights, "ratio", 1.0, True),
-                Figure("the same without Python and PyTorch", own / weights, "ratio", 1.0, True),
+                Figure("peak memory over weights and cache", ours.peak_memory / (weights + cache), "ratio", 1.0, True),
+                Figure("the same without Python and PyTorch", own / (weights + cache), "ratio", 1.0, True),
             ]
         return figures
+
+    def _cache_bytes(self) -> int:
+        """Keys, values and states of the run that has the most of them."""
+        token, state = self.roofline.kv_bytes_per_token, self.roofline.state_bytes
+        runs = (run for run, timings in self.contestants[OURS].timings.items() if timings)
+        return max(run.batch * (run.num_tokens * token + state) for run in runs)
+
+    def _whole(self, what: str) -> dict[str, PeerFigure]:
+        """The peers' values of something that does not belong to a run; less is better."""
+        ours = getattr(self.contestants[OURS], what)
+        found = {name: getattr(peer, what) for name, peer in self.contestants.items() if name != OURS and peer.timings}
+        return {name: PeerFigure(value, value / ours, "") for name, value in found.items() if value and ours}
 
 
 def best_setting(measurement: Measurement, trials: Mapping[str, Timing]) -> str:

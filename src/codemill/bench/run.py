@@ -1,29 +1,28 @@
 """Runs a bench: loads the engines, lets them take turns, and keeps what it has at any time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from codemill.bench.engines import OURS, PEERS, EngineOptions
-from codemill.bench.figures import Contestant, Figure, FigureMaker, best_setting
+from codemill.bench.figures import Contestant, Figure, FigureMaker
 from codemill.bench.machine import Machine, measure_machine
-from codemill.bench.process import Worker
+from codemill.bench.process import EngineFailure, Worker
 from codemill.bench.roofline import HeldWeights, Roofline, WeightFormat
-from codemill.bench.workload import Measurement, Workload
+from codemill.bench.turns import Note, Turns
+from codemill.bench.workload import Workload
 from codemill.config import ModelConfig
 from codemill.errors import UsageError
 from codemill.footprint import available_memory
-from codemill.models.loader import CONFIG_FILES
-from codemill.spec import ModelSource, resolve
+from codemill.spec import resolve
 
 # How `LLM(quantization=)` packs weights unless it is told otherwise.
 QUANTIZED = {"int8": WeightFormat(8, 32), "int4": WeightFormat(4, 32)}
 _DTYPE_BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 _SMALL = 100_000_000  # bytes of weights below which the machine is measured quickly
 _MEMORY_RATIO = 1.3  # of an engine's memory to the weights, for large ones
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Bench:
         source = resolve(request.spec)
         self.name = source.name
         self.is_random = source.kind == "random"
-        self.config = _read_config(source)
+        self.config = source.load_config()
         dtype = self.config.dtype or "bfloat16" if request.dtype == "auto" else request.dtype
         if dtype not in _DTYPE_BITS:
             raise UsageError(f"--dtype {dtype}: choose auto or {', '.join(_DTYPE_BITS)}")
@@ -82,35 +81,46 @@ class Bench:
         groups = [[name] for name in self.contestants] if self.one_at_a_time else [list(self.contestants)]
         for names in groups:
             with ExitStack() as stack:
-                workers = {name: stack.enter_context(self._start(name, note)) for name in names}
+                workers = {}
+                for name in names:
+                    worker = self._start(name, note)
+                    if worker is not None:
+                        workers[name] = stack.enter_context(worker)
                 if self.machine is None:
                     self._measure_machine(note)
-                self._run_rounds(workers, note)
+                self._run_rounds(Turns(workers, self.contestants, self.workload, note), note)
 
-    def _run_rounds(self, workers: dict[str, Worker], note: Note) -> None:
-        measurements = self.workload.measurements()
-        self._warm_up(workers, measurements, note)
+    def _run_rounds(self, turns: Turns, note: Note) -> None:
+        turns.warm_up()
         for number in range(1, self.request.rounds + 1):
-            for measurement in measurements:
-                note(f"round {number} of {self.request.rounds}: {describe(measurement)}")
-                self._take_turns(workers, measurement, number)
+            turns.run_round(number)
 
-    def _start(self, name: str, note: Note) -> Worker:
+    def _start(self, name: str, note: Note) -> Worker | None:
+        """None for a peer that cannot be started, though it is installed."""
         note(f"loading {self.name} in {name}")
         python = None if name == OURS else self.request.peers_python
-        worker = Worker(name, self._options(), python)
+        try:
+            worker = Worker(name, self._options(name), python)
+        except EngineFailure as error:
+            if name == OURS:
+                raise
+            self.contestants[name].failures.append(str(error))
+            return None
         if name == OURS:  # what is in memory is what counts, also where a checkpoint was quantised already
             held, weights = HeldWeights(**worker.weights["held"]), WeightFormat(**worker.weights["format"])
             self.roofline = Roofline(self.config, weights, held)
         self.contestants[name] = Contestant(worker.load_seconds, worker.empty_memory, worker.peak_memory)
         return worker
 
-    def _options(self) -> EngineOptions:
+    def _options(self, name: str) -> EngineOptions:
+        quantization, stored = self.request.quantization, self.config.quantization
+        if name != OURS and stored is not None:  # peers' weights have as many bits as those that are on disk
+            quantization = f"int{stored.bits}"
         self.request.folder.mkdir(parents=True, exist_ok=True)
         return EngineOptions(
             model=self.request.spec,
             config=_shape(self.config),
-            quantization=self.request.quantization,
+            quantization=quantization,
             dtype=self.request.dtype,
             num_threads=self.request.num_threads,
             max_tokens=self.workload.max_tokens,
@@ -124,28 +134,16 @@ class Bench:
         sizes = (round(self.roofline.touched_weight_bytes(1)),)
         self.machine = measure_machine(self.request.num_threads, sizes, quick=weights < _SMALL)
 
-    def _warm_up(self, workers: dict[str, Worker], measurements: list[Measurement], note: Note) -> None:
-        """A run of each kind that does not count, in which each engine also shows which setting suits it best."""
-        for measurement in measurements:
-            for name, worker in workers.items():
-                note(f"warming up {name}: {describe(measurement)}")
-                several = len(worker.settings) > 1
-                trial = measurement if several else replace(measurement, num_prompt=min(measurement.num_prompt, 64))
-                timings = {setting: worker.measure(trial, 0, setting) for setting in worker.settings}
-                self.contestants[name].settings[measurement] = best_setting(measurement, timings)
-
-    def _take_turns(self, workers: dict[str, Worker], measurement: Measurement, seed: int) -> None:
-        for name, worker in workers.items():
-            contestant = self.contestants[name]
-            timing = worker.measure(measurement, seed, contestant.settings[measurement])
-            contestant.timings.setdefault(measurement, []).append(timing)
-            contestant.peak_memory = worker.peak_memory
-
     def figures(self) -> list[Figure]:
         if self.machine is None:
             return []
         maker = FigureMaker(self.workload, self.roofline, self.machine, self.contestants, not self.is_random)
         return maker.figures()
+
+    @property
+    def failures(self) -> dict[str, list[str]]:
+        """What went wrong in peers, a line each."""
+        return {name: list(each.failures) for name, each in self.contestants.items() if each.failures}
 
     @property
     def left_out(self) -> list[str]:
@@ -170,6 +168,7 @@ class Bench:
             "rounds": max(map(len, self.contestants[OURS].timings.values()), default=0),
             "in_turns": not self.one_at_a_time,
             "decode_tokens": self.workload.decode_tokens,
+            "failures": self.failures,
             "figures": [figure.to_json() for figure in self.figures()],
         }
 
@@ -182,19 +181,6 @@ def weight_format(dtype: str, quantization: str | None) -> WeightFormat:
     return replace(QUANTIZED[quantization], kept_bits=bits)
 
 
-def describe(measurement: Measurement) -> str:
-    """A run in a few words."""
-    batch = f"{measurement.batch} x " if measurement.batch > 1 else ""
-    decode = f", {measurement.num_steps} decoded" if measurement.num_steps else ""
-    return f"{batch}prompt of {measurement.num_prompt}{decode}"
-
-
 def _shape(config: ModelConfig) -> dict[str, Any]:
     """The configuration without what says how its weights are stored, for peers to make weights of their own."""
     return {key: value for key, value in config.to_dict().items() if key != "quantization_config"}
-
-
-def _read_config(source: ModelSource) -> ModelConfig:
-    if source.preset is not None:
-        return source.preset.config
-    return ModelConfig.load(source.fetch(CONFIG_FILES))

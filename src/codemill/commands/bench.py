@@ -98,6 +98,9 @@ def _run(bench: "Bench", as_json: bool) -> None:
 def _print(bench: "Bench", as_json: bool) -> None:
     for text in bench.left_out:
         print(f"[{text} is left out: the model's context is too short]", file=sys.stderr)
+    for name, failures in bench.failures.items():
+        for text in failures:
+            print(f"[{name} failed: {text}]", file=sys.stderr)
     if as_json:
         print_json(bench.to_json())
     elif bench.machine is not None:

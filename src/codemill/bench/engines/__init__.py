@@ -25,7 +25,7 @@ class EngineInfo:
 ENGINES: Mapping[str, EngineInfo] = {
     OURS: EngineInfo("codemill.bench.engines.ours", "codemill", "pip install codemill"),
     "llama.cpp": EngineInfo(
-        "codemill.bench.engines.llama_cpp", "llama_cpp", "CMAKE_ARGS=-DGGML_NATIVE=ON pip install llama-cpp-python gguf"
+        "codemill.bench.engines.llama_cpp", "llama_cpp", "CMAKE_ARGS=-DGGML_NATIVE=ON pip install llama-cpp-python"
     ),
     "openvino": EngineInfo(
         "codemill.bench.engines.openvino", "openvino_genai", "pip install openvino-genai optimum-intel nncf"

@@ -1,170 +1,151 @@
-"""GGUF files of random weights of a given shape, for peers that read them: qwen3 and qwen3_moe.
+"""GGUF files of random weights of a given shape, for peers that read them: all families that GGUF has a form for.
 
-All matrices have one format, the embedding and the experts too; norms and routers are fp32, as converters leave them.
-Needs the packages gguf and numpy.
+Blocks are written as they lie in the file, so 17 GB take as long as the disk does. All matrices have one format, the
+embedding and the experts too; norms, routers and other small tensors are fp32, as converters leave them. Shapes: rows
+first. Needs numpy.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+from zlib import crc32
 
+from codemill.config import ModelConfig
 from codemill.errors import CodemillError
+from codemill.gguf.config import ARCHITECTURES, write_config
+from codemill.gguf.types import BF16, F16, F32, Q4_0, Q8_0, TensorType
+from codemill.gguf.writer import PlannedTensor, padding, write_header
 
 if TYPE_CHECKING:
-    import gguf
     import numpy as np
 
 Shape = tuple[int, ...]
-_ARCHITECTURES = {"qwen3": "qwen3", "qwen3_moe": "qwen3moe"}
+_KINDS = {kind.name: kind for kind in (F32, F16, BF16, Q8_0, Q4_0)}
 _SCALE = 0.02
-_PERIOD = 1 << 20  # weights, after which the random numbers come again; speed does not depend on them
+# Blocks after which the random numbers come again. A prime, so that no two rows of a matrix are alike.
+_PERIOD = 32749
+_ALWAYS_FLOAT = ("ffn_gate_inp", "ffn_gate_inp_shexp", "ssm_conv1d")
 
 
-def write_gguf(path: Path, config: Mapping[str, Any], kind: str, *, words: bool = False) -> None:
-    """Write a model whose matrices are of `kind`: Q4_0, Q8_0, BF16, F16 or F32. words: with a made-up vocabulary.
+def write_gguf(path: Path, raw: Mapping[str, Any], kind: str) -> None:
+    """Write a model of the `config.json` `raw`, with matrices of `kind`: Q4_0, Q8_0, BF16, F16 or F32.
 
     Raises CodemillError for a shape that cannot be written.
     """
-    import gguf
-
-    if config["model_type"] not in _ARCHITECTURES:
-        raise CodemillError(f"no GGUF of random weights of a {config['model_type']}: qwen3 and qwen3_moe only")
+    if raw["model_type"] not in ARCHITECTURES.values():
+        raise CodemillError(f"GGUF has no form for a {raw['model_type']}")
+    config = ModelConfig.from_dict(raw)
+    tensors = [_planned(name, shape, _KINDS[kind]) for name, shape in tensor_shapes(config)]
+    # llama.cpp runs on token ids alone.
+    metadata = write_config(config, "random weights", _KINDS[kind]) | {"tokenizer.ggml.model": "no_vocab"}
     half_written = path.with_suffix(".part")
-    writer = gguf.GGUFWriter(half_written, _ARCHITECTURES[config["model_type"]])
-    _write_metadata(writer, config)
-    _write_vocabulary(writer, int(config["vocab_size"]), words)
-    tensors = [(name, shape, _type_of(name, shape, kind)) for name, shape in _tensors(config)]
-    for name, shape, dtype in tensors:
-        writer.add_tensor_info(name, shape, _placeholder(), _num_bytes(name, shape, dtype), raw_dtype=dtype)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for name, shape, dtype in tensors:
-        writer.write_tensor_data(_random_bytes(_num_bytes(name, shape, dtype), dtype, len(shape) == 1))
-    writer.close()
+    with half_written.open("wb") as file:
+        write_header(file, metadata, tensors)
+        for tensor in tensors:
+            _write_random(file, tensor)
+            file.write(bytes(padding(tensor.num_bytes)))
     half_written.rename(path)
 
 
-def _placeholder() -> "np.dtype[Any]":
-    """The writer asks for a numpy type even where the GGUF type is given."""
-    import numpy as np
-
-    return np.dtype(np.float32)
-
-
-def _write_metadata(writer: "gguf.GGUFWriter", config: Mapping[str, Any]) -> None:
-    rope = config.get("rope_parameters") or config
-    writer.add_name("random weights")
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(rope["rope_theta"])
-    if "num_experts" in config:
-        writer.add_expert_count(config["num_experts"])
-        writer.add_expert_used_count(config["num_experts_per_tok"])
-        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+def _planned(name: str, shape: Shape, kind: TensorType) -> PlannedTensor:
+    if len(shape) == 1 or name.split(".")[-2] in _ALWAYS_FLOAT:
+        kind = F32
+    if shape[-1] % kind.block_size:
+        raise CodemillError(
+            f"{kind.name} needs rows that are multiples of {kind.block_size}; {name} has rows of {shape[-1]}"
+        )
+    return PlannedTensor(name, kind, shape)
 
 
-def _write_vocabulary(writer: "gguf.GGUFWriter", size: int, words: bool) -> None:
-    """llama.cpp runs on token ids alone; OpenVINO insists on a tokenizer."""
-    if not words:
-        writer.add_vocab_size(size)
-        writer.add_tokenizer_model("no_vocab")
-        return
-    letters = [chr(code) for code in [*range(33, 127), *range(161, 173), *range(174, 324)]]  # GPT-2's byte alphabet
-    tokens = [*letters, *(f"<{number}>" for number in range(size - len(letters)))]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list(tokens[:size])
-    writer.add_token_types([1] * size)
-    writer.add_token_merges(["! !"])
-    writer.add_eos_token_id(size - 1)
-    writer.add_bos_token_id(size - 1)
-    writer.add_pad_token_id(size - 1)
+def tensor_shapes(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
+    """GGUF's names and shapes of all tensors."""
+    yield "token_embd.weight", (config.vocab_size, config.hidden_size)
+    yield "output_norm.weight", (config.hidden_size,)
+    if not config.tie_word_embeddings:
+        yield "output.weight", (config.vocab_size, config.hidden_size)
+    for layer, layer_type in enumerate(config.layer_types):
+        mixer = _full_attention(config) if layer_type == "full_attention" else _linear_attention(config)
+        second_norm = "post_attention_norm" if config.is_hybrid else "ffn_norm"
+        norms = {f"{name}.weight": (config.hidden_size,) for name in ("attn_norm", second_norm)}
+        shapes = {**norms, **mixer, **_feed_forward(config)}
+        yield from ((f"blk.{layer}.{name}", shape) for name, shape in shapes.items())
 
 
-def _tensors(config: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
-    """GGUF's names and shapes, the rows first as in PyTorch."""
-    hidden, head_dim = config["hidden_size"], config["head_dim"]
-    yield "token_embd.weight", (config["vocab_size"], hidden)
-    yield "output_norm.weight", (hidden,)
-    if not config["tie_word_embeddings"]:
-        yield "output.weight", (config["vocab_size"], hidden)
-    query, key = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
-    shapes: dict[str, Shape] = {
-        "attn_norm": (hidden,),
-        "attn_q": (query, hidden),
-        "attn_k": (key, hidden),
-        "attn_v": (key, hidden),
-        "attn_output": (hidden, query),
-        "attn_q_norm": (head_dim,),
-        "attn_k_norm": (head_dim,),
-        "ffn_norm": (hidden,),
-        **_feed_forward(config),
-    }
-    for layer in range(config["num_hidden_layers"]):
-        yield from ((f"blk.{layer}.{name}.weight", shape) for name, shape in shapes.items())
-
-
-def _feed_forward(config: Mapping[str, Any]) -> dict[str, Shape]:
-    hidden = config["hidden_size"]
-    if "num_experts" not in config:
-        size = config["intermediate_size"]
-        return {"ffn_gate": (size, hidden), "ffn_up": (size, hidden), "ffn_down": (hidden, size)}
-    count, size = config["num_experts"], config["moe_intermediate_size"]
+def _full_attention(config: ModelConfig) -> dict[str, Shape]:
+    hidden, head_dim = config.hidden_size, config.head_dim
+    query, key = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
+    gated = query * (2 if config.is_hybrid else 1)
     return {
-        "ffn_gate_inp": (count, hidden),
-        "ffn_gate_exps": (count, size, hidden),
-        "ffn_up_exps": (count, size, hidden),
-        "ffn_down_exps": (count, hidden, size),
+        "attn_q.weight": (gated, hidden),
+        "attn_k.weight": (key, hidden),
+        "attn_v.weight": (key, hidden),
+        "attn_output.weight": (hidden, query),
+        "attn_q_norm.weight": (head_dim,),
+        "attn_k_norm.weight": (head_dim,),
     }
 
 
-def _type_of(name: str, shape: Shape, kind: str) -> "gguf.GGMLQuantizationType":
-    import gguf
+def _linear_attention(config: ModelConfig) -> dict[str, Shape]:
+    linear, hidden = config.linear_attention, config.hidden_size
+    assert linear is not None
+    return {
+        "attn_qkv.weight": (linear.conv_channels, hidden),
+        "attn_gate.weight": (linear.value_dim, hidden),
+        "ssm_ba.weight": (2 * linear.num_value_heads, hidden),
+        "ssm_conv1d.weight": (linear.conv_channels, linear.conv_kernel_dim),
+        "ssm_a": (linear.num_value_heads,),
+        "ssm_dt.bias": (linear.num_value_heads,),
+        "ssm_norm.weight": (linear.value_head_dim,),
+        "ssm_out.weight": (hidden, linear.value_dim),
+    }
 
-    return gguf.GGMLQuantizationType["F32" if len(shape) == 1 or "ffn_gate_inp" in name else kind]
+
+def _feed_forward(config: ModelConfig) -> dict[str, Shape]:
+    hidden, moe = config.hidden_size, config.moe
+    if moe is None:
+        return _mlp((), hidden, config.intermediate_size, "")
+    count, size, shared = moe.num_experts, moe.moe_intermediate_size, moe.shared_expert_intermediate_size
+    shapes = {"ffn_gate_inp.weight": (count, hidden), **_mlp((count,), hidden, size, "_exps")}
+    if shared:
+        shapes |= {"ffn_gate_inp_shexp.weight": (hidden,), **_mlp((), hidden, shared, "_shexp")}
+    return shapes
 
 
-def _num_bytes(name: str, shape: Shape, dtype: "gguf.GGMLQuantizationType") -> int:
-    import gguf
+def _mlp(leading: Shape, hidden: int, size: int, suffix: str) -> dict[str, Shape]:
+    return {
+        f"ffn_gate{suffix}.weight": (*leading, size, hidden),
+        f"ffn_up{suffix}.weight": (*leading, size, hidden),
+        f"ffn_down{suffix}.weight": (*leading, hidden, size),
+    }
 
-    block, size = gguf.GGML_QUANT_SIZES[dtype]
-    if shape[-1] % block:
-        raise CodemillError(f"{dtype.name} needs rows that are multiples of {block}; {name} has rows of {shape[-1]}")
-    return math.prod(shape) // block * size
 
-
-def _random_bytes(num_bytes: int, dtype: "gguf.GGMLQuantizationType", ones: bool) -> "np.ndarray[Any, Any]":
-    """Weights of about _SCALE, as the format has them; ones for norms."""
+def _write_random(file: BinaryIO, tensor: PlannedTensor) -> None:
+    """Weights of about _SCALE; ones for norms and biases, and the decay of a state."""
     import numpy as np
 
-    if ones:
-        return np.ones(num_bytes // 4, np.float32).view(np.uint8)
-    period = _random_period(dtype)
-    return np.resize(period, num_bytes)
+    if len(tensor.shape) == 1:
+        file.write(np.full(tensor.shape, -1.0 if tensor.name.endswith("ssm_a") else 1.0, np.float32).data)
+        return
+    period = _random_period(tensor.type)
+    period = np.roll(period, crc32(tensor.name.encode()) % len(period), axis=0)  # layers differ from one another
+    whole, rest = divmod(tensor.num_bytes, period.nbytes)
+    for _ in range(whole):
+        file.write(period.data)
+    file.write(period.reshape(-1)[:rest].data)
 
 
-def _random_period(dtype: "gguf.GGMLQuantizationType") -> "np.ndarray[Any, Any]":
-    import gguf
+def _random_period(kind: TensorType) -> "np.ndarray[Any, Any]":
+    """Blocks as they lie in a file, uint8 [_PERIOD, bytes]; of a float type, as many as a quantised block has."""
     import numpy as np
 
     generator = np.random.default_rng(0)
-    block, size = gguf.GGML_QUANT_SIZES[dtype]
-    if block == 1:
-        numbers = generator.standard_normal(_PERIOD, np.float32) * np.float32(_SCALE)
-        if dtype == gguf.GGMLQuantizationType.BF16:
+    if kind.is_float:
+        numbers = generator.standard_normal((_PERIOD, 32), np.float32) * np.float32(_SCALE)
+        if kind is BF16:
             return (numbers.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
-        return numbers.astype(np.float16 if size == 2 else np.float32).view(np.uint8)
-    blocks = generator.integers(0, 256, (_PERIOD // block, size), np.uint8)
-    largest = 8 if size < block else 128
-    scales = np.full((len(blocks), 1), 2 * _SCALE / largest, np.float16)  # both formats begin a block with its scale
+        return numbers.astype(np.float16 if kind is F16 else np.float32).view(np.uint8)
+    blocks = generator.integers(0, 256, (_PERIOD, kind.block_bytes), np.uint8)
+    largest = 8 if kind is Q4_0 else 128
+    scales = np.full((_PERIOD, 1), 2 * _SCALE / largest, np.float16)  # both formats begin a block with its scale
     blocks[:, :2] = scales.view(np.uint8)
-    return blocks.reshape(-1)
+    return blocks

@@ -13,27 +13,33 @@ from collections.abc import Callable
 
 _NO_NEW_PRIVILEGES, _SET_SECCOMP, _FILTER_MODE = 38, 22, 2
 _ARCH_PRCTL, _REQUEST_PERMISSION, _NOT_PERMITTED = 158, 0x1023, 1
+_TILE_DATA = 18  # the number of AMX's registers among the processor's extended states
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _FAIL = 0x7FFF0000, 0x00050000
 _CALL_NUMBER, _FIRST_ARGUMENT = 0, 16  # offsets in `struct seccomp_data`
 
 
-def withhold_amx_if_it_crashes(try_it: Callable[[], None]) -> bool:
-    """Run `try_it` in a forked child; if that dies of a signal, deny AMX to this process. -> whether it was denied."""
-    if sys.platform != "linux" or os.uname().machine != "x86_64" or not _has_amx():
-        return False
+def withhold_amx_if_it_crashes(try_it: Callable[[], None]) -> None:
+    """Run `try_it` in a forked child; if that dies of a signal, deny AMX to this process."""
+    if not _has_amx():
+        return
     child = os.fork()
     if child == 0:
         try_it()
         os._exit(0)
     _, status = os.waitpid(child, 0)
-    if not os.WIFSIGNALED(status):
-        return False
-    deny_amx()
-    return True
+    if os.WIFSIGNALED(status):
+        deny_amx()
+
+
+def is_amx_denied() -> bool:
+    """Whether the processor has AMX and this process may not use it."""
+    return _has_amx() and ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) != 0
 
 
 def _has_amx() -> bool:
+    if sys.platform != "linux" or os.uname().machine != "x86_64":
+        return False
     with open("/proc/cpuinfo", encoding="ascii", errors="replace") as cpuinfo:
         return "amx_tile" in cpuinfo.read()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from codemill.bench.engines import EngineOptions, Timing
 from codemill.bench.engines.gguf_shapes import write_gguf
-from codemill.bench.engines.llama_amx import withhold_amx_if_it_crashes
+from codemill.bench.engines.llama_amx import is_amx_denied, withhold_amx_if_it_crashes
 from codemill.errors import CodemillError
 
 _KINDS = {"int4": "Q4_0", "int8": "Q8_0", "bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -125,10 +125,15 @@ def prepare(options: EngineOptions) -> None:
             write_gguf(path, config, kind)
 
 
+def set_up(options: EngineOptions) -> None:
+    """Do without AMX where it crashes."""
+    withhold_amx_if_it_crashes(lambda: _try(_trial_path(options), options.num_threads))
+
+
 def create(options: EngineOptions) -> LlamaCpp:
     kind = _kind(options)
-    denied = withhold_amx_if_it_crashes(lambda: _try(_trial_path(options), options.num_threads))
-    return LlamaCpp(options.path(".gguf"), options.num_threads, f"{kind}, AMX off (it crashes)" if denied else kind)
+    title = f"{kind}, AMX off (it crashes)" if is_amx_denied() else kind
+    return LlamaCpp(options.path(".gguf"), options.num_threads, title)
 
 
 def _kind(options: EngineOptions) -> str:

@@ -15,7 +15,7 @@ _SUFFIX = "-openvino"
 
 
 class OpenVino:
-    """One pipeline for each attention backend, built when it is first used."""
+    """A pipeline with one of the attention backends, built anew for the other one when that is used."""
 
     settings = _BACKENDS
 
@@ -23,6 +23,7 @@ class OpenVino:
         self._path, self._num_threads = path, num_threads
         self.weights: dict[str, Any] = {}
         self._pipelines: dict[str, Any] = {}
+        self._pipeline(_BACKENDS[0])
 
     def run(self, prompts: Sequence[Sequence[int]], num_new: int, setting: str) -> Timing:
         import numpy as np
