@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -32,6 +33,7 @@ struct Header {
 };
 
 constexpr int kOrders = 48;
+constexpr size_t kPage = 4096;
 std::atomic_flag lock = ATOMIC_FLAG_INIT;
 Piece* free_pieces[kOrders];
 char* unused = nullptr;
@@ -126,6 +128,29 @@ int posix_memalign(void** to, size_t alignment, size_t size) {
 void* aligned_alloc(size_t alignment, size_t size) { return allocate(size, alignment); }
 void* memalign(size_t alignment, size_t size) { return allocate(size, alignment); }
 size_t malloc_usable_size(void* memory) { return memory ? usable(memory) : 0; }
+
+// Mapped weights are read instead: changes to them are private, so nobody can tell.
+void* mmap64(void* wanted, size_t size, int protection, int flags, int file, off64_t offset) {
+    if (file < 0 || !(flags & MAP_PRIVATE) || !(protection & PROT_WRITE)) {
+        return reinterpret_cast<void*>(syscall(SYS_mmap, wanted, size, protection, flags, file, offset));
+    }
+    char* const memory = static_cast<char*>(allocate(size, kPage));
+    if (!memory) return MAP_FAILED;
+    size_t done = 0;
+    for (ssize_t count; (count = pread64(file, memory + done, size - done, offset + done)) > 0;) done += count;
+    memset(memory + done, 0, size - done);
+    return memory;
+}
+
+void* mmap(void* wanted, size_t size, int protection, int flags, int file, off_t offset) {
+    return mmap64(wanted, size, protection, flags, file, offset);
+}
+
+int munmap(void* memory, size_t size) {
+    if (reinterpret_cast<uintptr_t>(memory) - kAddress >= kBytes) return static_cast<int>(syscall(SYS_munmap, memory, size));
+    free(memory);
+    return 0;
+}
 
 }  // extern "C"
 #pragma GCC visibility pop
