@@ -78,7 +78,8 @@ def run_threads(folder: Path, _: Sequence[str]) -> int:
     program, flags = folder / "stress", ["-fsanitize=thread", "-O1", "-g1", f"-I{ROOT / KERNELS}"]
     compile_all("g++", sources, flags, flags, program)
     # ThreadSanitizer wants its addresses where a kernel with many random bits may put others.
-    return subprocess.run(["setarch", "--addr-no-randomize", program], check=False).returncode
+    command, at_once = ["setarch", "--addr-no-randomize", program], {"TSAN_OPTIONS": "halt_on_error=1"}
+    return subprocess.run(command, env=os.environ | at_once, check=False).returncode
 
 
 def place_library(folder: Path) -> Path:
