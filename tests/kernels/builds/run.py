@@ -91,7 +91,9 @@ def place_library(folder: Path) -> Path:
 
 def run_tests(folder: Path, environment: dict[str, str], arguments: Sequence[str]) -> int:
     paths = [argument for argument in arguments if argument.startswith("tests/")]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, *([] if paths else TESTS)]
+    # With pytest's own capture of files, the last words of a process that dies would be lost.
+    options = ["-q", "-p", "no:cacheprovider", "--capture=sys"]
+    command = [sys.executable, "-m", "pytest", *options, *arguments, *([] if paths else TESTS)]
     threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder / "package")}
     return subprocess.run(command, cwd=ROOT, env=os.environ | threads | environment, check=False).returncode
 

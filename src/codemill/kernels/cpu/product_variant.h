@@ -36,6 +36,12 @@ void quantize_row(const Rows& rows, int row) {
             most = largest[i] > most ? largest[i] : most;
             spoilt += poison[i];
         }
+        if (spoilt != 0) {  // so that no sum of what NaN becomes overflows
+            __builtin_memset(own.quantized + start, 0, rows.group_size);
+            own.scale[group] = spoilt;
+            own.sum[group] = 0;
+            continue;
+        }
         if (most < kLeastMagnitude) most = 0;
         const float inverse = most > 0 ? 127.0f / most : 0.0f;
         Ints sum = {};
@@ -50,7 +56,7 @@ void quantize_row(const Rows& rows, int row) {
         }
         int total = 0;
         for (int i = 0; i < LANES; ++i) total += sum[i];
-        own.scale[group] = most / 127.0f + spoilt;
+        own.scale[group] = most / 127.0f;
         own.sum[group] = total;
     }
 }

@@ -102,7 +102,8 @@ inline Floats<LANES> exponential(Floats<LANES> x) {
     sum = sum * rest + 1.6666665459e-1f;
     sum = sum * rest + 5.0000001201e-1f;
     sum = sum * (rest * rest) + rest + 1.0f;
-    const Floats<LANES> power = (Floats<LANES>)(((Ints)shifted << 23) + (127 << 23));
+    // Unsigned, as it overflows where the result is 0.
+    const Floats<LANES> power = (Floats<LANES>)(((typename Lanes<LANES>::Unsigned)shifted << 23) + (127u << 23));
     return (Floats<LANES>)((Ints)(sum * power) & ~(x < -87.0f));
 }
 
