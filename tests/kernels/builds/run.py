@@ -61,7 +61,7 @@ def run_emulated(folder: Path, pytest_arguments: Sequence[str]) -> int:
 
 
 def run_sanitized(folder: Path, pytest_arguments: Sequence[str]) -> int:
-    compile_all("g++", library_sources(), ["-O1", *SANITIZERS], ["-shared", *SANITIZERS], place_library(folder))
+    compile_all("g++", library_sources(), ["-O2", *SANITIZERS], ["-shared", *SANITIZERS], place_library(folder))
     runtimes = (run_for_output("g++", f"-print-file-name={name}") for name in ("libasan.so", "libubsan.so", "libstdc++.so"))
     preloaded = {
         "LD_PRELOAD": " ".join(runtimes),
