@@ -166,7 +166,9 @@ void start_emulator() {
     snprintf(memory, sizeof memory, "%d", memory_file);
     snprintf(in, sizeof in, "%d", requests[0]);
     snprintf(out, sizeof out, "%d", replies[1]);
-    const char* const arguments[] = {"qemu-aarch64-static", "-cpu", "max", guest, memory, in, out, nullptr};
+    const char* const named = getenv("CODEMILL_EMULATED_CPU");
+    const char* const cpu = named ? named : "max";
+    const char* const arguments[] = {"qemu-aarch64-static", "-cpu", cpu, guest, memory, in, out, nullptr};
     const char* const environment[] = {nullptr};
     pid_t child;
     const int error = posix_spawnp(&child, arguments[0], nullptr, nullptr, const_cast<char**>(arguments),

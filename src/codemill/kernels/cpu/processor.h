@@ -1,6 +1,8 @@
 // Instructions of this processor that not every compiler knows by name.
 #pragma once
 
+#include <cstddef>
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #elif defined(__aarch64__) && defined(__linux__)
