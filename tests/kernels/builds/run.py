@@ -1,4 +1,4 @@
-"""Tests of the C++ library in other builds than the installed one: `python tests/kernels/builds/run.py BUILD [PYTEST...]`.
+"""Tests of the C++ library in other builds than the installed one: `run.py BUILD [ARGUMENT OF PYTEST...]`.
 
 neon      the library for aarch64, run by an emulator that has this process's memory (emulated_host.cpp); the tests are
           the same, and run here. CODEMILL_EMULATED_CPU names another processor than `max`, which has everything.
@@ -65,7 +65,9 @@ def run_emulated(folder: Path, pytest_arguments: Sequence[str]) -> int:
 
 def run_sanitized(folder: Path, pytest_arguments: Sequence[str]) -> int:
     compile_all("g++", library_sources(), ["-O2", *SANITIZERS], ["-shared", *SANITIZERS], place_library(folder))
-    runtimes = (run_for_output("g++", f"-print-file-name={name}") for name in ("libasan.so", "libubsan.so", "libstdc++.so"))
+    runtimes = (
+        run_for_output("g++", f"-print-file-name={name}") for name in ("libasan.so", "libubsan.so", "libstdc++.so")
+    )
     preloaded = {
         "LD_PRELOAD": " ".join(runtimes),
         # Python frees little at its end. A thread's memory may be reused by dlopen'ed libraries without a word.
@@ -110,7 +112,9 @@ def extension() -> dict[str, list[str]]:
     return project["tool"]["setuptools"]["ext-modules"][0]
 
 
-def compile_all(compiler: str, sources: Sequence[Path], flags: Sequence[str], link_flags: Sequence[str], to: Path) -> None:
+def compile_all(
+    compiler: str, sources: Sequence[Path], flags: Sequence[str], link_flags: Sequence[str], to: Path
+) -> None:
     """With the flags of the installed library, and after them others."""
     flags = [*extension()["extra-compile-args"], "-fPIC", *flags]
     objects = [to.parent / f"{source.stem}.o" for source in sources]
