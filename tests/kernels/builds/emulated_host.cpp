@@ -4,6 +4,7 @@
 // So pointers mean the same in both, and a call is its arguments. The entry points themselves are generated: each hands
 // its arguments to `codemill_forward`.
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -162,6 +163,8 @@ int requests[2], replies[2];
 void start_emulator() {
     const char* const guest = getenv("CODEMILL_EMULATED");
     if (!guest || pipe(requests) != 0 || pipe(replies) != 0) fail("no guest");
+    // It ends when this end of its requests is closed, so that nobody else may have that.
+    for (const int own : {requests[1], replies[0]}) fcntl(own, F_SETFD, FD_CLOEXEC);
     char memory[16], in[16], out[16];
     snprintf(memory, sizeof memory, "%d", memory_file);
     snprintf(in, sizeof in, "%d", requests[0]);
