@@ -14,12 +14,14 @@ FUNCTION := 'def solve(numbers: list[int]) -> int:\n    """Keep the even numbers
 # Where `make run` completes code: FILE:LINE.
 COMPLETE_AT := examples/shopping.py:5
 
-.PHONY: run test test-slow bench toolchains docs clean help
+.PHONY: run test test-slow neon sanitize bench toolchains docs clean help
 
 help:
 	@echo 'make run        set up, then generate and complete code with the embedded model'
 	@echo 'make test       set up, then the whole check: format, lint, types, tests'
 	@echo 'make test-slow  the tests that take minutes'
+	@echo 'make neon       the kernel tests against kernels for aarch64, in an emulator'
+	@echo 'make sanitize   the kernel tests with sanitizers for memory, arithmetic and threads'
 	@echo 'make bench      every script in benchmarks/'
 	@echo 'make toolchains the compilers and interpreters of the sandbox, by apt-get (Debian 12, as root)'
 	@echo 'make docs       check the commands, links and code in the documentation'
@@ -37,6 +39,13 @@ test: $(VENV)/dev.stamp
 
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
+
+neon: $(VENV)/dev.stamp
+	$(BIN)/python tests/kernels/builds/run.py neon
+
+sanitize: $(VENV)/dev.stamp
+	$(BIN)/python tests/kernels/builds/run.py threads
+	$(BIN)/python tests/kernels/builds/run.py sanitize
 
 bench: $(VENV)/dev.stamp
 	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done

@@ -95,6 +95,18 @@ def test_a_row_that_is_not_finite_stays_alone(value: float, num_rows: int) -> No
         assert torch.equal(found[others], expected[others])
 
 
+@pytest.mark.usefixtures("lanes")
+def test_every_finite_scale() -> None:
+    """Normal and subnormal numbers of fp16, of both signs; finite ones, as NaN has many bits."""
+    scales = torch.arange(-(1 << 15), 1 << 15).to(torch.int16).view(torch.float16)
+    scales = torch.where(scales.isfinite(), scales, 1).view(-1, 1, 16)
+    weight = torch.full((len(scales), 1, 16 * 32), 9 << 4 | 9, dtype=torch.uint8)
+    for minimum in (None, scales.flip(0)):
+        matrix = PackedMatrix(weight[..., :256], scales, minimum, scales.numel(), 32)
+        x = draw(2, 32, seed=1)
+        assert torch.equal(cpu_product(x, matrix), product_reference(x, matrix))
+
+
 @pytest.mark.usefixtures("lanes", "threads")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_plain_weights_are_near_fp64_in_any_company(dtype: torch.dtype) -> None:

@@ -20,7 +20,7 @@ inline int smaller(int a, int b) { return a < b ? a : b; }
 template <int LANES>
 class Head {
     using Vector = Floats<LANES>;
-    static constexpr int kVectors = LANES == 16 ? 4 : 2;
+    static constexpr int kVectors = kRegisters<LANES> / 8;
     static_assert(kVectors * LANES <= kDeltaColumns && kDeltaTokens % LANES == 0);
 
 public:

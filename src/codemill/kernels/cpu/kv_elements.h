@@ -5,6 +5,8 @@
 #include <cstddef>
 #if defined(__x86_64__)
 #include <immintrin.h>  // to be included before the instructions are chosen
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "dtype.h"
@@ -27,6 +29,12 @@ inline Floats<LANES> load_bytes(const int8_t* from) {
         const __m128i integers = _mm_srai_epi32(_mm_unpacklo_epi16(pairs, pairs), 24);
         return (Floats<LANES>)_mm_cvtepi32_ps(integers);
     }
+#elif defined(__aarch64__)
+    static_assert(LANES == 4);
+    int32_t four;
+    __builtin_memcpy(&four, from, sizeof four);
+    const int8x8_t bytes = vreinterpret_s8_s32(vdup_n_s32(four));
+    return (Floats<LANES>)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))));
 #else
     typedef int8_t Bytes __attribute__((vector_size(LANES)));
     Bytes bytes;

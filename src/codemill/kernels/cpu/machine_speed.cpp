@@ -1,6 +1,7 @@
 // The entry points: both loops on several threads at once. The caller takes the time.
 #include "machine_speed.h"
 
+#include <array>
 #include <atomic>
 
 #include "thread_pool.h"
@@ -11,20 +12,21 @@ namespace {
 constexpr size_t kPiece = size_t{1} << 20;  // what a thread reads before it takes the next
 constexpr size_t kItems = 4;                // per thread, so that a late one costs little
 
-const MachineSpeedKernels* const* variants() {
-    static const MachineSpeedKernels* const all[] = {machine_speed_avx512(), machine_speed_avx2(), machine_speed_plain()};
+using Variants = std::array<const MachineSpeedKernels*, 4>;
+
+const Variants& variants() {
+    static const Variants all = {machine_speed_avx512(), machine_speed_avx2(), machine_speed_neon(), machine_speed_plain()};
     return all;
 }
 
 const MachineSpeedKernels& best_variant() {
-    const MachineSpeedKernels* const* kernels = variants();
+    const MachineSpeedKernels* const* kernels = variants().data();
     while (*kernels == nullptr) ++kernels;
     return **kernels;
 }
 
 ComputeLoop best_loop(Operation operation) {
-    for (int i = 0; i < 3; ++i) {
-        const MachineSpeedKernels* const kernels = variants()[i];
+    for (const MachineSpeedKernels* const kernels : variants()) {
         if (kernels == nullptr) continue;
         if (const ComputeLoop loop = kernels->loop(operation); loop.run != nullptr) return loop;
     }

@@ -26,6 +26,7 @@ constexpr size_t kReadBlock = 512;
 // The variants; null where this build or this processor lacks the instructions.
 const MachineSpeedKernels* machine_speed_plain();
 const MachineSpeedKernels* machine_speed_avx2();
+const MachineSpeedKernels* machine_speed_neon();
 const MachineSpeedKernels* machine_speed_avx512();
 
 }  // namespace codemill

@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 
+#include "processor.h"
 #include "targets.h"
 
 BEGIN_TARGET("avx2,fma")
@@ -66,7 +67,7 @@ const codemill::MachineSpeedKernels* codemill::machine_speed_avx2() {
             constexpr size_t kBytes = size_t{2} * 32 * kChains * kStepsPerRound;
             if (operation == Operation::kFloat32) return float_loop<32>();
             if (operation == Operation::kBfloat16) return ComputeLoop{};
-            return ComputeLoop{kBytes, __builtin_cpu_supports("avxvnni") ? dot_bytes : multiply_add_bytes};
+            return ComputeLoop{kBytes, has_avx_vnni() ? dot_bytes : multiply_add_bytes};
         },
     };
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;

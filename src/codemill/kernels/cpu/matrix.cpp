@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "vectors.h"
+
 namespace codemill {
 namespace {
 
@@ -13,20 +15,14 @@ float from_bfloat16(uint16_t half) {
     return number;
 }
 
-float from_float16(uint16_t half) {
-    _Float16 number;
-    std::memcpy(&number, &half, sizeof number);
-    return static_cast<float>(number);
-}
-
 void load_packed_row(const Matrix& weight, int64_t index, float* out) {
     const int block = static_cast<int>(index / kBlockRows), row = static_cast<int>(index % kBlockRows);
     const float zero = static_cast<float>(weight.zero());
     for (int group = 0; group < weight.num_groups(); ++group) {
         const uint8_t* const bytes = weight.block(block) + group * weight.group_bytes();
         const size_t at = weight.scales_before(block) + group * kBlockRows + row;
-        const float scale = from_float16(weight.scale[at]);
-        const float minimum = weight.minimum ? from_float16(weight.minimum[at]) : 0.0f;
+        const float scale = from_float16<1>(Lanes<1>::Unsigned{weight.scale[at]})[0];
+        const float minimum = weight.minimum ? from_float16<1>(Lanes<1>::Unsigned{weight.minimum[at]})[0] : 0.0f;
         const int start = group * weight.group_size;
         for (int k = 0; k < std::min(weight.group_size, weight.num_columns - start); ++k) {
             const bool is_4 = weight.kind == kInt4;

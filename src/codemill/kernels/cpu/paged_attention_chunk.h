@@ -23,7 +23,7 @@ inline int tile_size(int rows) {
 template <int LANES, class Element, int HEAD_DIM>
 class Chunk {
     static constexpr bool kScaled = sizeof(Element) == 1;
-    static constexpr int kRows = LANES == 16 ? 4 : 2;  // that share what is loaded of a key or value
+    static constexpr int kRows = kRegisters<LANES> / 8;  // that share what is loaded of a key or value
 
 public:
     // `partials` are those of the item's rows; scratch has room for rows * (K + kScoreStride) + kMaxTile * K floats.

@@ -21,6 +21,7 @@ const ProductKernels& product_kernels(int max_lanes) {
     if (max_lanes >= kTileLanes) kernels = product_kernels_amx();
     if (!kernels && max_lanes >= 16) kernels = product_kernels_avx512();
     if (!kernels && max_lanes >= 8) kernels = product_kernels_avx2();
+    if (!kernels && max_lanes > 4) kernels = product_kernels_neon();
     return kernels ? *kernels : *product_kernels_plain();
 }
 

@@ -28,12 +28,13 @@ constexpr int kFewRows = 16;  // up to so many, weights are read from memory and
 
 constexpr int kTileLanes = 256;  // a tile of AMX has 16 x 16
 
-// The best for this processor, of at most `max_lanes` floats a vector or a tile.
+// The best for this processor, of at most `max_lanes` floats a vector or a tile; the plain ones for 4.
 const ProductKernels& product_kernels(int max_lanes);
 // Each is null where the processor lacks the instructions.
 const ProductKernels* product_kernels_amx();
 const ProductKernels* product_kernels_avx512();
 const ProductKernels* product_kernels_avx2();
+const ProductKernels* product_kernels_neon();
 const ProductKernels* product_kernels_plain();
 
 class Product {

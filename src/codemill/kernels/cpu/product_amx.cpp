@@ -9,6 +9,7 @@
 
 #include <utility>
 
+#include "processor.h"
 #include "targets.h"
 
 BEGIN_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,amx-tile,amx-int8")
@@ -242,8 +243,7 @@ END_TARGET
 
 const codemill::ProductKernels* codemill::product_kernels_amx() {
     const ProductKernels* const base = product_kernels_avx512();
-    static const bool supported =
-        base && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-int8") && may_use_tiles();
+    static const bool supported = base && has_amx_tiles() && has_amx_int8() && may_use_tiles();
     if (!supported) return nullptr;
     static const ProductKernels kernels = {base->lanes, base->quantize, base->few_rows, many_rows, panel_bytes, kPanelBlocks};
     return &kernels;

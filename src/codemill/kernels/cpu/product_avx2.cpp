@@ -7,6 +7,7 @@
 
 #include <utility>
 
+#include "processor.h"
 #include "targets.h"
 
 BEGIN_TARGET("avx2,fma,f16c")
@@ -58,8 +59,7 @@ struct Avx2 {
 END_TARGET
 
 const codemill::ProductKernels* codemill::product_kernels_avx2() {
-    const bool supported =
-        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     return supported ? &kProductKernels<Avx2> : nullptr;
 }
 

@@ -80,7 +80,7 @@ private:
             typename Isa::Bytes weights[kVectors];
             for (int v = 0; v < kVectors; ++v) {
                 const uint8_t* from = bytes + v / kPerBlock * source_.block_bytes + step * 64 + v % kPerBlock * 4 * LANES;
-                if constexpr (BLOCKS == 1) __builtin_prefetch(from + kPrefetchBytes);
+                if (BLOCKS == 1 && v % kPerBlock == 0) __builtin_prefetch(from + kPrefetchBytes);
                 weights[v] = Isa::load(from);
             }
             for (int part = 0; part < kStep / 4; ++part) {

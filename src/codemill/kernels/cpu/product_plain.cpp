@@ -19,13 +19,7 @@ struct Plain {
     }
 
     static inline Floats<4> load_scales(const uint16_t* from) {
-        Floats<4> scales;
-        for (int i = 0; i < 4; ++i) {
-            _Float16 half;
-            __builtin_memcpy(&half, from + i, sizeof half);
-            scales[i] = static_cast<float>(half);
-        }
-        return scales;
+        return from_float16<4>(Lanes<4>::Unsigned{from[0], from[1], from[2], from[3]});
     }
 
     template <int BITS>

@@ -33,6 +33,12 @@ void quantize_row(const Rows& rows, int row) {
         const int32_t most_bits = highest<LANES>(largest);
         float most;
         __builtin_memcpy(&most, &most_bits, sizeof most);
+        if (most - most != 0.0f) {  // so that no sum of what NaN becomes overflows
+            __builtin_memset(own.quantized + start, 0, rows.group_size);
+            own.scale[group] = most - most;
+            own.sum[group] = 0;
+            continue;
+        }
         if (most < kLeastMagnitude) most = 0;
         const float inverse = most > 0 ? 127.0f / most : 0.0f;
         Ints sum = {};
@@ -45,7 +51,7 @@ void quantize_row(const Rows& rows, int row) {
             __builtin_memcpy(own.quantized + start + k, &bytes, sizeof bytes);
             sum += rounded;
         }
-        own.scale[group] = most / 127.0f + (most - most);  // NaN where it is not finite
+        own.scale[group] = most / 127.0f;
         own.sum[group] = total<LANES>(sum);
     }
 }

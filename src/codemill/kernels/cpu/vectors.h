@@ -23,6 +23,15 @@ struct Lanes {
 template <int LANES>
 using Floats = typename Lanes<LANES>::Floats;
 
+// Vector registers that there are: what loops keep in them depends on it.
+#if defined(__aarch64__)
+template <int LANES>
+constexpr int kRegisters = 32;
+#else
+template <int LANES>
+constexpr int kRegisters = LANES == 16 ? 32 : 16;
+#endif
+
 template <int LANES>
 inline Floats<LANES> load(const float* from) {
     Floats<LANES> x;
@@ -93,7 +102,8 @@ inline Floats<LANES> exponential(Floats<LANES> x) {
     sum = sum * rest + 1.6666665459e-1f;
     sum = sum * rest + 5.0000001201e-1f;
     sum = sum * (rest * rest) + rest + 1.0f;
-    const Floats<LANES> power = (Floats<LANES>)(((Ints)shifted << 23) + (127 << 23));
+    // Unsigned, as it overflows where the result is 0.
+    const Floats<LANES> power = (Floats<LANES>)(((typename Lanes<LANES>::Unsigned)shifted << 23) + (127u << 23));
     return (Floats<LANES>)((Ints)(sum * power) & ~(x < -87.0f));
 }
 
@@ -143,6 +153,18 @@ inline Floats<LANES> load_some(const float* from, int count) {
 template <int LANES>
 inline void store_some(float* to, Floats<LANES> x, int count) {
     __builtin_memcpy(to, &x, count * sizeof(float));
+}
+
+// The numbers that `bits` are in fp16, which not every compiler has as a type.
+template <int LANES>
+inline Floats<LANES> from_float16(typename Lanes<LANES>::Unsigned bits) {
+    using Ints = typename Lanes<LANES>::Ints;
+    constexpr int kExponent = (127 - 15) << 23;  // what fp32 adds to an exponent of fp16; twice for infinity and NaN
+    const Ints magnitude = (Ints)(bits & 0x7fffu), shifted = (magnitude << 13) + kExponent;
+    const Ints number = magnitude >= 0x7c00 ? shifted + kExponent : shifted;
+    const Floats<LANES> tiny = __builtin_convertvector(magnitude, Floats<LANES>) * 0x1p-24f;
+    const Ints unsigned_bits = magnitude < 0x400 ? (Ints)tiny : number;
+    return (Floats<LANES>)(unsigned_bits | (Ints)((bits & 0x8000u) << 16));
 }
 
 inline float to_float(float x) { return x; }
