@@ -23,7 +23,7 @@ using codemill::Rows;
 
 constexpr int kTileRows = 12;      // of activations: with two blocks their sums leave eight registers free
 constexpr int kPanelBlocks = 2;    // of weights
-constexpr int kPanelColumns = 1024;  // a panel stays in the first-level cache
+constexpr int kPanelColumns = 512;  // a panel stays in the first-level cache
 constexpr int kUnit = 32;          // columns that a tile has, or twice as many
 
 // kPanelBlocks blocks of weights as bytes, some groups of them at a time, and what goes with them.
@@ -185,6 +185,7 @@ void add_panel(const Panel& panel, const Rows& rows, int columns, float* tile_su
     const int group_size = rows.group_size;
     const int8_t* const x = rows.quantized + static_cast<size_t>(panel.first_group) * group_size;
     __m512 sums[kTileRows][BLOCKS];
+#pragma GCC unroll 16  // or else the sums are not kept in registers
     for (int row = 0; row < kTileRows; ++row) {
         for (int b = 0; b < BLOCKS; ++b) sums[row][b] = _mm512_loadu_ps(tile_sums + (row * BLOCKS + b) * kBlockRows);
     }
@@ -209,6 +210,7 @@ void add_panel(const Panel& panel, const Rows& rows, int columns, float* tile_su
         start.template operator()<2>(i + 3);
         scale<BLOCKS, SIGNED>(panel, rows, num_groups, i + 1, panel.dots + kDots, sums);
     }
+#pragma GCC unroll 16
     for (int row = 0; row < kTileRows; ++row) {
         for (int b = 0; b < BLOCKS; ++b) _mm512_storeu_ps(tile_sums + (row * BLOCKS + b) * kBlockRows, sums[row][b]);
     }
