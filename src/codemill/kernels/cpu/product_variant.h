@@ -10,6 +10,16 @@ namespace {
 // Below this a group is taken as zeros: its scale would lose bits, or be zero and divide.
 constexpr float kLeastMagnitude = 1e-30f;
 
+// The greatest of all lanes.
+template <int LANES>
+inline float greatest(Floats<LANES> x) {
+    constexpr auto lanes = std::make_integer_sequence<int, LANES>();
+    if constexpr (LANES == 16) x = maximum<LANES>(x, rotate<LANES, 8>(x, lanes));
+    if constexpr (LANES >= 8) x = maximum<LANES>(x, rotate<LANES, 4>(x, lanes));
+    x = maximum<LANES>(x, rotate<LANES, 2>(x, lanes));
+    return maximum<LANES>(x, rotate<LANES, 1>(x, lanes))[0];
+}
+
 // Signed 8-bit numbers and a scale for each group: the largest becomes 127. NaN and infinity make the scale NaN. The
 // definition is `quantize_activations` in kernels/packed_product.py.
 template <class Isa>
@@ -31,11 +41,7 @@ void quantize_row(const Rows& rows, int row) {
             largest = maximum<LANES>(largest, maximum<LANES>(x, -x));
             poison += x * 0.0f;
         }
-        float most = 0, spoilt = 0;
-        for (int i = 0; i < LANES; ++i) {
-            most = largest[i] > most ? largest[i] : most;
-            spoilt += poison[i];
-        }
+        float most = greatest<LANES>(largest);
         if (most < kLeastMagnitude) most = 0;
         const float inverse = most > 0 ? 127.0f / most : 0.0f;
         Ints sum = {};
@@ -48,10 +54,8 @@ void quantize_row(const Rows& rows, int row) {
             __builtin_memcpy(own.quantized + start + k, &bytes, sizeof bytes);
             sum += rounded;
         }
-        int total = 0;
-        for (int i = 0; i < LANES; ++i) total += sum[i];
-        own.scale[group] = most / 127.0f + spoilt;
-        own.sum[group] = total;
+        own.scale[group] = most / 127.0f + total<LANES>(poison);
+        own.sum[group] = static_cast<int32_t>(total<LANES>(__builtin_convertvector(sum, Floats<LANES>)));  // exact
     }
 }
 
