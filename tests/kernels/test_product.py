@@ -20,7 +20,7 @@ FORMATS = [
 NUM_ROWS = 40
 
 
-@pytest.fixture(params=[16, 8, 4])
+@pytest.fixture(params=[256, 16, 8, 4])
 def lanes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """The variant of an instruction set; a processor without it takes the next."""
     monkeypatch.setattr(cpu_product_module, "_LANES", request.param)

@@ -24,7 +24,7 @@ using codemill::Rows;
 
 constexpr int kTileRows = 12;      // of activations: with two blocks their sums leave eight registers free
 constexpr int kPanelBlocks = 2;    // of weights
-constexpr int kPanelColumns = 1024;  // a panel stays in the first-level cache
+constexpr int kPanelColumns = 512;  // a panel stays in the first-level cache
 constexpr int kUnit = 32;          // columns that a tile has, or twice as many
 
 // kPanelBlocks blocks of weights as bytes, some groups of them at a time, and what goes with them.
@@ -93,37 +93,65 @@ void unpack(const Matrix& weight, int first_block, const Panel& panel) {
     asm volatile("" ::: "memory");  // the compiler does not know that tiles are read from memory
 }
 
-// Tile 0 and 1 hold dot products, 4 activations, 5 and 6 weights.
+// Tiles 0 and 1 hold dot products of a group, 2 and 3 those of the next; 4 activations, 5 and 6 weights.
 void configure_tiles(int columns) {
     struct alignas(64) {
         uint8_t palette = 1, start_row = 0, reserved[14] = {};
         uint16_t row_bytes[16] = {};
         uint8_t rows[16] = {};
     } tiles;
-    for (const int dots : {0, 1}) tiles.row_bytes[dots] = 64, tiles.rows[dots] = kTileRows;
+    for (const int dots : {0, 1, 2, 3}) tiles.row_bytes[dots] = 64, tiles.rows[dots] = kTileRows;
     for (const int weights : {5, 6}) tiles.row_bytes[weights] = 64, tiles.rows[weights] = columns / 4;
     tiles.row_bytes[4] = columns, tiles.rows[4] = kTileRows;
     asm volatile("" : : "r"(&tiles) : "memory");  // GCC takes the instruction to read the first eight bytes alone
     _tile_loadconfig(&tiles);
 }
 
-// The dot products of a group, as `panel.dots` has them.
-template <int BLOCKS, bool SIGNED>
+// The instructions by themselves: those of GCC's header want the tile's number written out.
+template <int TILE>
+inline __attribute__((always_inline)) void set_zero() {
+    asm volatile("tilezero %%tmm%c0" : : "i"(TILE));
+}
+
+template <int TILE>
+inline __attribute__((always_inline)) void load_tile(const int8_t* from, size_t stride) {
+    asm volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(TILE), "r"(from), "r"(stride));
+}
+
+// TO += A * B, where weights (B) are signed or not.
+template <int TO, int A, int B, bool SIGNED>
+inline __attribute__((always_inline)) void add_product() {
+    if constexpr (SIGNED) asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(TO), "i"(A), "i"(B));
+    else asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(TO), "i"(A), "i"(B));
+}
+
+template <int TILE>
+inline __attribute__((always_inline)) void store_tile(int32_t* to) {
+    asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(TILE), "r"(to), "r"(size_t{64}) : "memory");
+}
+
+// The dot products of a group into tiles FIRST and FIRST + 1.
+template <int FIRST, int BLOCKS, bool SIGNED>
 inline __attribute__((always_inline)) void multiply(const int8_t* x, size_t stride, const int8_t* weights, int group_size,
-                                                    int columns, int32_t* dots) {
-    _tile_zero(0);
-    if (BLOCKS == 2) _tile_zero(1);
+                                                    int columns) {
+    set_zero<FIRST>();
+    if constexpr (BLOCKS == 2) set_zero<FIRST + 1>();
     for (int k = 0; k < group_size; k += columns) {
-        _tile_loadd(4, x + k, stride);
-        _tile_loadd(5, weights + k * kBlockRows, 64);
-        if constexpr (SIGNED) _tile_dpbssd(0, 4, 5); else _tile_dpbsud(0, 4, 5);
+        load_tile<4>(x + k, stride);
+        load_tile<5>(weights + k * kBlockRows, 64);
+        add_product<FIRST, 4, 5, SIGNED>();
         if constexpr (BLOCKS == 2) {
-            _tile_loadd(6, weights + (group_size + k) * kBlockRows, 64);
-            if constexpr (SIGNED) _tile_dpbssd(1, 4, 6); else _tile_dpbsud(1, 4, 6);
+            load_tile<6>(weights + (group_size + k) * kBlockRows, 64);
+            add_product<FIRST + 1, 4, 6, SIGNED>();
         }
     }
-    _tile_stored(0, dots, 64);
-    if (BLOCKS == 2) _tile_stored(1, dots + kTileRows * kBlockRows, 64);
+}
+
+// Those tiles to memory, as `panel.dots` has them.
+template <int FIRST, int BLOCKS>
+inline __attribute__((always_inline)) void store_dots(int32_t* dots) {
+    store_tile<FIRST>(dots);
+    if constexpr (BLOCKS == 2) store_tile<FIRST + 1>(dots + kTileRows * kBlockRows);
 }
 
 // What a group adds to the sums: the same operations in the same order as `Tile::scale` in product_packed.h.
@@ -158,18 +186,32 @@ void add_panel(const Panel& panel, const Rows& rows, int columns, float* tile_su
     const int group_size = rows.group_size;
     const int8_t* const x = rows.quantized + static_cast<size_t>(panel.first_group) * group_size;
     __m512 sums[kTileRows][BLOCKS];
+#pragma GCC unroll 16  // or else the sums are not kept in registers
     for (int row = 0; row < kTileRows; ++row) {
         for (int b = 0; b < BLOCKS; ++b) sums[row][b] = _mm512_loadu_ps(tile_sums + (row * BLOCKS + b) * kBlockRows);
     }
-    const auto start = [&](int i) {
+    const auto start = [&]<int FIRST>(int i) __attribute__((always_inline)) {
+        if (i >= panel.num_groups) return;
         const int8_t* const weights = panel.weights + static_cast<size_t>(i) * BLOCKS * kBlockRows * group_size;
-        multiply<BLOCKS, SIGNED>(x + i * group_size, stride, weights, group_size, columns, panel.dots + i % 2 * kDots);
+        multiply<FIRST, BLOCKS, SIGNED>(x + i * group_size, stride, weights, group_size, columns);
     };
-    start(0);
-    for (int i = 0; i < panel.num_groups; ++i) {
-        if (i + 1 < panel.num_groups) start(i + 1);
-        scale<BLOCKS, SIGNED>(panel, rows, num_groups, i, panel.dots + i % 2 * kDots, sums);
+    const auto finish = [&]<int FIRST>(int i) __attribute__((always_inline)) {
+        if (i < panel.num_groups) store_dots<FIRST, BLOCKS>(panel.dots + i % 2 * kDots);
+    };
+    // While a group is scaled, the dot products of the next are stored and those of the one after it computed.
+    start.template operator()<0>(0);
+    start.template operator()<2>(1);
+    finish.template operator()<0>(0);
+    for (int i = 0; i < panel.num_groups; i += 2) {
+        finish.template operator()<2>(i + 1);
+        start.template operator()<0>(i + 2);
+        scale<BLOCKS, SIGNED>(panel, rows, num_groups, i, panel.dots, sums);
+        if (i + 1 == panel.num_groups) break;
+        finish.template operator()<0>(i + 2);
+        start.template operator()<2>(i + 3);
+        scale<BLOCKS, SIGNED>(panel, rows, num_groups, i + 1, panel.dots + kDots, sums);
     }
+#pragma GCC unroll 16
     for (int row = 0; row < kTileRows; ++row) {
         for (int b = 0; b < BLOCKS; ++b) _mm512_storeu_ps(tile_sums + (row * BLOCKS + b) * kBlockRows, sums[row][b]);
     }
