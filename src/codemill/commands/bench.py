@@ -60,7 +60,7 @@ def bench(
 
     from codemill.bench.run import Bench, BenchRequest
     from codemill.bench.workload import Workload
-    from codemill.sandbox.pool import num_cores
+    from codemill.kernels.thread_count import default_threads
 
     workload = Workload(
         _numbers("prompt-lengths", prompt_lengths),
@@ -73,7 +73,7 @@ def bench(
             spec=spec,
             quantization=quantization,
             dtype=dtype,
-            num_threads=threads or num_cores(),
+            num_threads=threads or default_threads().count,
             workload=workload,
             rounds=rounds,
             peers=[name.strip() for name in compare.split(",")] if compare else [],

@@ -24,7 +24,7 @@ Quantization = Annotated[
     str | None,
     typer.Option(metavar="FORMAT", help="Pack the weights while loading: int4 or int8, see docs/quantize.md."),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: one a core.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: one a physical core.")]
 MaxModelLen = Annotated[int | None, typer.Option(help="Context in tokens, prompt and answer together.")]
 Temperature = Annotated[float | None, typer.Option(help="0 is greedy; default: the checkpoint's.")]
 TopK = Annotated[int | None, typer.Option(help="Only the K likeliest tokens; 0 for all.")]
@@ -64,8 +64,7 @@ def load_llm(
     """The model that the options name."""
     from codemill import LLM
 
-    if threads is not None:
-        set_threads(threads)
+    set_threads(threads)
     return LLM(
         model,
         dtype=dtype,
@@ -78,9 +77,14 @@ def load_llm(
     )
 
 
-def set_threads(threads: int) -> None:
-    """Use so many CPU threads. Raises UsageError for more than the machine could ever make use of."""
+def set_threads(threads: int | None) -> None:
+    """Use so many CPU threads; None for the default. Raises UsageError for more than a machine could make use of."""
     import torch
+
+    from codemill.kernels.thread_count import default_threads
+
+    if threads is None:
+        threads = min(default_threads().count, torch.get_num_threads())  # torch's may have been lowered already
 
     most = max(MOST_THREADS, 4 * (os.cpu_count() or 1))
     if threads > most:

@@ -2,7 +2,6 @@
 
 import asyncio
 import atexit
-import os
 import threading
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from codemill.engine.sampling_params import SamplingParams
 from codemill.engine.serving import PromptLike, ServingEngine, Submission, check_keep_alive
 from codemill.engine.updates import Event
 from codemill.errors import CodemillError, UsageError
+from codemill.kernels.thread_count import default_threads
 
 
 class Replicas(ServingEngine):
@@ -56,7 +56,7 @@ class Replicas(ServingEngine):
         """Start and wait until all are ready. Raises as `LLM` does."""
         check_max_waiting(max_waiting)
         check_keep_alive(keep_alive)
-        num_threads = threads_per_replica or max(1, _num_cores() // max(1, num_replicas))
+        num_threads = threads_per_replica or max(1, default_threads().count // max(1, num_replicas))
         if num_replicas < 1 or num_threads < 1:
             raise UsageError(f"num_replicas = {num_replicas}, threads_per_replica = {num_threads}: must be at least 1")
         self._options = ReplicaOptions(model, num_threads, num_replicas, llm_options)
@@ -211,8 +211,3 @@ class Replicas(ServingEngine):
             replica.send(Close(timeout))
         for replica in self._replicas:
             replica.join(max(0.0, until - time.monotonic()))
-
-
-def _num_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,12 +2,12 @@
 // `for_each` in it is a phase whose items all threads share.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
-#include <cstdint>
-#include <utility>
+#include <type_traits>
 
 namespace codemill {
+
+class ThreadPool;
 
 class Team {
 public:
@@ -21,33 +21,24 @@ public:
         share(count, call, &function);
     }
 
+    // The same for a plain function.
+    void share(size_t count, void (*work)(void* context, size_t index), void* context);
+
     int num_threads() const { return num_threads_; }
     // Whether memory ran out in an item.
-    bool failed() const { return failed_; }
+    bool failed() const;
 
 private:
     friend bool run_team(int num_threads, void (*lead)(void* context, Team& team), void* context);
-    explicit Team(int num_threads) : num_threads_(num_threads) {}
+    Team(int num_threads, ThreadPool* pool) : num_threads_(num_threads), pool_(pool) {}
 
-    using Work = void (*)(void* context, size_t index);
-    void share(size_t count, Work work, void* context);
-    bool take_item();
-    void follow();
-
-    // The items of the phase in one number, so that a thread claims an item and learns that it exists in one step. A
-    // phase does not end before its claimed items do, so who has claimed one may read `work_` and `context_`.
-    static constexpr uint64_t ticket(uint64_t count, uint64_t next) { return count << 32 | next; }
-    std::atomic<uint64_t> ticket_{0};
-    Work work_ = nullptr;
-    void* context_ = nullptr;
     const int num_threads_;
-    std::atomic<bool> ended_{false};
-    std::atomic<bool> failed_{false};
-    alignas(64) std::atomic<size_t> num_done_{0};
+    ThreadPool* const pool_;  // null: the leader works alone
+    bool failed_ = false;     // of the leader working alone
 };
 
 // Runs lead(context, team) on this thread, with at most `num_threads` threads in the team. Returns false if memory ran
-// out in an item.
+// out.
 bool run_team(int num_threads, void (*lead)(void* context, Team& team), void* context);
 
 template <class Function>

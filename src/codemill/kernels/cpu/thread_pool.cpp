@@ -2,8 +2,8 @@
 
 #include <pthread.h>
 
-#include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <mutex>
 #include <new>
 #include <system_error>
@@ -14,11 +14,12 @@
 namespace codemill {
 namespace {
 
-// How often a thread looks for news before it sleeps or gives way. Long enough for the end of a neighbour's item, short
-// enough not to keep the processor from PyTorch's threads between two calls.
-constexpr int kSpins = 200;
-// The same within a team, where the next phase is microseconds away.
-constexpr int kTeamSpins = 20000;
+// How often a thread looks for news before it sleeps. Within a call the next phase is microseconds away. After it the
+// processor is PyTorch's.
+constexpr int kCallSpins = 2000;
+constexpr int kIdleSpins = 200;
+
+using Work = void (*)(void* context, size_t index);
 
 void pause_processor() {
 #if defined(__x86_64__)
@@ -28,74 +29,119 @@ void pause_processor() {
 #endif
 }
 
-struct Job {
-    size_t count = 0;
-    void (*work)(void*, size_t) = nullptr;
-    void* context = nullptr;
-    int num_workers = 0;
-};
+}  // namespace
 
+// The workers, and the phase that they share with the leader of a call. Nobody waits for a worker that holds no item:
+// one that was moved aside joins whatever phase there is when it runs again. So on a busy machine threads give way between
+// items rather than lose their processor within one, and sleep rather than spin while another does not run: an idle
+// processor is where the system puts the one that is waited for.
 class ThreadPool {
 public:
-    // Has the workers do `job` while this thread does `own`, which is over when there is nothing left for the workers.
-    template <class Own>
-    void run(int num_workers, const Job& job, Own own);
-    void take_items();
+    // Begins a call with so many workers, or fewer if the system gives no more threads.
+    void begin(int num_workers);
+    void share(size_t count, Work work, void* context);
+    void end() { in_call_ = false; }
+    bool failed() const { return failed_; }
 
     // Held during a call. Who finds it taken works alone.
     std::mutex busy;
 
 private:
-    void grow(int num_workers);
-    void serve(int number, int seen);
+    void serve(int number);
+    bool take_item();
+    bool has_items() const;
+    void await_items();
+    void await_done(uint32_t count);
 
-    Job job_;                         // changes only while `open_` is false and `inside_` is 0
-    std::atomic<size_t> next_{0};     // the first item that nobody has taken
-    std::atomic<bool> open_{false};   // whether workers may enter the job
-    std::atomic<int> inside_{0};      // workers that look at the job
-    std::atomic<int> generation_{0};  // changes with every job; parked workers wait for that
-    int num_workers_ = 0;
+    // The items of the phase in one number, so that a thread claims an item and learns that it exists in one step. A
+    // phase does not end before its claimed items do, so who has claimed one may read `work_` and `context_`.
+    static constexpr uint64_t ticket(uint64_t count, uint64_t next) { return count << 32 | next; }
+    std::atomic<uint64_t> ticket_{0};
+    Work work_ = nullptr;
+    void* context_ = nullptr;
+    alignas(64) std::atomic<uint32_t> num_done_{0};
+    std::atomic<bool> is_leader_asleep_{false};
+    std::atomic<bool> failed_{false};
+    alignas(64) std::atomic<int> num_workers_{0};  // of this call
+    std::atomic<bool> in_call_{false};
+    std::atomic<int> num_asleep_{0};  // of this call's workers
+    std::atomic<int> news_{0};        // changes when they are woken
+    int num_started_ = 0;
 };
 
-template <class Own>
-void ThreadPool::run(int num_workers, const Job& job, Own own) {
-    grow(num_workers);
-    job_ = job;
-    next_ = 0;
-    open_ = true;
-    ++generation_;
-    generation_.notify_all();
-    own();
-    open_ = false;  // a worker that comes late finds the door closed, so nobody waits for it
-    for (int spins = 0; inside_ != 0; ++spins) {
-        spins < kSpins ? pause_processor() : std::this_thread::yield();
-    }
-}
-
-void ThreadPool::grow(int num_workers) {
+void ThreadPool::begin(int num_workers) {
     try {
-        for (; num_workers_ < num_workers; ++num_workers_) {
-            std::thread(&ThreadPool::serve, this, num_workers_, generation_.load()).detach();
-        }
+        for (; num_started_ < num_workers; ++num_started_) std::thread(&ThreadPool::serve, this, num_started_).detach();
     } catch (const std::system_error&) {
-        // The system gives no more threads; those there are do the work.
+        // Those there are do the work.
     }
+    failed_ = false;
+    in_call_ = true;
+    if (num_workers_.exchange(num_workers) != num_workers) num_workers_.notify_all();
 }
 
-void ThreadPool::serve(int number, int seen) {
+void ThreadPool::share(size_t count, Work work, void* context) {
+    work_ = work;
+    context_ = context;
+    num_done_ = 0;
+    ticket_ = ticket(count, 0);
+    if (num_asleep_ != 0) {
+        ++news_;
+        news_.notify_all();
+    }
+    while (take_item()) {
+    }
+    await_done(static_cast<uint32_t>(count));
+}
+
+void ThreadPool::await_done(uint32_t count) {
+    for (int spins = 0; num_done_ != count && spins < kCallSpins; ++spins) pause_processor();
+    if (num_done_ == count) return;
+    is_leader_asleep_ = true;
+    for (uint32_t done; (done = num_done_) != count;) num_done_.wait(done);
+    is_leader_asleep_ = false;
+}
+
+bool ThreadPool::has_items() const {
+    const uint64_t seen = ticket_;
+    return static_cast<uint32_t>(seen) < seen >> 32;
+}
+
+bool ThreadPool::take_item() {
+    uint64_t seen = ticket_.load();
+    do {
+        if (static_cast<uint32_t>(seen) >= seen >> 32) return false;
+    } while (!ticket_.compare_exchange_weak(seen, seen + 1));
+    try {
+        work_(context_, static_cast<uint32_t>(seen));
+    } catch (const std::bad_alloc&) {
+        failed_ = true;
+    }
+    ++num_done_;
+    if (is_leader_asleep_) num_done_.notify_one();
+    return true;
+}
+
+void ThreadPool::serve(int number) {
     for (;;) {
-        for (int spins = 0; generation_ == seen && spins < kSpins; ++spins) pause_processor();
-        generation_.wait(seen);
-        seen = generation_;
-        ++inside_;
-        if (open_ && number < job_.num_workers) take_items();
-        --inside_;
+        for (int limit; number >= (limit = num_workers_);) num_workers_.wait(limit);
+        if (!take_item()) await_items();
     }
 }
 
-void ThreadPool::take_items() {
-    for (size_t index; (index = next_++) < job_.count;) job_.work(job_.context, index);
+void ThreadPool::await_items() {
+    std::this_thread::yield();
+    for (int spins = 0; spins < (in_call_ ? kCallSpins : kIdleSpins); ++spins) {
+        if (has_items()) return;
+        pause_processor();
+    }
+    const int seen = news_;
+    ++num_asleep_;
+    if (!has_items()) news_.wait(seen);
+    --num_asleep_;
 }
+
+namespace {
 
 // Never destroyed: parked workers still look at it when the process ends. A forked child has none of the workers, and
 // gets a pool of its own.
@@ -112,74 +158,37 @@ ThreadPool& the_pool() {
 
 }  // namespace
 
-void parallel_for(int num_threads, size_t count, void (*work)(void* context, size_t index), void* context) {
-    const int num_workers = static_cast<int>(std::min<size_t>(num_threads, count)) - 1;
-    if (num_workers > 0) {
-        ThreadPool& shared = the_pool();
-        if (std::unique_lock lock(shared.busy, std::try_to_lock); lock) {
-            shared.run(num_workers, {count, work, context, num_workers}, [&] { shared.take_items(); });
-            return;
-        }
-    }
-    for (size_t index = 0; index < count; ++index) work(context, index);
-}
-
 void Team::share(size_t count, Work work, void* context) {
-    work_ = work;
-    context_ = context;
-    num_done_ = 0;
-    ticket_ = ticket(count, 0);
-    while (take_item()) {
-    }
-    for (int spins = 0; num_done_ != count; ++spins) {
-        spins < kTeamSpins ? pause_processor() : std::this_thread::yield();
-    }
-}
-
-bool Team::take_item() {
-    uint64_t seen = ticket_.load();
-    do {
-        if (static_cast<uint32_t>(seen) >= seen >> 32) return false;
-    } while (!ticket_.compare_exchange_weak(seen, seen + 1));
-    try {
-        work_(context_, static_cast<uint32_t>(seen));
-    } catch (const std::bad_alloc&) {
-        failed_ = true;
-    }
-    ++num_done_;
-    return true;
-}
-
-void Team::follow() {
-    for (int spins = 0; !ended_;) {
-        if (take_item()) {
-            spins = 0;
-        } else {
-            ++spins < kTeamSpins ? pause_processor() : std::this_thread::yield();
+    if (pool_ && count > 1) return pool_->share(count, work, context);
+    for (size_t index = 0; index < count; ++index) {
+        try {
+            work(context, index);
+        } catch (const std::bad_alloc&) {
+            failed_ = true;
         }
     }
 }
+
+bool Team::failed() const { return failed_ || (pool_ && pool_->failed()); }
 
 bool run_team(int num_threads, void (*lead)(void* context, Team& team), void* context) {
-    Team team(num_threads);
-    const auto follow = [](void* followed, size_t) { static_cast<Team*>(followed)->follow(); };
-    const auto own = [&] {
-        try {
-            lead(context, team);
-        } catch (const std::bad_alloc&) {
-            team.failed_ = true;
-        }
-        team.ended_ = true;
-    };
     ThreadPool& shared = the_pool();
-    std::unique_lock lock(shared.busy, std::try_to_lock);
-    const int num_workers = lock ? num_threads - 1 : 0;
-    if (num_workers > 0) {
-        shared.run(num_workers, {static_cast<size_t>(num_workers), follow, &team, num_workers}, own);
-    } else {
-        own();
+    std::unique_lock lock(shared.busy, std::defer_lock);
+    const bool has_workers = num_threads > 1 && lock.try_lock();
+    if (has_workers) shared.begin(num_threads - 1);
+    Team team(num_threads, has_workers ? &shared : nullptr);
+    try {
+        lead(context, team);
+    } catch (const std::bad_alloc&) {
+        team.failed_ = true;
     }
-    return !team.failed_;
+    if (has_workers) shared.end();
+    return !team.failed();
+}
+
+void parallel_for(int num_threads, size_t count, Work work, void* context) {
+    const bool is_shared = num_threads > 1 && count > 1;
+    run_team(is_shared ? num_threads : 1, [&](Team& team) { team.share(count, work, context); });
 }
 
 }  // namespace codemill
