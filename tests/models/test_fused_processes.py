@@ -20,13 +20,14 @@ from models.fused_cases import CUTS, make, run
 
 pytestmark = pytest.mark.skipif(load_cpu_library() is None, reason="needs a C++ compiler at installation")
 
+THREADS = 3
 PATIENCE = 60  # seconds; a child takes one
 
 
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(3)
+    torch.set_num_threads(THREADS)
     yield
     torch.set_num_threads(before)
 
@@ -37,11 +38,16 @@ def model(tmp_path: Path) -> CausalLM:
 
 
 def in_a_fork(check: Callable[[], bool]) -> bool:
-    """What `check` says in a child of this process, which is killed if it hangs."""
+    """What `check` says in a child of this process, which is killed if it hangs.
+
+    PyTorch's own threads do not survive a fork (its operations hang), so it gets none; the library's are to.
+    """
     child = os.fork()
     if child == 0:
         status = 2
         try:
+            torch.set_num_threads(1)
+            torch.get_num_threads = lambda: THREADS
             status = 0 if check() else 1
         finally:
             os._exit(status)
@@ -91,7 +97,7 @@ def test_a_fork_while_another_thread_computes(model: CausalLM) -> None:
 
 
 def compute(folder: Path, target: Path) -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     torch.save(run(load_model(folder)), target)
 
 
@@ -141,7 +147,7 @@ def test_python_threads_at_once(num_models: int, tmp_path: Path) -> None:
     barrier = threading.Barrier(4)
 
     def work(index: int) -> list[Tensor]:
-        torch.set_num_threads(3)
+        torch.set_num_threads(THREADS)
         barrier.wait(PATIENCE)
         return [run(models[index % num_models], CUTS) for _ in range(10)]
 
