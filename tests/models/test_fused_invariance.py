@@ -1,4 +1,4 @@
-"""With packed weights, or when asked to, a token has the same bits in any company: batches, cuts, blocks and threads."""
+"""With packed weights, or when asked to, a token has the same bits in any company."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

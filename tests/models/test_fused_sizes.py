@@ -183,9 +183,7 @@ def test_rows_of_zeros_and_an_outlier(quantization: str, tmp_path: Path, monkeyp
     assert_as_defined(model, monkeypatch)
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [(1e9, "too large to quantise: scales are fp16"), (torch.inf, "infinite")]
-)
+@pytest.mark.parametrize(("value", "expected"), [(1e9, "too large to quantise"), (torch.inf, "infinite")])
 def test_weights_whose_scales_overflow_are_refused(value: float, expected: str, tmp_path: Path) -> None:
     make_reference("qwen3").save_pretrained(tmp_path)
     path, name = tmp_path / "model.safetensors", "model.layers.1.mlp.up_proj.weight"

@@ -253,7 +253,7 @@ def test_a_matrix_of_another_size_is_not_read_past_its_end() -> None:
     model = make_ours(make_reference("qwen3"))
     run(model)
     model.model.layers[0].mlp.down_proj.weight.data = torch.randn(32, 40)
-    with pytest.raises(RuntimeError, match="shape|size"):
+    with pytest.raises(RuntimeError, match=r"shape|size"):
         run(model)
     model = make_ours(make_reference("qwen3"))
     model.model.embed_tokens = nn.Embedding(10, 32)
