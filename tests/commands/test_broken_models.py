@@ -42,13 +42,13 @@ def change_config(**changes: Any) -> Callable[[Path], None]:
     return change
 
 
-def change_tensor(name: str, *changed: torch.Tensor) -> Callable[[Path], None]:
+def change_tensor(name: str, changed: torch.Tensor | None = None) -> Callable[[Path], None]:
     """Without a tensor: leave it out."""
 
     def change(directory: Path) -> None:
         tensors = {key: stored.read().clone() for key, stored in read_header(directory / WEIGHTS).items()}
         del tensors[name]
-        write_file(directory / WEIGHTS, tensors | {name: tensor for tensor in changed})
+        write_file(directory / WEIGHTS, tensors if changed is None else {**tensors, name: changed})
 
     return change
 
@@ -66,7 +66,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "no scale": (change_tensor(f"{QUERY}_scale"), WEIGHTS, f"{QUERY}_scale"),
     "no minimum": (change_tensor(f"{QUERY}_minimum"), WEIGHTS, QUERY),
     "shape": (change_tensor(QUERY, torch.zeros(4, 3, 256, dtype=torch.uint8)), WEIGHTS, QUERY),
-    "dtype": (change_tensor(QUERY, torch.zeros(4, 1, 256, dtype=torch.int8)), WEIGHTS, QUERY),
+    "dtype": (change_tensor(QUERY, torch.zeros(4, 1, 256)), WEIGHTS, QUERY),
     "scale's dtype": (change_tensor(f"{QUERY}_scale", torch.zeros(4, 1, 16)), WEIGHTS, f"{QUERY}_scale"),
     "scale's shape": (change_tensor(f"{QUERY}_scale", torch.zeros(4, 16).half()), WEIGHTS, f"{QUERY}_scale"),
     "a tensor too many": (change_tensor("model.norm.weight", torch.zeros(31)), WEIGHTS, "model.norm.weight"),

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from codemill.kernels.cpu_library import load_cpu_library
-from codemill.models import load_model
 from codemill.models import fused as fused_module
+from codemill.models import load_model
 from models.fused_cases import INPUT_IDS, ONE_BY_ONE, run
 from models.precision import ALLOWED_EPSILONS, exact_logits, fp32_limit
 from models.reference import FAMILIES, make_ours, make_reference
