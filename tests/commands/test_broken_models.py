@@ -16,7 +16,10 @@ from commands.conftest import Run
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 QUERY = "model.layers.0.self_attn.q_proj.weight"
-COMMANDS = [("generate", "x", "--max-tokens", "2", "--model"), ("eval", "perplexity", "--limit", "1", "--model")]
+COMMANDS = [
+    ("generate", "x", "--max-tokens", "2", "--model"),
+    ("eval", "perplexity", "--data", __file__, "--limit", "1", "--model"),
+]
 
 
 @pytest.fixture(scope="module")

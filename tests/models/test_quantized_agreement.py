@@ -35,4 +35,3 @@ def test_quantised_greedy_output_agrees_with_bf16(written: list[list[int]], quan
     agreement = (chosen == ids[:, PROMPT_TOKENS:]).double().mean().item()
     assert ids.shape == (24, PROMPT_TOKENS + NEW_TOKENS)
     assert agreement >= least
-    print(f"{quantization}: {agreement:.3f}")

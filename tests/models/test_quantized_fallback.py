@@ -17,8 +17,9 @@ from models.precision import exact_logits, fp32_limit
 from models.reference import FAMILIES, make_ours, make_reference
 
 FORMATS = ["int8", "int4", "int4:g64:asym", "int8:asym:head4"]
-# The median over tokens of the relative error in bf16 and fp16 is at most so; measured: 0.03, 0.03 and 0.17 in bf16.
-HALF = {"qwen3": 0.05, "qwen3_moe": 0.05, "qwen3_next": 0.25}
+# The median over tokens of the relative error is at most so. Measured at two seeds: 0.025, 0.03 and 0.13, in fp32 too:
+# the activations in 8 bits make it, not the dtype.
+HALF = {"qwen3": 0.04, "qwen3_moe": 0.05, "qwen3_next": 0.15}
 
 
 @pytest.fixture
@@ -64,7 +65,6 @@ def test_quantised_networks_compute_with_the_dequantised_weights(
     family: str, quantization: str, tmp_path: Path
 ) -> None:
     """Activations stay in fp32 there, so this is as near to fp64 as fp32 comes."""
-    make(family, None, tmp_path)
     make_reference(family).save_pretrained(tmp_path)
     quantize_model(tmp_path, tmp_path / "small", quantization)
     model = load_model(tmp_path / "small")
@@ -97,12 +97,12 @@ def test_an_engine_over_a_quantised_network(family: str, tmp_path: Path) -> None
 def test_half_precision_is_near_the_dequantised_weights_in_fp64(
     family: str, quantization: str, dtype: torch.dtype, has_library: bool, tmp_path: Path, request
 ) -> None:
-    """With the library bf16 is fused, in fp32 with 8-bit activations; fp16 is left to the modules."""
+    """With the library bf16 is fused; fp16 only where all but the small weights are packed and no cache is fp16."""
     if not has_library:
         request.getfixturevalue("no_library")
     elif load_cpu_library() is None:
         pytest.skip("needs a C++ compiler at installation")
-    model = make(family, quantization, tmp_path / "model").to(dtype)
+    model = make(family, quantization, tmp_path / "model", seed=1).to(dtype)
     found = run(model)
     is_fused = model._fused_decoder is not None
     assert is_fused == (has_library and (dtype == torch.bfloat16 or family == "qwen3"))
