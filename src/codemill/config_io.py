@@ -185,9 +185,10 @@ def _parse_packed(raw: Mapping[str, Any], source: str) -> QuantizationConfig:
         raise CodemillError(
             f"{source}: unknown key {min(unknown)!r} in quantization_config: is it of a newer Codemill?"
         )
-    config = QuantizationConfig(**{key: value for key, value in raw.items() if key != "quant_method"})
+    config = QuantizationConfig(**{"bits": 0, **{key: value for key, value in raw.items() if key != "quant_method"}})
     sizes = (config.bits, config.head_bits or config.bits)
-    if not (set(sizes) <= {4, 8} and is_size(config.group_size) and isinstance(config.symmetric, bool)):
+    is_grouped = is_size(config.group_size) and config.group_size % 32 == 0
+    if not (set(sizes) <= {4, 8} and is_grouped and isinstance(config.symmetric, bool)):
         raise CodemillError(f"{source}: quantization_config {dict(raw)} is none that Codemill writes")
     return config
 

@@ -41,7 +41,9 @@ class MatrixStruct(ctypes.Structure):
     def takes(weight: Tensor | PackedMatrix) -> bool:
         """Whether the kernels compute with such a weight."""
         if isinstance(weight, PackedMatrix):
-            return weight.weight.device.type == "cpu"
+            scales = [weight.scale] if weight.minimum is None else [weight.scale, weight.minimum]
+            tensors = [(weight.weight, torch.uint8), *((scale, torch.float16) for scale in scales)]
+            return all(x.device.type == "cpu" and x.dtype == dtype and x.is_contiguous() for x, dtype in tensors)
         return weight.device.type == "cpu" and weight.dtype in PLAIN_KINDS and weight.is_contiguous()
 
 

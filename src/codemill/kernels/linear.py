@@ -23,7 +23,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, row_block: int
     """
     if row_block:
         out = torch.cat([F.linear(rows, weight, bias) for rows in _row_blocks(x, row_block)])
-        return out[: x.numel() // x.shape[-1]].view(*x.shape[:-1], -1)
+        return out[: x.numel() // x.shape[-1]].view(*x.shape[:-1], len(weight))
     if x.numel() == x.shape[-1] and x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float32):
         if x.dtype == torch.bfloat16 and not _has_amx():
             return F.linear(x.reshape(1, -1).expand(2, -1), weight, bias)[0].view(*x.shape[:-1], -1)
@@ -31,7 +31,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, row_block: int
         return (out if bias is None else out + bias).view(*x.shape[:-1], -1)
     # As rows: a batch of strided slices would otherwise be expanded into copies of the weight.
     out = F.linear(x.reshape(-1, x.shape[-1]), weight, bias)
-    return out.view(*x.shape[:-1], -1)
+    return out.view(*x.shape[:-1], len(weight))  # -1 would not be known of no rows
 
 
 @cache

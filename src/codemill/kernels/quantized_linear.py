@@ -1,6 +1,6 @@
 """Products with packed matrices, and the layers that hold them. Shapes as in `packed_matrix.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,18 @@ def packed_tensors(name: str, matrix: PackedMatrix) -> dict[str, Tensor]:
     return tensors if matrix.minimum is None else {**tensors, name + MINIMUM: matrix.minimum}
 
 
+def converter(module: nn.Module, fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What `nn.Module._apply` is to do instead of `fn`: scales and minima of the module move, but stay in fp16."""
+    kept = {id(each) for name, each in module._parameters.items() if name.endswith((SCALE, MINIMUM))}
+
+    def convert(tensor: Tensor) -> Tensor:
+        converted = fn(tensor)
+        is_kept = id(tensor) in kept and converted.dtype != tensor.dtype
+        return tensor.to(converted.device) if is_kept else converted
+
+    return convert
+
+
 class QuantizedLinear(nn.Module):
     """`Linear` with a packed weight: parameters weight uint8 [B, G, ...], weight_scale and weight_minimum."""
 
@@ -73,6 +85,9 @@ class QuantizedLinear(nn.Module):
     @property
     def matrix(self) -> PackedMatrix:
         return get_packed(self, "weight", self.out_features, self.in_features)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantizedLinear":
+        return super()._apply(converter(self, fn), recurse)
 
     def forward(self, x: Tensor, adapters: Sequence[AdaptedRows] = ()) -> Tensor:
         """x [..., in] -> [..., out]; rows that have an adapter get its update."""
@@ -96,6 +111,10 @@ class QuantizedEmbedding(nn.Module):
     @property
     def matrix(self) -> PackedMatrix:
         return get_packed(self, "weight", self.num_embeddings, self.embedding_dim)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantizedEmbedding":
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return super()._apply(converter(self, fn), recurse)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Token ids [...] -> embeddings [..., D]."""

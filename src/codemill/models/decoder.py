@@ -169,18 +169,15 @@ class CausalLM(nn.Module):
 
     def _fused(self, input_ids: Tensor, context: ForwardContext, cache: Cache | None) -> FusedDecoder | None:
         """The C++ form of the decoder, if there is one for this pass."""
-        if cache is None or self.training or not self.fuses or self._has_no_kernel or self._wants_gradients():
+        if cache is None or self.training or not self.fuses or self._has_no_kernel:
             return None
-        if self._fused_decoder is None or not self._fused_decoder.is_current:
-            self._fused_decoder = FusedDecoder.build(self)
-            self._has_no_kernel = self._fused_decoder is None
-        if self._fused_decoder is None:
+        fused = self._fused_decoder  # which another thread may replace
+        if fused is None or not fused.is_current:
+            fused = self._fused_decoder = FusedDecoder.build(self)
+            self._has_no_kernel = fused is None
+        if fused is None or not fused.takes(input_ids, context, cache, self.is_batch_invariant):
             return None
-        takes = self._fused_decoder.takes(context, cache, input_ids.numel(), self.is_batch_invariant)
-        return self._fused_decoder if takes else None
-
-    def _wants_gradients(self) -> bool:
-        return torch.is_grad_enabled() and self.model.norm.weight.requires_grad
+        return fused
 
     def logits(self, hidden: Tensor, adapters: Sequence[AdaptedRows] = ()) -> Tensor:
         """Hidden states [..., D] -> logits [..., vocab]; `adapters` are of these rows, see `adapted_rows`."""

@@ -14,30 +14,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codemill.kernels.cpu_library import CpuLibrary, load_cpu_library
 from codemill.kernels.cpu_structs import (
     CACHE_DTYPES,
-    DecoderStruct,
     LayerStateStruct,
-    LayerStruct,
-    MatrixStruct,
     PassStruct,
     address,
 )
 from codemill.kernels.gated_delta import DeltaSegments
 from codemill.kernels.kv_cache import KVCache
-from codemill.kernels.packed_matrix import PackedMatrix
 from codemill.kernels.paged_attention import PagedAttention
-from codemill.kernels.quantized_linear import packed_tensors
-from codemill.models.attention import Attention
 from codemill.models.cache import Cache, LayerState, LinearState
 from codemill.models.context import ForwardContext
-from codemill.models.gated_deltanet import GatedDeltaNet
-from codemill.models.layers import Mlp, RMSNorm
-from codemill.models.moe import SparseMoe
-from codemill.models.rope import inverse_frequencies, rotary_tables
+from codemill.models.fused_weights import FusedWeights, NoKernel
+from codemill.models.rope import rotary_tables
 
 if TYPE_CHECKING:
     from codemill.models.decoder import CausalLM, DecoderLayer
@@ -45,15 +37,7 @@ if TYPE_CHECKING:
 PLAIN_ROWS = 16  # with plain weights; beyond, PyTorch's products are faster
 _HEAD_DIM_UNIT = 8
 _LANES = 256  # of the widest variant, AMX with its tiles; the tests try the others
-
-_PLAIN = ("in_proj_ba", "router", "shared_gate")  # that are never packed
-_SHARED_INPUTS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj", "expert_gate_up"))
-
-Weight = Tensor | PackedMatrix
-
-
-class _NoKernel(Exception):
-    """The library does not compute with these weights."""
+_ID_DTYPES = (torch.int64, torch.int32)
 
 
 @dataclass(frozen=True)
@@ -65,20 +49,15 @@ class Buffers:
 
 
 class FusedDecoder:
-    """The decoder of a model as the library sees it. The weights stay where they are; small ones are copied to fp32."""
+    """Passes of a model's decoder through the library."""
 
     def __init__(self, model: "CausalLM", library: CpuLibrary) -> None:
         """See `build`."""
         self._config = model.config
         self._library = library
-        self._kept: list[Tensor] = []  # an address does not keep what it points at
-        self._copied: list[Tensor] = []
+        self._weights = FusedWeights(model)
         layers = [cast("DecoderLayer", layer) for layer in model.model.layers]
         self._mixers = [layer.linear_attn if layer.layer_type == "linear_attention" else None for layer in layers]
-        self._layers = (LayerStruct * len(layers))(*map(self._layer, layers))
-        self._decoder = self._describe(model)
-        self._versions = self._current_versions()
-        self._is_packed = any(layer.q_proj.group_size or layer.in_proj_qkvz.group_size for layer in self._layers)
 
     @classmethod
     def build(cls, model: "CausalLM") -> "FusedDecoder | None":
@@ -88,21 +67,23 @@ class FusedDecoder:
         if library is None or config.attention_bias or config.head_dim % _HEAD_DIM_UNIT:
             return None
         try:
-            fused = cls(model, library)
-        except _NoKernel:
+            return cls(model, library)
+        except NoKernel:
             return None
-        return fused if all(map(_is_consistent, fused._layers)) else None
 
     @property
     def is_current(self) -> bool:
-        """Whether the weights that were copied are still what they were."""
-        return self._versions == self._current_versions()
+        """Whether the network still has the weights that this was made of."""
+        return self._weights.watch.is_same
 
-    def takes(self, context: ForwardContext, cache: Cache | None, num_rows: int, batch_invariant: bool) -> bool:
+    def takes(self, input_ids: Tensor, context: ForwardContext, cache: Cache, batch_invariant: bool) -> bool:
         """Whether this pass is one for the kernel."""
-        if cache is None or context.segments is None or context.adapters or not num_rows:
+        num_rows = input_ids.numel()
+        if context.segments is None or context.adapters or not num_rows or input_ids.dtype not in _ID_DTYPES:
             return False
-        if not self._is_packed and not batch_invariant and num_rows > PLAIN_ROWS:
+        if self._weights.watch.has_hooks or self._weights.watch.wants_gradients:
+            return False
+        if not self._weights.is_packed and not batch_invariant and num_rows > PLAIN_ROWS:
             return False
         return isinstance(context.attention, PagedAttention) and all(map(_takes_state, cache.layers))
 
@@ -121,7 +102,7 @@ class FusedDecoder:
         cos, sin = self._tables(context, input_ids)
         attention, delta = context.attention, DeltaSegments.of(segments)
         assert isinstance(attention, PagedAttention)
-        ids = input_ids.contiguous()
+        ids = input_ids.long().contiguous()
         call = PassStruct(
             address(ids), address(cos), address(sin), address(segments.slot_mapping),
             address(attention.lengths), address(attention.block_tables),
@@ -130,7 +111,7 @@ class FusedDecoder:
             _cache_dtype(cache), _has_bf16_windows(cache), attention.may_use_tiles,
         )  # fmt: skip
         threads = torch.get_num_threads()
-        self._library.decoder_step(ctypes.byref(self._decoder), ctypes.byref(call), threads, _LANES)
+        self._library.decoder_step(ctypes.byref(self._weights.decoder), ctypes.byref(call), threads, _LANES)
         self._defer(buffers, context, cache)
         return hidden
 
@@ -158,103 +139,6 @@ class FusedDecoder:
             assert isinstance(state, LinearState)
             assert mixer is not None
             mixer.defer_drafts(each.qkvz, each.ba, context, state)
-
-    def _describe(self, model: "CausalLM") -> DecoderStruct:
-        config = model.config
-        moe, linear = config.moe, config.linear_attention
-        return DecoderStruct(
-            embedding=self._matrix(weight_of(model.model.embed_tokens)),
-            layers=ctypes.addressof(self._layers),
-            norm=self._norm(model.model.norm),
-            num_layers=config.num_hidden_layers,
-            hidden_size=config.hidden_size,
-            num_heads=config.num_attention_heads,
-            num_kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            rotary_dim=2 * len(inverse_frequencies(config.rope, config.head_dim)[0]),
-            is_gated=config.is_hybrid,
-            num_experts=moe.num_experts if moe else 0,
-            top_k=moe.num_experts_per_tok if moe else 0,
-            normalise_top_k=moe.norm_topk_prob if moe else 0,
-            num_key_heads=linear.num_key_heads if linear else 0,
-            num_value_heads=linear.num_value_heads if linear else 0,
-            key_dim=linear.key_head_dim if linear else 0,
-            value_dim=linear.value_head_dim if linear else 0,
-            conv_width=linear.conv_kernel_dim if linear else 0,
-            eps=config.rms_norm_eps,
-        )
-
-    def _layer(self, layer: "DecoderLayer") -> LayerStruct:
-        struct = LayerStruct(
-            input_norm=self._norm(layer.input_layernorm), post_norm=self._norm(layer.post_attention_layernorm)
-        )
-        if layer.layer_type == "full_attention":
-            self._add_attention(struct, layer.self_attn)
-        else:
-            self._add_delta_net(struct, layer.linear_attn)
-        if isinstance(layer.mlp, SparseMoe):
-            self._add_experts(struct, layer.mlp)
-        else:
-            self._add_mlp(struct, layer.mlp)
-        return struct
-
-    def _add_attention(self, struct: LayerStruct, attention: Attention) -> None:
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            setattr(struct, name, self._matrix(weight_of(getattr(attention, name))))
-        struct.q_norm, struct.k_norm = self._norm(attention.q_norm), self._norm(attention.k_norm)
-
-    def _add_delta_net(self, struct: LayerStruct, delta: GatedDeltaNet) -> None:
-        for name in ("in_proj_qkvz", "in_proj_ba", "out_proj"):
-            setattr(struct, name, self._matrix(weight_of(getattr(delta, name))))
-        struct.conv_weight = self._copy(delta.conv1d.weight)
-        struct.A_log, struct.dt_bias = self._copy(delta.A_log), self._copy(delta.dt_bias)
-        struct.delta_norm = self._copy(delta.norm.weight)
-
-    def _add_mlp(self, struct: LayerStruct, mlp: Mlp) -> None:
-        for name in ("gate_proj", "up_proj", "down_proj"):
-            setattr(struct, name, self._matrix(weight_of(getattr(mlp, name))))
-
-    def _add_experts(self, struct: LayerStruct, moe: SparseMoe) -> None:
-        struct.router = self._matrix(weight_of(moe.gate))
-        struct.expert_gate_up = self._matrix(moe.experts.matrices("gate_up_proj"))
-        struct.expert_down = self._matrix(moe.experts.matrices("down_proj"))
-        if moe.moe.shared_expert_intermediate_size:
-            self._add_mlp(struct, moe.shared_expert)
-            struct.shared_gate = self._matrix(weight_of(moe.shared_expert_gate))
-
-    def _matrix(self, weight: Weight) -> MatrixStruct:
-        if not MatrixStruct.takes(weight):
-            raise _NoKernel
-        self._kept += packed_tensors("", weight).values() if isinstance(weight, PackedMatrix) else [weight]
-        return MatrixStruct.of(weight)
-
-    def _norm(self, norm: RMSNorm) -> int:
-        return self._copy(norm.weight, 1.0 if norm.zero_centered else 0.0)
-
-    def _copy(self, weight: Tensor, offset: float = 0.0) -> int:
-        """Where a copy of a small weight lies, in fp32 and with `offset` added."""
-        self._copied.append(weight)
-        self._kept.append(weight.detach().float() + offset)
-        return self._kept[-1].data_ptr()
-
-    def _current_versions(self) -> list[int]:
-        return [weight._version for weight in self._copied]
-
-
-def weight_of(module: nn.Module) -> Weight:
-    """The weight of a linear layer or an embedding, packed or not."""
-    matrix = getattr(module, "matrix", None)
-    weight = module.get_parameter("weight").detach() if matrix is None else matrix
-    assert isinstance(weight, Tensor | PackedMatrix)
-    return weight
-
-
-def _is_consistent(layer: LayerStruct) -> bool:
-    """Whether weights that share their input want it quantised in the same way."""
-    if any(getattr(layer, name).group_size for name in _PLAIN):
-        return False
-    groups = ([getattr(layer, name) for name in names] for names in _SHARED_INPUTS)
-    return all(len({matrix.group_size for matrix in matrices if matrix.weight}) <= 1 for matrices in groups)
 
 
 def _state(layer: LayerState, buffers: Buffers | None) -> LayerStateStruct:

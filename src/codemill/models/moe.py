@@ -1,6 +1,6 @@
 """Sparse mixture of experts, with the shared expert of hybrid models. Shapes: E experts, F ffn, D model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from codemill.kernels.experts import AdaptedExperts, grouped_experts, route
 from codemill.kernels.linear import Linear
 from codemill.kernels.low_rank import AdaptedRows
 from codemill.kernels.packed_matrix import PackedMatrix
-from codemill.kernels.quantized_linear import get_packed
+from codemill.kernels.quantized_linear import converter, get_packed
 from codemill.models.layers import Mlp
 
 
@@ -30,6 +30,9 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(moe.num_experts, 2 * size, hidden_size))
         self.down_proj = nn.Parameter(torch.empty(moe.num_experts, hidden_size, size))
         self._shapes = {"gate_up_proj": (2 * size, hidden_size), "down_proj": (hidden_size, size)}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Experts":
+        return super()._apply(converter(self, fn), recurse)
 
     def matrices(self, name: str) -> Tensor | PackedMatrix:
         """The stacked weights `gate_up_proj` or `down_proj`, which may be packed (see `quantized.py`)."""

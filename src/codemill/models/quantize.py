@@ -111,7 +111,7 @@ def stored_formats(
     for name, meta in matrices.items():
         stored = checkpoint.tensors.get(name)
         if stored is not None and stored.dtype == torch.uint8:
-            symmetric = name + MINIMUM not in checkpoint.tensors
+            symmetric = quantization.symmetric and name + MINIMUM not in checkpoint.tensors  # else they are missing
             formats[name] = _stored_format(stored, tuple(meta.shape), symmetric)
         elif not any(part in checkpoint.tensors for part, _ in checkpoint.views(name, meta)):
             formats[name] = quantization.format_of(name)
