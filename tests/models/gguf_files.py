@@ -12,6 +12,9 @@ from codemill.models import CausalLM, load_model, save_pretrained
 from models.reference import make_ours, make_reference
 
 FAMILIES = ("qwen3", "qwen3_moe", "qwen3_next")
+# Where in a block of each type its numbers in fp16 are.
+_HALVES = {"Q8_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "IQ4_NL": (0,), "IQ4_XS": (0,),
+           "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}  # fmt: skip
 
 
 def random_blocks(kind: gguf.GGMLQuantizationType, num_rows: int, num_columns: int, seed: int = 0) -> np.ndarray:
@@ -19,8 +22,7 @@ def random_blocks(kind: gguf.GGMLQuantizationType, num_rows: int, num_columns: i
     block, size = gguf.GGML_QUANT_SIZES[kind]
     generator = np.random.default_rng(seed)
     raw = generator.integers(0, 256, (num_rows * num_columns // block, size), dtype=np.uint8)
-    halves = {"Q8_0": (0,), "Q4_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,)}[kind.name]
-    for offset in halves:
+    for offset in _HALVES[kind.name]:
         scale = generator.normal(0, 0.01, len(raw)).astype(np.float16)
         raw[:, offset : offset + 2] = scale[:, None].view(np.uint8)
     return raw.reshape(num_rows, -1)
