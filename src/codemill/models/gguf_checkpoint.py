@@ -12,6 +12,7 @@ from codemill.gguf.container import GgufFile, GgufTensor
 from codemill.models.checkpoint import MappedFiles
 from codemill.models.gguf_blocks import FLOAT_DTYPES, decode_into
 from codemill.models.gguf_names import Part, is_folded_norm, join_qkvz, parts_of
+from codemill.models.gguf_packed import RawRows
 from codemill.models.safetensors_file import StoredTensor, map_bytes
 from codemill.models.skeleton import empty
 
@@ -95,6 +96,12 @@ class GgufCheckpoint:
         raw = self._raw(part)
         size = len(raw) // part.shape[0]
         decode_into(raw[expert * size : (expert + 1) * size], self.tensors[part.name].type, out)
+
+    def read_raw(self, part: Part) -> RawRows:
+        """The rows of a tensor as they are in the file; those of all experts one after the other."""
+        stored = self.tensors[part.name]
+        raw = map_bytes(stored.path, stored.begin, stored.end)
+        return RawRows(raw.view(-1, stored.type.num_bytes(part.shape[-1])), stored.type)
 
     def _values(self, part: Part) -> Tensor:
         out = torch.empty(part.shape)

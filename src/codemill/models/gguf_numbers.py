@@ -64,13 +64,13 @@ def _nibbles(raw: Tensor) -> Tensor:
 
 def _shifted(raw: Tensor, shifts: Sequence[int], mask: int) -> Tensor:
     """[..., n] bytes -> [..., shifts, n]: the bits of `mask` after each shift."""
-    amounts = torch.tensor(shifts, dtype=torch.uint8)[:, None]
+    amounts = torch.tensor(shifts, dtype=torch.uint8, device=raw.device)[:, None]
     return (raw[..., None, :] >> amounts).bitwise_and_(mask)
 
 
 def _fifth_bits(raw: Tensor) -> Tensor:
     """4 bytes of bits [B, 4] -> 16 or 0 for each of 32 numbers, uint8 [B, 32]."""
-    bits = raw[:, :, None] >> torch.arange(8, dtype=torch.uint8)
+    bits = raw[:, :, None] >> torch.arange(8, dtype=torch.uint8, device=raw.device)
     return bits.bitwise_and_(1).bitwise_left_shift_(4).flatten(1)
 
 
@@ -113,7 +113,7 @@ def _read_iq4_xs(blocks: Tensor) -> BlockNumbers:
 
 def _iq4_numbers(raw: Tensor) -> Tensor:
     """[B, S, 16] bytes -> int8 [B, S, 32]."""
-    values = torch.tensor(_IQ4_VALUES, dtype=torch.int8)
+    values = torch.tensor(_IQ4_VALUES, dtype=torch.int8, device=raw.device)
     return values[_nibbles(raw).flatten(2).int()]
 
 
