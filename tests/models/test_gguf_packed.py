@@ -1,4 +1,4 @@
-"""Rows of quantised tensors rearranged into packed matrices: the numbers that the `gguf` package dequantises them to."""
+"""Rows of quantised tensors rearranged into packed matrices: what the `gguf` package dequantises them to."""
 
 import gguf
 import pytest
@@ -9,6 +9,7 @@ from torch import Tensor
 from codemill.config import PackedFormat
 from codemill.errors import CodemillError
 from codemill.gguf.types import SUPPORTED, TensorType
+from codemill.kernels.cpu_library import load_cpu_library
 from codemill.kernels.packed_matrix import PackedMatrix
 from codemill.models import gguf_packed
 from codemill.models.gguf_numbers import read_numbers
@@ -44,9 +45,15 @@ def exact_weights(kind: Kind, raw: Tensor) -> Tensor:
     return torch.from_numpy(gguf.dequantize(raw.numpy(), kind))
 
 
-@pytest.fixture(autouse=True)
-def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_packed, "_ROW_ELEMENTS", 50_000)
+@pytest.fixture(autouse=True, params=["library", "pytorch"])
+def _both_forms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces of a few blocks."""
+    monkeypatch.setattr(gguf_packed, "_ELEMENTS", 50_000)
+    monkeypatch.setattr(gguf_packed, "_LIBRARY_ELEMENTS", 50_000)
+    if request.param == "pytorch":
+        monkeypatch.setattr(gguf_packed, "load_cpu_library", lambda: None)
+    elif load_cpu_library() is None:
+        pytest.skip("needs a C++ compiler at installation")
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -142,6 +149,19 @@ def test_the_rms_error_of_q6_k() -> None:
         pack([(Kind.Q6_K, raw)], 1024).dequantize() - exact
     ).square().mean().sqrt() / weights.square().mean().sqrt()
     assert 0.003 < error < 0.005
+
+
+@pytest.mark.parametrize("size_of_scales", [1e-7, 1e-5, 0.01, 30.0])
+@pytest.mark.parametrize("kind", QUANTISED, ids=lambda kind: kind.name)
+def test_both_forms_give_the_same_bytes(kind: Kind, size_of_scales: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = torch.from_numpy(random_blocks(kind, 150, 1536, 5, size_of_scales))
+    found = pack([(kind, raw)], 1536)
+    monkeypatch.setattr(gguf_packed, "load_cpu_library", lambda: None)
+    expected = pack([(kind, raw)], 1536)
+    assert torch.equal(found.weight, expected.weight)
+    assert torch.equal(found.scale.view(torch.int16), expected.scale.view(torch.int16))
+    if found.minimum is not None and expected.minimum is not None:
+        assert torch.equal(found.minimum.view(torch.int16), expected.minimum.view(torch.int16))
 
 
 @pytest.mark.parametrize("other", QUANTISED, ids=lambda kind: kind.name)

@@ -37,11 +37,15 @@ from codemill.gguf.types import (
     Q8_0,
     TensorType,
 )
+from codemill.kernels.cpu_library import CpuLibrary, load_cpu_library
+from codemill.kernels.cpu_structs import address
 from codemill.kernels.packed_matrix import BLOCK_ROWS, PackedMatrix
 from codemill.models.gguf_numbers import BlockNumbers, q3_k_parts, read_numbers
 
 GROUP_SIZE = 32
-_ROW_ELEMENTS = 1 << 17  # of a weight, repacked at a time by each thread: temporaries stay in the CPU's cache
+_LIBRARY_ELEMENTS = 1 << 20  # repacked at a time by each thread
+_ELEMENTS = 1 << 17  # the same in PyTorch, where temporaries are to stay in the CPU's cache
+_IN_LIBRARY = frozenset((Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, IQ4_XS, Q3_K, Q4_K, Q5_K, Q6_K))
 _FORMATS = {
     **dict.fromkeys((Q4_0,), PackedFormat(4, GROUP_SIZE, symmetric=True)),
     **dict.fromkeys((Q4_1, Q4_K), PackedFormat(4, GROUP_SIZE, symmetric=False)),
@@ -79,10 +83,17 @@ class Repacking:
     sources: Sequence[RawRows]
     order: Tensor | None = None
 
+    @property
+    def library(self) -> CpuLibrary | None:
+        """That of the C++ kernels, if it does this: for rows of one type that it knows."""
+        kinds = {source.kind for source in self.sources}
+        return load_cpu_library() if len(kinds) == 1 and kinds <= _IN_LIBRARY else None
+
     def pieces(self) -> list["RepackedBlocks"]:
         """Parts that can be filled independently of each other."""
         num_blocks = self.matrix.weight.shape[0]
-        step = max(1, _ROW_ELEMENTS // (BLOCK_ROWS * self.matrix.num_columns))
+        elements = _ELEMENTS if self.library is None else _LIBRARY_ELEMENTS
+        step = max(1, elements // (BLOCK_ROWS * self.matrix.num_columns))
         return [RepackedBlocks(self, slice(first, first + step)) for first in range(0, num_blocks, step)]
 
 
@@ -96,16 +107,38 @@ class RepackedBlocks:
     @torch.no_grad()  # which a thread does not inherit
     def fill(self) -> None:
         """Raises CodemillError for scales that are NaN, infinite or beyond fp16."""
-        matrix = self.whole.matrix
-        wanted = PackedFormat(matrix.bits, matrix.group_size, matrix.symmetric)
+        whole, matrix = self.whole, self.whole.matrix
         stop = min(self.blocks.stop * BLOCK_ROWS, matrix.num_rows)
         ids = torch.arange(self.blocks.start * BLOCK_ROWS, stop)
-        if self.whole.order is not None:
-            ids = self.whole.order[ids]
-        groups = _gather(self.whole.sources, ids, wanted)
-        if not groups.is_finite():
+        if whole.order is not None:
+            ids = whole.order[ids]
+        target = _blocks_of(matrix, self.blocks, len(ids))
+        if whole.library is not None:
+            _repack(whole.library, whole.sources, ids, target)
+        else:
+            wanted = PackedFormat(matrix.bits, matrix.group_size, matrix.symmetric)
+            _gather(whole.sources, ids, wanted).padded().write(target)
+        scales = [target.scale] if target.minimum is None else [target.scale, target.minimum]
+        if not all(bool(each.isfinite().all()) for each in scales):
             raise CodemillError("a scale is NaN, infinite or too large: the file is damaged")
-        groups.padded().write(matrix, self.blocks)
+
+
+def _blocks_of(matrix: PackedMatrix, blocks: slice, num_rows: int) -> PackedMatrix:
+    """Some blocks of a matrix; they share its memory."""
+    minimum = None if matrix.minimum is None else matrix.minimum[blocks]
+    return PackedMatrix(matrix.weight[blocks], matrix.scale[blocks], minimum, num_rows, matrix.num_columns)
+
+
+def _repack(library: CpuLibrary, sources: Sequence[RawRows], ids: Tensor, target: PackedMatrix) -> None:
+    """The rows `ids`, all of one type, by the C++ library."""
+    rows, first = torch.empty_like(ids), 0
+    for source in sources:
+        inside = (ids >= first) & (ids < first + len(source.raw))
+        rows[inside] = source.raw.data_ptr() + (ids[inside] - first) * source.raw.shape[1]
+        first += len(source.raw)
+    tensors = target.weight, target.scale, target.minimum
+    num_groups = target.num_columns // GROUP_SIZE
+    library.repack_gguf(address(rows), sources[0].kind.number, len(ids), num_groups, *map(address, tensors))
 
 
 @dataclass(frozen=True)
@@ -116,9 +149,6 @@ class _Groups:
     scale: Tensor
     minimum: Tensor | None
 
-    def is_finite(self) -> bool:
-        return all(bool(x.isfinite().all()) for x in (self.scale, self.minimum) if x is not None)
-
     def padded(self) -> "_Groups":
         """With rows of zeros, so that they are whole blocks."""
         rows = -len(self.q) % BLOCK_ROWS
@@ -127,14 +157,14 @@ class _Groups:
         minimum = None if self.minimum is None else F.pad(self.minimum, (0, 0, 0, rows))
         return _Groups(F.pad(self.q, (0, 0, 0, 0, 0, rows)), F.pad(self.scale, (0, 0, 0, rows)), minimum)
 
-    def write(self, matrix: PackedMatrix, blocks: slice) -> None:
+    def write(self, matrix: PackedMatrix) -> None:
         lanes = self.q.view(torch.int32).flatten(1)  # [n, K / 4]: four columns
         if matrix.bits == 4:
             lanes = lanes[:, 0::2] | lanes[:, 1::2] << 4
-        _write_transposed(lanes, matrix.weight[blocks].view(torch.int32).flatten(1))
-        _write_transposed(self.scale, matrix.scale[blocks].flatten(1))
+        _write_transposed(lanes, matrix.weight.view(torch.int32).flatten(1))
+        _write_transposed(self.scale, matrix.scale.flatten(1))
         if self.minimum is not None and matrix.minimum is not None:
-            _write_transposed(self.minimum, matrix.minimum[blocks].flatten(1))
+            _write_transposed(self.minimum, matrix.minimum.flatten(1))
 
 
 def _write_transposed(rows: Tensor, out: Tensor) -> None:
