@@ -214,3 +214,30 @@ def test_a_scale_that_is_no_number_names_file_and_tensor(tmp_path: Path) -> None
     path.write_bytes(data)
     with pytest.raises(CodemillError, match=r"small\.gguf: tensor blk\.1\.ffn_\w+_exps\.weight: a scale is NaN"):
         load_model(path)
+
+
+def test_what_is_cut_off_is_named(tmp_path: Path) -> None:
+    path = small_file(tmp_path, "qwen3", "q4_0")
+    data = path.read_bytes()
+    path.write_bytes(data[:-100])
+    with pytest.raises(CodemillError, match=r"small\.gguf is truncated: tensor .* ends at byte \d+, the file at \d+"):
+        load_model(path)
+
+
+def test_layers_and_rows_that_do_not_fit_the_metadata(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model", "qwen3", **SMALL)
+    convert(tmp_path / "model", tmp_path / "f32.gguf", "f32")
+    rewrite_quantised(tmp_path / "f32.gguf", tmp_path / "q.gguf", lambda _: Kind.Q5_0)
+    load_model(tmp_path / "q.gguf")
+    data = (tmp_path / "q.gguf").read_bytes()
+    for key, value, message in (
+        (b"qwen3.block_count", 3, r"tensor blk\.2\.attn_norm\.weight is missing"),
+        (b"qwen3.block_count", 1, r"tensors not part of a qwen3 model .*: blk\.1\."),
+        (b"qwen3.feed_forward_length", 192, r"blk\.0\.ffn_\w+\.weight has shape"),
+    ):
+        at = data.index(key) + len(key) + 4
+        (tmp_path / "bad.gguf").write_bytes(data[:at] + value.to_bytes(4, "little") + data[at + 4 :])
+        with pytest.raises(CodemillError, match=message) as caught:
+            load_model(tmp_path / "bad.gguf")
+        assert str(tmp_path / "bad.gguf") in str(caught.value)
+        assert "\n" not in str(caught.value)
