@@ -59,7 +59,10 @@ class GgufCheckpoint:
 
     def _ignored(self) -> set[str]:
         """Tensors that have no part in the network: layers for multi-token prediction come after those that count."""
-        beyond = tuple(f"blk.{layer}." for layer in range(self.config.num_hidden_layers, _last_layer(self.tensors) + 1))
+        architecture, first = self.file.metadata.get("general.architecture"), self.config.num_hidden_layers
+        num_extra = self.file.metadata.get(f"{architecture}.nextn_predict_layers", 0)
+        last = min(first + num_extra, _last_layer(self.tensors) + 1)
+        beyond = tuple(f"blk.{layer}." for layer in range(first, last))
         return {name for name in self.tensors if name in _IGNORED or (beyond and name.startswith(beyond))}
 
     def read(self, name: str, meta: Tensor, mapped: MappedFiles, device: torch.device) -> Tensor:
