@@ -14,7 +14,7 @@ from codemill.models import load_model, save_pretrained
 from codemill.models.convert import convert
 from codemill.models.gguf_checkpoint import log_of_decay
 from codemill.models.gguf_names import join_qkvz, split_qkvz
-from models.gguf_files import FAMILIES, random_blocks, save_tiny, write_gguf
+from models.gguf_files import FAMILIES, rewrite_quantised, save_tiny, write_gguf
 from models.reference import make_ours, make_reference
 
 INPUT_IDS = torch.tensor([[5, 1, 80, 3, 3, 41, 7]])
@@ -72,14 +72,14 @@ def test_names_and_types_are_those_of_llama_cpp(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_quantised_models_are_dequantised(tmp_path: Path, family: str, kind: str) -> None:
+def test_quantised_models_are_dequantised_on_request(tmp_path: Path, family: str, kind: str) -> None:
     sizes = {"hidden_size": 64, "moe_intermediate_size": 32,
              "intermediate_size": 64, "linear_value_head_dim": 16}  # fmt: skip
     sizes |= {"shared_expert_intermediate_size": 32} if family == "qwen3_next" else {}
     save_tiny(tmp_path / "model", family, **sizes)
     assert convert(tmp_path / "model", tmp_path / "model.gguf", kind).fallback == ()
-    loaded = load_model(tmp_path / "model.gguf", dtype="float32")
-    assert load_model(tmp_path / "model.gguf").dtype == torch.bfloat16
+    loaded = load_model(tmp_path / "model.gguf", dtype="float32", quantization="none")
+    assert load_model(tmp_path / "model.gguf", quantization="none").dtype == torch.bfloat16
     exact = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "model.gguf").tensors}
 
     def package(name: str) -> torch.Tensor:
@@ -105,9 +105,9 @@ def test_quantised_files_convert_from_their_exact_values(tmp_path: Path) -> None
     convert(tmp_path / "model", tmp_path / "small.gguf", "q4_0")
     convert(tmp_path / "small.gguf", tmp_path / "large.gguf", "f32")
     convert(tmp_path / "small.gguf", tmp_path / "same.gguf", "q4_0")
-    exact = load_model(tmp_path / "small.gguf", dtype="float32")(INPUT_IDS)
+    exact = load_model(tmp_path / "small.gguf", "float32", quantization="none")(INPUT_IDS)
     assert torch.equal(load_model(tmp_path / "large.gguf")(INPUT_IDS), exact)
-    assert torch.equal(load_model(tmp_path / "same.gguf", dtype="float32")(INPUT_IDS), exact)
+    assert torch.equal(load_model(tmp_path / "same.gguf", "float32", quantization="none")(INPUT_IDS), exact)
 
 
 def test_rows_that_are_no_whole_blocks_become_f16(tmp_path: Path) -> None:
@@ -125,27 +125,14 @@ def test_k_quants_written_by_others(tmp_path: Path, number_of_files: int) -> Non
     reference = make_reference("qwen3", hidden_size=256, intermediate_size=512, num_attention_heads=8, head_dim=32)
     save_pretrained(make_ours(reference), tmp_path / "model")
     convert(tmp_path / "model", tmp_path / "f32.gguf", "f32")
-    plain = gguf.GGUFReader(tmp_path / "f32.gguf")
-    limit = -(-len(plain.tensors) // number_of_files) if number_of_files > 1 else 0
-    writer = gguf.GGUFWriter(tmp_path / "k.gguf", "qwen3", split_max_tensors=limit)
-    for key, field in plain.fields.items():
-        if not key.startswith(("GGUF.", "general.architecture")):
-            writer.add_key_value(key, field.contents(), field.types[0])
-    expected = {}
-    for index, tensor in enumerate(plain.tensors):
-        if len(tensor.shape) == 2:
-            kind = gguf.GGMLQuantizationType.Q6_K if index % 3 else gguf.GGMLQuantizationType.Q4_K
-            raw = random_blocks(kind, tensor.data.shape[0], tensor.data.shape[1], seed=index)
-            writer.add_tensor(tensor.name, raw, raw_dtype=kind)
-            expected[tensor.name] = torch.from_numpy(gguf.dequantize(raw, kind))
-        else:
-            writer.add_tensor(tensor.name, tensor.data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    num_tensors = len(gguf.GGUFReader(tmp_path / "f32.gguf").tensors)
+    limit = -(-num_tensors // number_of_files) if number_of_files > 1 else 0
+    kinds = {False: gguf.GGMLQuantizationType.Q4_K, True: gguf.GGMLQuantizationType.Q6_K}
+    expected = rewrite_quantised(
+        tmp_path / "f32.gguf", tmp_path / "k.gguf", lambda name: kinds["_k" in name or "down" in name], limit
+    )
     path = sorted(tmp_path.glob("k*.gguf"))[0]
-    model = load_model(path, dtype="float32")
+    model = load_model(path, dtype="float32", quantization="none")
     assert torch.equal(model.lm_head.weight, expected["output.weight"])
     assert torch.equal(model.model.layers[1].self_attn.k_proj.weight, expected["blk.1.attn_k.weight"])
     assert torch.equal(model.model.layers[0].mlp.down_proj.weight, expected["blk.0.ffn_down.weight"])

@@ -10,7 +10,7 @@ from codemill.gguf.types import F16, SUPPORTED, TensorType
 from codemill.models.gguf_blocks import decode, decode_into, encode
 from models.gguf_files import random_blocks
 
-QUANTISED = [Kind.Q8_0, Kind.Q4_0, Kind.Q4_K, Kind.Q6_K]
+QUANTISED = [Kind(kind.number) for kind in SUPPORTED.values() if not kind.is_float]
 
 
 def ours(kind: Kind) -> TensorType:

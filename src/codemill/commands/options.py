@@ -22,7 +22,10 @@ Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), bfloat16, flo
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Quantization = Annotated[
     str | None,
-    typer.Option(metavar="FORMAT", help="Pack the weights while loading: int4 or int8, see docs/quantize.md."),
+    typer.Option(
+        metavar="FORMAT",
+        help="Pack the weights while loading: int4, int8 (docs/quantize.md); none dequantises a GGUF file.",
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: one a physical core.")]
 MaxModelLen = Annotated[int | None, typer.Option(help="Context in tokens, prompt and answer together.")]

@@ -12,6 +12,7 @@ from codemill.gguf.container import GgufFile, GgufTensor
 from codemill.models.checkpoint import MappedFiles
 from codemill.models.gguf_blocks import FLOAT_DTYPES, decode_into
 from codemill.models.gguf_names import Part, is_folded_norm, join_qkvz, parts_of
+from codemill.models.gguf_packed import RawRows
 from codemill.models.safetensors_file import StoredTensor, map_bytes
 from codemill.models.skeleton import empty
 
@@ -58,7 +59,10 @@ class GgufCheckpoint:
 
     def _ignored(self) -> set[str]:
         """Tensors that have no part in the network: layers for multi-token prediction come after those that count."""
-        beyond = tuple(f"blk.{layer}." for layer in range(self.config.num_hidden_layers, _last_layer(self.tensors) + 1))
+        architecture, first = self.file.metadata.get("general.architecture"), self.config.num_hidden_layers
+        num_extra = self.file.metadata.get(f"{architecture}.nextn_predict_layers", 0)
+        last = min(first + num_extra, _last_layer(self.tensors) + 1)
+        beyond = tuple(f"blk.{layer}." for layer in range(first, last))
         return {name for name in self.tensors if name in _IGNORED or (beyond and name.startswith(beyond))}
 
     def read(self, name: str, meta: Tensor, mapped: MappedFiles, device: torch.device) -> Tensor:
@@ -95,6 +99,12 @@ class GgufCheckpoint:
         raw = self._raw(part)
         size = len(raw) // part.shape[0]
         decode_into(raw[expert * size : (expert + 1) * size], self.tensors[part.name].type, out)
+
+    def read_raw(self, part: Part) -> RawRows:
+        """The rows of a tensor as they are in the file; those of all experts one after the other."""
+        stored = self.tensors[part.name]
+        raw = map_bytes(stored.path, stored.begin, stored.end)
+        return RawRows(raw.view(-1, stored.type.num_bytes(part.shape[-1])), stored.type)
 
     def _values(self, part: Part) -> Tensor:
         out = torch.empty(part.shape)

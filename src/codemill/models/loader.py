@@ -14,12 +14,13 @@ from codemill.kernels.quantized_linear import packed_tensors
 from codemill.models.checkpoint import INDEX_FILE, Checkpoint, MappedFiles
 from codemill.models.decoder import CausalLM
 from codemill.models.gguf_checkpoint import GgufCheckpoint
+from codemill.models.gguf_repack import GgufRepacker, describe
 from codemill.models.initialize import initialize
 from codemill.models.mtp import MtpHead
 from codemill.models.names import is_ignored, is_mtp
 from codemill.models.placement import check_memory, dtype_name, resolve_device, resolve_dtype, resolve_quantization
 from codemill.models.progress import progress
-from codemill.models.quantize import CheckpointQuantizer, GgufQuantizer, Quantizer, stored_formats
+from codemill.models.quantize import CheckpointQuantizer, Quantizer, stored_formats
 from codemill.models.quantized import empty_like, matrices, named_weights, pack_modules
 from codemill.models.skeleton import build, build_mtp, empty, materialize, set_parameter
 from codemill.spec import CONFIG_FILES, ModelSource, resolve
@@ -44,7 +45,9 @@ def load_model(
     such a model does not write to the file.
 
     quantization: "int4", "int8" or a longer form (see `QuantizationConfig`) packs the matrices while they are loaded,
-    one by one. A directory from `codemill quantize` is quantised without being asked, and mapped as it is.
+    one by one. A directory from `codemill quantize` is quantised without being asked, and mapped as it is. Quantised
+    tensors of a GGUF file stay so on the CPU, in the packed formats that hold them (see `gguf_packed.py`); "none"
+    dequantises them, and so do `trainable` and other devices.
 
     Raises UsageError for a spec, dtype, device or quantization that is none, or a quantised model that is to be
     trained; CodemillError for everything that is wrong with the checkpoint, or if the weights do not fit in memory;
@@ -56,7 +59,9 @@ def load_model(
     wanted, packed = resolve_dtype(dtype, config), resolve_quantization(quantization, config.quantization)
     if packed is not None and trainable:
         raise UsageError(f"{source.name}: a quantised model cannot be trained: load it without quantization")
-    check_memory(source.name, config, wanted, target, packed)
+    is_kept = quantization is None and source.gguf is not None and target.type == "cpu" and not trainable
+    if not is_kept:
+        check_memory(source.name, config, wanted, target, packed)
     model = build(replace(config, quantization=packed), wanted)
     if source.kind == "random":
         if packed is not None:
@@ -65,24 +70,36 @@ def load_model(
         initialize(model, seed)
         return model.requires_grad_(trainable)
     if source.gguf is not None:
-        gguf = GgufCheckpoint(source.gguf, config)
-        gguf.check(model)
-        quantizer: Quantizer | None = None
-        if packed is not None:
-            quantizer = GgufQuantizer(gguf, model)
-            pack_modules(model, packed.format_of)
-        _load_weights(model, gguf, target, quantizer)
+        repacker = _pack_gguf(model, GgufCheckpoint(source.gguf, config), packed, is_kept)
+        if is_kept:
+            num_bytes = sum(weight.nbytes for weight in named_weights(model).values())
+            check_memory(source.name, config, wanted, target, model.config.quantization, num_bytes)
+        _load_weights(model, repacker.checkpoint, target, repacker)
         return model.requires_grad_(trainable)
     checkpoint = open_checkpoint(source, config).select(lambda name: not is_ignored(name, config))
     if config.quantization is not None:
         pack_modules(model, stored_formats(matrices(model), checkpoint, config.quantization).get)
     checkpoint.check(model, config)
-    quantizer = None
+    quantizer: Quantizer | None = None
     if packed is not None and config.quantization is None:
         quantizer = CheckpointQuantizer(checkpoint)
         pack_modules(model, packed.format_of)
     _load_weights(model, checkpoint, target, quantizer)
     return model.requires_grad_(trainable)
+
+
+def _pack_gguf(
+    model: CausalLM, checkpoint: GgufCheckpoint, packed: QuantizationConfig | None, is_kept: bool
+) -> GgufRepacker:
+    """Check the file, and put packed matrices in place: of the format `packed`, or those of the file if `is_kept`."""
+    checkpoint.check(model)
+    repacker = GgufRepacker(checkpoint, model)
+    if is_kept:
+        model.config = replace(model.config, quantization=describe(repacker.kept, matrices(model)))
+        pack_modules(model, repacker.kept.get)
+    elif packed is not None:
+        pack_modules(model, packed.format_of)
+    return repacker
 
 
 def load_mtp(

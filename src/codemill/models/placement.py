@@ -14,6 +14,7 @@ DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+PLAIN = "none"  # quantization: weights as floats, also those that a file has quantised
 _GIB = 2**30
 
 
@@ -63,7 +64,14 @@ def _check_gpu(device: torch.device) -> None:
 def resolve_quantization(
     wanted: str | QuantizationConfig | None, stored: QuantizationConfig | None
 ) -> QuantizationConfig | None:
-    """How the weights are to be packed: as `wanted`, or as they are on disk. Raises UsageError if the two differ."""
+    """How the weights are to be packed: as `wanted`, or as they are on disk. Raises UsageError if the two differ.
+
+    wanted: "none" for plain weights, which None leaves to the checkpoint.
+    """
+    if wanted == PLAIN:
+        if stored is not None:
+            raise UsageError(f"the model is quantised as {stored}, and can only be loaded so: leave quantization out")
+        return None
     chosen = QuantizationConfig.parse(wanted) if isinstance(wanted, str) else wanted
     if stored is None or chosen is None:
         return stored or chosen
@@ -78,9 +86,15 @@ def check_memory(
     dtype: torch.dtype,
     device: torch.device,
     quantization: QuantizationConfig | None = None,
+    num_bytes: int | None = None,
 ) -> None:
-    """Raises CodemillError if the weights of model `name` do not fit the memory that is free now."""
-    if quantization is None:
+    """Raises CodemillError if the weights of model `name` do not fit the memory that is free now.
+
+    num_bytes: what they take, where that is not said by dtype and quantization.
+    """
+    if num_bytes is not None:
+        needed, form = num_bytes, str(quantization or dtype_name(dtype))
+    elif quantization is None:
         needed, form = count_parameters(config) * dtype.itemsize, dtype_name(dtype)
     else:
         needed, form = quantized_bytes(config, quantization, dtype.itemsize), str(quantization)

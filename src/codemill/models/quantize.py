@@ -78,22 +78,22 @@ class GgufQuantizer(Quantizer):
     def __init__(self, checkpoint: GgufCheckpoint, model: nn.Module) -> None:
         """model: the network before it is packed, which says what a weight consists of in the file."""
         super().__init__(checkpoint.file.path)
-        self._checkpoint = checkpoint
+        self.checkpoint = checkpoint
         self._metas = dict(model.named_parameters())
 
     def _read(self, name: str, out: Tensor) -> None:
-        self._checkpoint.read_into(name, out)
+        self.checkpoint.read_into(name, out)
 
     def _matrices(self, name: str, matrix: PackedMatrix) -> Iterator[tuple[PackedMatrix, Tensor]]:
         weight = torch.empty(matrix.num_rows, matrix.num_columns)
         if len(matrix.shape) == 2:
-            self._checkpoint.read_into(name, weight)
+            self.checkpoint.read_into(name, weight)
             yield matrix, weight
             return
-        parts = self._checkpoint.parts(name, self._metas[name])
+        parts = self.checkpoint.parts(name, self._metas[name])
         for index in range(len(matrix)):
             for part, rows in zip(parts, weight.chunk(len(parts)), strict=True):
-                self._checkpoint.read_expert(part, index, rows)
+                self.checkpoint.read_expert(part, index, rows)
             yield matrix[index], weight
 
 
