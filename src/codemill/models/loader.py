@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from codemill.config import ModelConfig, QuantizationConfig
-from codemill.errors import UsageError
+from codemill.errors import CodemillError, UsageError
 from codemill.kernels.packed_matrix import PackedMatrix
 from codemill.kernels.quantized_linear import packed_tensors
 from codemill.models.checkpoint import INDEX_FILE, Checkpoint, MappedFiles
@@ -17,10 +17,18 @@ from codemill.models.gguf_checkpoint import GgufCheckpoint
 from codemill.models.initialize import initialize
 from codemill.models.mtp import MtpHead
 from codemill.models.names import is_ignored, is_mtp
-from codemill.models.placement import check_memory, dtype_name, resolve_device, resolve_dtype, resolve_quantization
+from codemill.models.placement import (
+    check_memory,
+    dtype_name,
+    fits_mapped,
+    resolve_device,
+    resolve_dtype,
+    resolve_quantization,
+)
 from codemill.models.progress import progress
 from codemill.models.quantize import CheckpointQuantizer, GgufQuantizer, Quantizer, stored_formats
 from codemill.models.quantized import empty_like, matrices, named_weights, pack_modules
+from codemill.models.safetensors_file import ALIGNMENT
 from codemill.models.skeleton import build, build_mtp, empty, materialize, set_parameter
 from codemill.spec import CONFIG_FILES, ModelSource, resolve
 
@@ -46,6 +54,8 @@ def load_model(
     quantization: "int4", "int8" or a longer form (see `QuantizationConfig`) packs the matrices while they are loaded,
     one by one. A directory from `codemill quantize` is quantised without being asked, and mapped as it is.
 
+    Of such a directory that is larger than memory, experts are read from disk as they are needed (docs/big_models.md).
+
     Raises UsageError for a spec, dtype, device or quantization that is none, or a quantised model that is to be
     trained; CodemillError for everything that is wrong with the checkpoint, or if the weights do not fit in memory;
     both before memory is allocated.
@@ -56,7 +66,11 @@ def load_model(
     wanted, packed = resolve_dtype(dtype, config), resolve_quantization(quantization, config.quantization)
     if packed is not None and trainable:
         raise UsageError(f"{source.name}: a quantised model cannot be trained: load it without quantization")
-    check_memory(source.name, config, wanted, target, packed)
+    fits = True
+    if config.quantization is not None and target.type == "cpu":
+        fits = fits_mapped(source.name, config, wanted, config.quantization)
+    else:
+        check_memory(source.name, config, wanted, target, packed)
     model = build(replace(config, quantization=packed), wanted)
     if source.kind == "random":
         if packed is not None:
@@ -77,6 +91,9 @@ def load_model(
     if config.quantization is not None:
         pack_modules(model, stored_formats(matrices(model), checkpoint, config.quantization).get)
     checkpoint.check(model, config)
+    if not fits and config.moe is not None:
+        _check_mappable(checkpoint)
+        model.experts_on_disk = True
     quantizer = None
     if packed is not None and config.quantization is None:
         quantizer = CheckpointQuantizer(checkpoint)
@@ -159,6 +176,16 @@ def _load_weights(
             else:
                 set_parameter(model, name, _read_parameter(name, weight, checkpoint, mapped, device))
             advance(weight.nbytes)
+
+
+def _check_mappable(checkpoint: Checkpoint) -> None:
+    """Tensors that are not aligned would be copied to memory that is not there. Raises CodemillError."""
+    for name, stored in checkpoint.tensors.items():
+        if stored.dtype == torch.uint8 and stored.begin % ALIGNMENT:
+            raise CodemillError(
+                f"{stored.path}: tensor {name} is not at a multiple of {ALIGNMENT} bytes, so it cannot be used where "
+                "it lies, and there is no memory for a copy: write the directory again with codemill quantize"
+            )
 
 
 def _read_parameter(
