@@ -4,8 +4,9 @@
 
 Writes the model there if it is not there yet. Then each run is a process of its own: it loads the model, decodes some
 tokens several times over, and says how long it took and what it read from disk. `cold` begins with none of the files
-in the page cache, `warm` with what the run before left there, `faults` has experts read by page faults alone. `packed`
-draws the weights in memory, as `codemill bench random:PRESET --quantization int4` does.
+in the page cache, `warm` with what the run before left there. `faults` is as `cold`, but experts are read by page
+faults alone; `requests` is as `warm`, but experts are asked for even if the model fits. `packed` draws the weights in
+memory, as `codemill bench random:PRESET --quantization int4` does.
 
 `trace` reads experts without computing anything, as routers of two kinds would choose them: all experts alike, as the
 random weights of a benchmark do, and by Zipf's law. It compares how often the page cache has them with what the best
@@ -32,11 +33,12 @@ from transformers_speed import processor
 from codemill.bench.engines.ours import OurEngine, held_weights
 from codemill.config import ModelConfig
 from codemill.engine.llm import LLM
+from codemill.engine.sampling_params import SamplingParams
 from codemill.models import load_model
 from codemill.models.checkpoint import Checkpoint
 from codemill.models.quantize_directory import quantize_model
 
-RUNS = ("packed", "cold", "warm", "faults", "trace")
+RUNS = ("packed", "cold", "warm", "faults", "requests", "trace")
 PROMPT_TOKENS, CONTEXT = 16, 4096
 PAGE = mmap.PAGESIZE
 ZIPF = 1.0
@@ -68,13 +70,13 @@ def expert_bytes_per_token(config: ModelConfig, experts: int) -> int:
     return experts * config.moe.num_experts_per_tok // config.moe.num_experts
 
 
-def decode(directory: Path, options: argparse.Namespace, faults: bool) -> dict[str, Any]:
+def decode(directory: Path, options: argparse.Namespace, experts_on_disk: bool | None) -> dict[str, Any]:
     """Load, and decode several times."""
     start, read = time.perf_counter(), bytes_read()
     llm = LLM(directory, device="cpu", max_model_len=CONTEXT, enable_prefix_cache=False, max_num_seqs=1)
     loaded = time.perf_counter() - start
-    if faults:
-        llm.model.experts_on_disk = False
+    if experts_on_disk is not None:
+        llm.model.experts_on_disk = experts_on_disk
     engine, prompt = OurEngine(llm), [list(range(1000, 1000 + PROMPT_TOKENS))]
     first = engine.run(prompt, 1, "default").first_seconds
     found: dict[str, Any] = {
@@ -85,7 +87,7 @@ def decode(directory: Path, options: argparse.Namespace, faults: bool) -> dict[s
     }
     touched = expert_bytes_per_token(llm.model.config, held_weights(llm.model)["held"]["experts"])
     found["expert_mb_per_token"] = round(touched / 1e6, 1)
-    found["decode"] = [_decode_once(engine, options.tokens, touched, index) for index in range(options.rounds)]
+    found["decode"] = [_decode_once(llm, options.tokens, touched, index) for index in range(options.rounds)]
     found["median_tokens_per_s"] = statistics.median(each["tokens_per_s"] for each in found["decode"])
     if options.fill_context:
         filled = engine.run([[(7 * i) % 50_000 for i in range(CONTEXT - 17)]], 17, "default")
@@ -94,13 +96,17 @@ def decode(directory: Path, options: argparse.Namespace, faults: bool) -> dict[s
     return {**found, "peak_resident_gb": round(status("VmHWM") / 1e9, 2)}
 
 
-def _decode_once(engine: OurEngine, num_tokens: int, touched: int, index: int) -> dict[str, float]:
-    """Decode from a prompt of one token, so that each pass reads what one token needs."""
-    before = bytes_read()
-    timing = engine.run([[3000 + 100 * index]], num_tokens, "default")
-    read, seconds = bytes_read() - before, timing.first_seconds + timing.decode_seconds
+def _decode_once(llm: LLM, num_tokens: int, touched: int, index: int) -> dict[str, float]:
+    """Decode from a prompt of one token, so that each pass reads what one token needs.
+
+    Tokens are sampled: the likeliest of a random model soon repeat, and their experts with them.
+    """
+    params = SamplingParams(temperature=1.0, max_tokens=num_tokens, ignore_eos=True, seed=index)
+    before, start = bytes_read(), time.perf_counter()
+    llm.generate([[3000 + 100 * index]], params)
+    seconds, read = time.perf_counter() - start, bytes_read() - before
     return {
-        "tokens_per_s": round((num_tokens - 1) / timing.decode_seconds, 3),
+        "tokens_per_s": round(num_tokens / seconds, 3),
         "read_mb_per_token": round(read / num_tokens / 1e6, 1),
         "read_mb_per_s": round(read / seconds / 1e6, 1),
         "hit_rate": round(1 - read / num_tokens / touched, 3),
@@ -257,11 +263,11 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     if name == "packed":
         return packed(options)
-    if name == "cold":
+    if name in ("cold", "faults"):
         drop_from_cache(options.directory)
     if name == "trace":
         return {"uniform": trace(options.directory, options, 0.0), "zipf": trace(options.directory, options, ZIPF)}
-    return decode(options.directory, options, name == "faults")
+    return decode(options.directory, options, {"faults": False, "requests": True}.get(name))
 
 
 def write_model(options: argparse.Namespace) -> dict[str, Any]:
