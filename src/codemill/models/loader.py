@@ -28,6 +28,7 @@ from codemill.models.placement import (
 from codemill.models.progress import progress
 from codemill.models.quantize import CheckpointQuantizer, GgufQuantizer, Quantizer, stored_formats
 from codemill.models.quantized import empty_like, matrices, named_weights, pack_modules
+from codemill.models.read_ahead import read_ahead
 from codemill.models.safetensors_file import ALIGNMENT
 from codemill.models.skeleton import build, build_mtp, empty, materialize, set_parameter
 from codemill.spec import CONFIG_FILES, ModelSource, resolve
@@ -66,11 +67,11 @@ def load_model(
     wanted, packed = resolve_dtype(dtype, config), resolve_quantization(quantization, config.quantization)
     if packed is not None and trainable:
         raise UsageError(f"{source.name}: a quantised model cannot be trained: load it without quantization")
-    fits = True
-    if config.quantization is not None and target.type == "cpu":
-        fits = fits_mapped(source.name, config, wanted, config.quantization)
-    else:
+    mapped, fits = (config.quantization if target.type == "cpu" else None), True
+    if mapped is None:
         check_memory(source.name, config, wanted, target, packed)
+    else:
+        fits = fits_mapped(source.name, config, wanted, mapped)
     model = build(replace(config, quantization=packed), wanted)
     if source.kind == "random":
         if packed is not None:
@@ -91,14 +92,16 @@ def load_model(
     if config.quantization is not None:
         pack_modules(model, stored_formats(matrices(model), checkpoint, config.quantization).get)
     checkpoint.check(model, config)
-    if not fits and config.moe is not None:
+    if not fits:
         _check_mappable(checkpoint)
-        model.experts_on_disk = True
+        model.experts_on_disk = config.moe is not None
     quantizer = None
     if packed is not None and config.quantization is None:
         quantizer = CheckpointQuantizer(checkpoint)
         pack_modules(model, packed.format_of)
     _load_weights(model, checkpoint, target, quantizer)
+    if mapped is not None:
+        read_ahead([weight for name, weight in model.named_parameters() if fits or ".experts." not in name])
     return model.requires_grad_(trainable)
 
 
