@@ -41,7 +41,7 @@ from codemill.models.quantize_directory import quantize_model
 RUNS = ("packed", "cold", "warm", "faults", "requests", "trace")
 PROMPT_TOKENS, CONTEXT = 16, 4096
 PAGE = mmap.PAGESIZE
-ZIPF = 1.0
+TRACES = {"uniform": (0.0, 160), "zipf": (1.0, 400)}  # exponent and number of tokens
 
 
 def drop_from_cache(directory: Path) -> None:
@@ -86,10 +86,18 @@ def decode(directory: Path, options: argparse.Namespace, experts_on_disk: bool |
         "experts_on_disk": llm.model.experts_on_disk,
     }
     touched = expert_bytes_per_token(llm.model.config, held_weights(llm.model)["held"]["experts"])
+    num_rounds = 1 if experts_on_disk is False else options.rounds  # page faults take minutes
     found["expert_mb_per_token"] = round(touched / 1e6, 1)
-    found["decode"] = [_decode_once(llm, options.tokens, touched, index) for index in range(options.rounds)]
+    found["decode"] = [_decode_once(llm, options.tokens, touched, index) for index in range(num_rounds)]
     found["median_tokens_per_s"] = statistics.median(each["tokens_per_s"] for each in found["decode"])
-    if options.fill_context:
+    if experts_on_disk is None:
+        before = bytes_read()
+        prompt_seconds = engine.run([[(11 * i) % 60_000 for i in range(512)]], 1, "default").first_seconds
+        found["prompt_of_512"] = {
+            "seconds": round(prompt_seconds, 1),
+            "read_gb": round((bytes_read() - before) / 1e9, 1),
+        }
+    if options.fill_context and experts_on_disk is None:
         filled = engine.run([[(7 * i) % 50_000 for i in range(CONTEXT - 17)]], 17, "default")
         found["prefill_tokens_per_s"] = round((CONTEXT - 17) / filled.first_seconds, 1)
         found["full_context_tokens_per_s"] = round(16 / filled.decode_seconds, 2)
@@ -167,21 +175,25 @@ class ExpertFiles:
         self._bytes[path][begin:end:PAGE].sum()
 
 
-def trace(directory: Path, options: argparse.Namespace, zipf: float) -> dict[str, Any]:
-    """Read experts as a router would choose them, whose probabilities go down with rank^-zipf."""
+def trace(directory: Path, num_tokens: int, zipf: float) -> dict[str, Any]:
+    """Read experts as a router would choose them, whose probabilities go down with rank^-zipf.
+
+    Nothing is in memory at first; the second half of the tokens counts.
+    """
+    drop_from_cache(directory)
     files = ExpertFiles(directory)
     moe, num_layers = files.moe, len(files.layers)
     random = np.random.default_rng(0)
     weights = (1 + np.arange(moe.num_experts)) ** -zipf
     log_weights = [np.log(random.permutation(weights)) for _ in range(num_layers)]
     routes, hits, pages, seconds = [], 0, 0, 0.0
-    for token in range(options.trace_tokens):
+    for token in range(num_tokens):
         # The largest of logarithms with Gumbel noise: drawn without repeats, by weight.
         chosen = [
             np.argsort(-(each + random.gumbel(size=each.size)))[: moe.num_experts_per_tok] for each in log_weights
         ]
         routes.append(chosen)
-        counts = token >= options.trace_tokens // 2
+        counts = token >= num_tokens // 2
         for layer, experts in enumerate(chosen):
             ranges = [each for expert in experts for each in files.ranges(layer, int(expert))]
             if counts:
@@ -198,17 +210,19 @@ def trace(directory: Path, options: argparse.Namespace, zipf: float) -> dict[str
     each_pages = sum(-(-(end - begin) // PAGE) for _, begin, end in files.ranges(0, 0))
     capacity = min(round(held / each_pages), len(all_experts))
     policies = {name: policy(routes, capacity) for name, policy in (("lru", lru), ("decayed_lfu", decayed_lfu))}
-    best = np.sort(np.concatenate([_chances(each, moe.num_experts_per_tok) for each in log_weights]))[::-1]
+    chances = np.concatenate([_chances(each, moe.num_experts_per_tok) for each in log_weights])
+    likeliest = np.argsort(-np.concatenate(log_weights), kind="stable")[:capacity]
     return {
         "zipf": zipf,
+        "tokens": num_tokens,
         "held_share": round(capacity / len(all_experts), 3),
         "hit_rate": {
             "page_cache": round(hits / pages, 3),
             **policies,
-            "the_likeliest_always": round(float(best[:capacity].sum() / best.sum()), 3),
+            "the_likeliest_always": round(float(chances[likeliest].sum() / chances.sum()), 3),
         },
         "read_mb_per_s": round((pages - hits) * PAGE / seconds / 1e6, 1),
-        "seconds_per_token": round(seconds / (options.trace_tokens - options.trace_tokens // 2), 3),
+        "seconds_per_token": round(seconds / (num_tokens - num_tokens // 2), 3),
     }
 
 
@@ -266,7 +280,7 @@ def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
     if name in ("cold", "faults"):
         drop_from_cache(options.directory)
     if name == "trace":
-        return {"uniform": trace(options.directory, options, 0.0), "zipf": trace(options.directory, options, ZIPF)}
+        return {kind: trace(options.directory, num_tokens, zipf) for kind, (zipf, num_tokens) in TRACES.items()}
     return decode(options.directory, options, {"faults": False, "requests": True}.get(name))
 
 
@@ -288,7 +302,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=32, help="decoded each time")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--trace-tokens", type=int, default=120)
     parser.add_argument("--fill-context", action="store_true", help=f"end with a prompt that fills {CONTEXT} tokens")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--child", choices=RUNS, help=argparse.SUPPRESS)
