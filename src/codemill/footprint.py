@@ -82,6 +82,13 @@ def quantized_bytes(config: ModelConfig, quantization: QuantizationConfig, other
     return total + (count_parameters(config) - num_packed) * other_bytes
 
 
+def quantized_expert_bytes(config: ModelConfig, quantization: QuantizationConfig) -> int:
+    """The share of `quantized_bytes` of the experts: of this, a token needs no more than its router chooses."""
+    layers = range(config.num_hidden_layers)
+    matrices = (matrix for layer in layers for matrix in _expert_matrices(config, layer))
+    return sum(matrix.count * _packed_bytes(matrix, quantization) for matrix in matrices)
+
+
 @dataclass(frozen=True)
 class _Matrices:
     """Some matrices of one shape, which quantising packs; `name` is that of the weight, if it is known by one."""
@@ -133,11 +140,17 @@ def _feed_forward_matrices(config: ModelConfig, layer: int) -> Iterator[_Matrice
         yield _Matrices(2, config.intermediate_size, config.hidden_size)
         yield _Matrices(1, config.hidden_size, config.intermediate_size)
         return
-    yield _Matrices(moe.num_experts, 2 * moe.moe_intermediate_size, config.hidden_size)
-    yield _Matrices(moe.num_experts, config.hidden_size, moe.moe_intermediate_size)
+    yield from _expert_matrices(config, layer)
     if moe.shared_expert_intermediate_size:
         yield _Matrices(2, moe.shared_expert_intermediate_size, config.hidden_size)
         yield _Matrices(1, config.hidden_size, moe.shared_expert_intermediate_size)
+
+
+def _expert_matrices(config: ModelConfig, layer: int) -> Iterator[_Matrices]:
+    moe = config.moe
+    if moe is not None and config.is_moe_layer(layer):
+        yield _Matrices(moe.num_experts, 2 * moe.moe_intermediate_size, config.hidden_size)
+        yield _Matrices(moe.num_experts, config.hidden_size, moe.moe_intermediate_size)
 
 
 def _state_bytes(config: ModelConfig) -> tuple[int, int]:

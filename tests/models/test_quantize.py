@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from codemill.chat import Tokenizer
 from codemill.config import ModelConfig, QuantizationConfig
 from codemill.errors import CodemillError, UsageError
 from codemill.kernels.packed_matrix import PackedMatrix
@@ -236,6 +237,8 @@ def test_random_weights_on_disk_are_those_in_memory(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(spec, "find_preset", lambda _: preset)
     quantize_model("random:tiny", tmp_path / "small", "int4:asym", seed=3)
     assert_same(load_model(tmp_path / "small"), load_model("random:tiny", quantization="int4:asym", seed=3))
+    text = "def add(a, b):"
+    assert Tokenizer.load(tmp_path / "small").encode(text) == Tokenizer.load("random:tiny").encode(text)
 
 
 def test_weights_that_cannot_be_quantised_are_named(directories: dict[str, Path], tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "codemill_paged_attention": [*[_POINTER] * 8, *[_INT] * 11],
     "codemill_read_memory": [_POINTER, ctypes.c_size_t, _POINTER, _INT],
     "codemill_repack_gguf": [_POINTER, *[_INT] * 3, *[_POINTER] * 3],
+    "codemill_request_pages": [_POINTER, ctypes.c_size_t],
     "codemill_write_int8_kv": [*[_POINTER] * 4, *[_INT] * 3],
 }
 
@@ -44,6 +45,7 @@ class CpuLibrary:
         self.paged_attention = _declare(library, "codemill_paged_attention")
         self.read_memory = _declare(library, "codemill_read_memory")
         self.repack_gguf = _declare(library, "codemill_repack_gguf")
+        self.request_pages = _declare(library, "codemill_request_pages")
         self.write_int8_kv = _declare(library, "codemill_write_int8_kv")
 
 

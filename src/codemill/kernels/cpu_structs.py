@@ -80,7 +80,7 @@ class DecoderStruct(ctypes.Structure):
         *_matrices("embedding"),
         *_pointers("layers", "norm"),
         *_ints("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "rotary_dim", "is_gated"),
-        *_ints("num_experts", "top_k", "normalise_top_k"),
+        *_ints("num_experts", "top_k", "normalise_top_k", "experts_on_disk"),
         *_ints("num_key_heads", "num_value_heads", "key_dim", "value_dim", "conv_width"),
         ("eps", ctypes.c_float),
     )

@@ -67,6 +67,7 @@ class CausalLM(nn.Module):
 
     row_block = 0
     fuses = True  # whether passes go through the C++ library where it can compute them
+    experts_on_disk = False  # whether they are mapped and may not all fit in memory
     _fused_decoder: FusedDecoder | None = None
     _has_no_kernel = False
 

@@ -66,6 +66,7 @@ class FusedWeights:
             num_experts=moe.num_experts if moe else 0,
             top_k=moe.num_experts_per_tok if moe else 0,
             normalise_top_k=moe.norm_topk_prob if moe else 0,
+            experts_on_disk=model.experts_on_disk,
             num_key_heads=linear.num_key_heads if linear else 0,
             num_value_heads=linear.num_value_heads if linear else 0,
             key_dim=linear.key_head_dim if linear else 0,

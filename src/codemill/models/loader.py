@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from codemill.config import ModelConfig, QuantizationConfig
-from codemill.errors import UsageError
+from codemill.errors import CodemillError, UsageError
 from codemill.kernels.packed_matrix import PackedMatrix
 from codemill.kernels.quantized_linear import packed_tensors
 from codemill.models.checkpoint import INDEX_FILE, Checkpoint, MappedFiles
@@ -18,10 +18,19 @@ from codemill.models.gguf_repack import GgufRepacker, describe
 from codemill.models.initialize import initialize
 from codemill.models.mtp import MtpHead
 from codemill.models.names import is_ignored, is_mtp
-from codemill.models.placement import check_memory, dtype_name, resolve_device, resolve_dtype, resolve_quantization
+from codemill.models.placement import (
+    check_memory,
+    dtype_name,
+    fits_mapped,
+    resolve_device,
+    resolve_dtype,
+    resolve_quantization,
+)
 from codemill.models.progress import progress
 from codemill.models.quantize import CheckpointQuantizer, Quantizer, stored_formats
 from codemill.models.quantized import empty_like, matrices, named_weights, pack_modules
+from codemill.models.read_ahead import read_ahead
+from codemill.models.safetensors_file import ALIGNMENT
 from codemill.models.skeleton import build, build_mtp, empty, materialize, set_parameter
 from codemill.spec import CONFIG_FILES, ModelSource, resolve
 
@@ -49,6 +58,8 @@ def load_model(
     tensors of a GGUF file stay so on the CPU, in the packed formats that hold them (see `gguf_packed.py`); "none"
     dequantises them, and so do `trainable` and other devices.
 
+    Of such a directory that is larger than memory, experts are read from disk as they are needed (docs/big_models.md).
+
     Raises UsageError for a spec, dtype, device or quantization that is none, or a quantised model that is to be
     trained; CodemillError for everything that is wrong with the checkpoint, or if the weights do not fit in memory;
     both before memory is allocated.
@@ -60,7 +71,10 @@ def load_model(
     if packed is not None and trainable:
         raise UsageError(f"{source.name}: a quantised model cannot be trained: load it without quantization")
     is_kept = quantization is None and source.gguf is not None and target.type == "cpu" and not trainable
-    if not is_kept:
+    fits = True
+    if config.quantization is not None and target.type == "cpu":
+        fits = fits_mapped(source.name, config, wanted, config.quantization)
+    elif not is_kept:
         check_memory(source.name, config, wanted, target, packed)
     model = build(replace(config, quantization=packed), wanted)
     if source.kind == "random":
@@ -80,11 +94,16 @@ def load_model(
     if config.quantization is not None:
         pack_modules(model, stored_formats(matrices(model), checkpoint, config.quantization).get)
     checkpoint.check(model, config)
+    if not fits:
+        _check_mappable(checkpoint)
+        model.experts_on_disk = config.moe is not None
     quantizer: Quantizer | None = None
     if packed is not None and config.quantization is None:
         quantizer = CheckpointQuantizer(checkpoint)
         pack_modules(model, packed.format_of)
     _load_weights(model, checkpoint, target, quantizer)
+    if mapped is not None:
+        read_ahead([weight for name, weight in model.named_parameters() if fits or ".experts." not in name])
     return model.requires_grad_(trainable)
 
 
@@ -176,6 +195,16 @@ def _load_weights(
             else:
                 set_parameter(model, name, _read_parameter(name, weight, checkpoint, mapped, device))
             advance(weight.nbytes)
+
+
+def _check_mappable(checkpoint: Checkpoint) -> None:
+    """Tensors that are not aligned would be copied to memory that is not there. Raises CodemillError."""
+    for name, stored in checkpoint.tensors.items():
+        if stored.dtype == torch.uint8 and stored.begin % ALIGNMENT:
+            raise CodemillError(
+                f"{stored.path}: tensor {name} is not at a multiple of {ALIGNMENT} bytes, so it cannot be used where "
+                "it lies, and there is no memory for a copy: write the directory again with codemill quantize"
+            )
 
 
 def _read_parameter(

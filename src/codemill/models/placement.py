@@ -1,10 +1,21 @@
 """Where weights go and in which precision: dtype and device as users write them, and whether there is room."""
 
+import logging
+
 import torch
 
 from codemill.config import ModelConfig, QuantizationConfig
 from codemill.errors import CodemillError, UsageError
-from codemill.footprint import QUANTIZATIONS, available_memory, count_parameters, quantized_bytes
+from codemill.footprint import (
+    FIT_TOKENS,
+    QUANTIZATIONS,
+    RUNTIME_BYTES,
+    available_memory,
+    count_parameters,
+    measure,
+    quantized_bytes,
+    quantized_expert_bytes,
+)
 
 DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
@@ -16,6 +27,7 @@ DTYPES: dict[str, torch.dtype] = {
 }
 PLAIN = "none"  # quantization: weights as floats, also those that a file has quantised
 _GIB = 2**30
+_LOG = logging.getLogger("codemill.models")
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -105,6 +117,32 @@ def check_memory(
         f"{name}: not enough memory: its weights take {needed / _GIB:.1f} GiB as {form}, "
         f"and {available / _GIB:.1f} GiB are available on {device}; {_smaller(config, needed, available, dtype)}"
     )
+
+
+def fits_mapped(name: str, config: ModelConfig, dtype: torch.dtype, quantization: QuantizationConfig) -> bool:
+    """Whether a quantised model whose files are mapped fits as a whole the memory that is free now.
+
+    If not, its experts can be read from disk as they are needed. Raises CodemillError if not even the rest fits, which
+    every token needs, beside the cache of a context of FIT_TOKENS.
+    """
+    total = quantized_bytes(config, quantization, dtype.itemsize)
+    always = total - quantized_expert_bytes(config, quantization)
+    footprint, available = measure(config), available_memory()
+    cache = FIT_TOKENS * footprint.kv_bytes_per_token + footprint.state_bytes
+    if always + cache > available:
+        raise CodemillError(
+            f"{name}: not enough memory: of {total / _GIB:.1f} GiB of weights as {quantization} every token needs "
+            f"{always / _GIB:.1f} GiB, beside {cache / _GIB:.1f} GiB for a context of {FIT_TOKENS} tokens, and "
+            f"{available / _GIB:.1f} GiB are available; choose a smaller model"
+        )
+    if total + cache + RUNTIME_BYTES <= available:
+        return True
+    if config.moe is not None:
+        _LOG.warning(
+            "%s: %.1f GiB of weights, and %.1f GiB of memory are available: experts are read from disk as needed",
+            *(name, total / _GIB, available / _GIB),
+        )
+    return False
 
 
 def _smaller(config: ModelConfig, needed: int, available: int, dtype: torch.dtype) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from codemill.chat.tokenizer_files import tokenizer_path
 from codemill.config import QuantizationConfig
 from codemill.errors import CodemillError, UsageError
 from codemill.kernels.packed_matrix import check_format
@@ -21,7 +22,7 @@ from codemill.models.progress import progress
 from codemill.models.quantize_plan import PlannedWeight, WeightPlan, plan_weights
 from codemill.models.safetensors_file import SafetensorsWriter
 from codemill.models.save import COMPANION_FILES, MAX_SHARD_BYTES, copy_companions, shard_file, write_json
-from codemill.spec import resolve
+from codemill.spec import ModelSource, resolve
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ def quantize_model(
         with _staging(target) as staging:
             _check_space(target, plan.num_bytes)
             _write(plan, staging, max_shard_bytes)
-            if plan.source.kind != "random":
-                copy_companions(plan.source.fetch(COMPANION_FILES), staging)
+            _copy_companions(plan.source, staging)
     except OSError as error:
         reason = error.strerror or str(error)
         raise CodemillError(f"{target}: the model cannot be written ({reason}): check permissions and space") from error
@@ -98,6 +98,15 @@ def _staging(target: Path) -> Iterator[Path]:
         staging.rename(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _copy_companions(source: ModelSource, staging: Path) -> None:
+    """A random: spec has the embedded tokenizer, so its copy gets that."""
+    if source.kind == "random":
+        tokenizer = tokenizer_path(source.name)
+        shutil.copyfile(tokenizer, staging / tokenizer.name)
+    else:
+        copy_companions(source.fetch(COMPANION_FILES), staging)
 
 
 def _umask() -> int:

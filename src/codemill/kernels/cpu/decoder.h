@@ -36,7 +36,7 @@ struct Decoder {
     const Layer* layers;
     const float* norm;  // [D]
     int32_t num_layers, hidden_size, num_heads, num_kv_heads, head_dim, rotary_dim, is_gated;
-    int32_t num_experts, top_k, normalise_top_k;
+    int32_t num_experts, top_k, normalise_top_k, experts_on_disk;
     int32_t num_key_heads, num_value_heads, key_dim, value_dim, conv_width;  // of Gated DeltaNet
     float eps;
 };

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "decoder_step.h"
+#include "mapped_pages.h"
 
 namespace codemill {
 
@@ -51,6 +52,10 @@ void DecoderStep::dense(const Layer& layer, size_t first, size_t count) {
 
 void DecoderStep::experts(const Layer& layer, size_t first, size_t count) {
     route(layer, first, count);
+    if (decoder_.experts_on_disk) {
+        request_experts(layer.expert_gate_up);
+        request_experts(layer.expert_down);
+    }
     const size_t num_routes = count * decoder_.top_k;
     memory_.gathered.group_size = memory_.normed.group_size;
     const bool packed = layer.expert_gate_up.packed();
@@ -119,6 +124,13 @@ void DecoderStep::order(size_t count) {
     // Every start is now where the next expert begins.
     for (int i = decoder_.num_experts; i > 0; --i) start[i] = start[i - 1];
     start[0] = 0;
+}
+
+// Has the disk know of all touched experts before the first is waited for: one page after the other takes far longer.
+void DecoderStep::request_experts(const Matrix& weights) {
+    for (int expert = 0; expert < decoder_.num_experts; ++expert) {
+        if (memory_.expert_start[expert] != memory_.expert_start[expert + 1]) request_pages(weights.nth(expert));
+    }
 }
 
 // Copies the activations of a route to its place.

@@ -33,6 +33,7 @@ private:
     void route(const Layer& layer, size_t first, size_t count);
     void choose(size_t row);
     void order(size_t count);
+    void request_experts(const Matrix& weights);
     void gather(size_t first, size_t route, bool packed);
     void multiply_experts(const Matrix& weights, const Rows& rows, float* out);
 
