@@ -1,6 +1,7 @@
-"""Decode on a quiet machine and beside programs that keep processors busy, and what a phase of the fused step costs.
+"""Decode on a quiet machine and beside programs that keep processors busy.
 
-    python benchmarks/busy_machine.py MODEL [--threads 2] [--rounds 5] [--other LIBRARY] [--output benchmarks/results/NAME.json]
+    python benchmarks/busy_machine.py MODEL [--threads 2] [--rounds 5] [--other LIBRARY]
+        [--output benchmarks/results/NAME.json]
 
 MODEL is a spec, such as a directory that `codemill quantize random:qwen3-0.6b` wrote. `--other` is another build of the
 library of `kernels/cpu/`, measured in turns with the installed one. Medians of tokens a second.
@@ -18,7 +19,9 @@ import torch
 from transformers_speed import processor
 
 from codemill import LLM, SamplingParams
+from codemill.chat import Tokenizer
 from codemill.kernels.cpu_library import CpuLibrary, load_cpu_library
+from codemill.models import load_model
 
 PROMPT, NEW, PREFILL = 16, 64, 512
 
@@ -45,7 +48,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    llm = LLM(arguments.model, enable_prefix_cache=False, max_model_len=1024)
+    # Of a random model too, which has no tokenizer of its own.
+    network, tokenizer = load_model(arguments.model), Tokenizer.load(None)
+    llm = LLM.from_parts(network, tokenizer, max_model_len=1024, enable_prefix_cache=False)
     own = load_cpu_library()
     assert own is not None, "the library is not built"
     libraries = {"installed": own, **({"other": CpuLibrary(arguments.other)} if arguments.other else {})}

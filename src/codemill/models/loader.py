@@ -71,9 +71,9 @@ def load_model(
     if packed is not None and trainable:
         raise UsageError(f"{source.name}: a quantised model cannot be trained: load it without quantization")
     is_kept = quantization is None and source.gguf is not None and target.type == "cpu" and not trainable
-    fits = True
-    if config.quantization is not None and target.type == "cpu":
-        fits = fits_mapped(source.name, config, wanted, config.quantization)
+    mapped, fits = (config.quantization if target.type == "cpu" else None), True
+    if mapped is not None:
+        fits = fits_mapped(source.name, config, wanted, mapped)
     elif not is_kept:
         check_memory(source.name, config, wanted, target, packed)
     model = build(replace(config, quantization=packed), wanted)
