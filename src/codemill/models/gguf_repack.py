@@ -68,7 +68,10 @@ class GgufRepacker(GgufQuantizer):
 
 
 def describe(formats: Mapping[str, PackedFormat], weights: Mapping[str, Tensor]) -> QuantizationConfig | None:
-    """The format of most weights, as far as one line can say it; None if none is packed."""
+    """The format of most weights, as far as one line can say it; None if none is packed.
+
+    It is called symmetric if any weight is: what has minima is told by them (see `stored_formats`).
+    """
     if not formats:
         return None
     sizes: Counter[PackedFormat] = Counter()
@@ -76,7 +79,8 @@ def describe(formats: Mapping[str, PackedFormat], weights: Mapping[str, Tensor])
         sizes[each] += 0 if name in _HEADS else weights[name].numel()
     main = sizes.most_common(1)[0][0]
     head = next((formats[name].bits for name in _HEADS if name in formats), main.bits)
-    return QuantizationConfig(main.bits, main.group_size, main.symmetric, None if head == main.bits else head)
+    is_symmetric = any(each.symmetric for each in formats.values())
+    return QuantizationConfig(main.bits, main.group_size, is_symmetric, None if head == main.bits else head)
 
 
 def _format(matrix: PackedMatrix) -> PackedFormat:
