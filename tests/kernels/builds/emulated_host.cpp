@@ -33,7 +33,7 @@ struct Header {
     uint32_t offset;  // of the caller's part from the piece
 };
 
-constexpr int kOrders = 48;
+constexpr int kOrders = 48, kLargeOrder = 20;
 constexpr size_t kPage = 4096;
 std::atomic_flag lock = ATOMIC_FLAG_INIT;
 Piece* free_pieces[kOrders];
@@ -85,6 +85,14 @@ void* allocate(size_t size, size_t alignment) {
     return own;
 }
 
+// Pages of a large piece that nobody has go back to the system, or a long run takes all its memory.
+void give_back(Piece* piece, int order) {
+    if (order < kLargeOrder) return;
+    const uintptr_t start = reinterpret_cast<uintptr_t>(piece), stop = start + (size_t{1} << order);
+    const uintptr_t first = (start + sizeof(Piece) + kPage - 1) / kPage * kPage;
+    madvise(reinterpret_cast<void*>(first), stop / kPage * kPage - first, MADV_REMOVE);
+}
+
 size_t usable(void* memory) { return (size_t{1} << header(memory)->order) - header(memory)->offset; }
 
 }  // namespace
@@ -98,6 +106,7 @@ void free(void* memory) {
     if (!memory) return;
     const int order = header(memory)->order;
     Piece* const piece = reinterpret_cast<Piece*>(static_cast<char*>(memory) - header(memory)->offset);
+    give_back(piece, order);
     while (lock.test_and_set(std::memory_order_acquire)) {
     }
     piece->next = free_pieces[order];
