@@ -9,7 +9,7 @@ from codemill.bench.process import EngineFailure, Worker
 from codemill.bench.workload import Measurement, Workload
 from codemill.errors import CodemillError
 
-_SHORT = 64  # tokens of a prompt that only wakes an engine up
+_SHORT = 64  # tokens of a prompt that only wakes an engine up; what is timed afterwards is run in full length before
 Note = Callable[[str], None]
 
 
@@ -38,8 +38,9 @@ class Turns:
         found = {}
         for setting in settings:
             self._note(f"warming up {name} ({setting}): {trial}")
-            short = replace(trial, num_prompt=min(trial.num_prompt, _SHORT), num_new=min(trial.num_new, 2))
-            timing = self._run(name, short, 0, setting)
+            size = trial.num_prompt if len(settings) > 1 else min(trial.num_prompt, _SHORT)
+            first = replace(trial, num_prompt=size, num_new=min(trial.num_new, 2))
+            timing = self._run(name, first, 0, setting)
             if timing is not None and len(settings) > 1:
                 timing = self._run(name, trial, 1, setting)
             if timing is not None:

@@ -15,7 +15,10 @@ _SUFFIX = "-openvino"
 
 
 class OpenVino:
-    """A pipeline with one of the attention backends, built anew for the other one when that is used."""
+    """A pipeline with one of the attention backends, built anew for the other one when that is used.
+
+    It compiles its kernels when it first sees a shape, so a new one runs it once before it is timed.
+    """
 
     settings = _BACKENDS
 
@@ -30,11 +33,16 @@ class OpenVino:
         import openvino
         import openvino_genai
 
-        pipeline, ids = self._pipeline(setting), np.array(prompts, np.int64)
-        inputs = openvino_genai.TokenizedInputs(openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids)))
-        config = openvino_genai.GenerationConfig(max_new_tokens=num_new, ignore_eos=True, do_sample=False)
+        def generate(ids: Any, count: int) -> Any:
+            inputs = openvino_genai.TokenizedInputs(openvino.Tensor(ids), openvino.Tensor(np.ones_like(ids)))
+            config = openvino_genai.GenerationConfig(max_new_tokens=count, ignore_eos=True, do_sample=False)
+            return pipeline.generate(inputs, config).perf_metrics.raw_metrics
+
+        is_new, pipeline, ids = setting not in self._pipelines, self._pipeline(setting), np.array(prompts, np.int64)
+        if is_new:
+            generate(ids[:, ::-1].copy(), min(num_new, 2))  # no prompt that is asked for comes twice
         start = time.perf_counter()
-        raw = pipeline.generate(inputs, config).perf_metrics.raw_metrics
+        raw = generate(ids, num_new)
         seconds = time.perf_counter() - start
         return timing_of_steps(seconds, raw.m_new_token_times, raw.m_batch_sizes, len(prompts), num_new)
 
