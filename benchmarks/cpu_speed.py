@@ -178,8 +178,9 @@ def store(part: Part, spec: str, folder: Path) -> str:
             save_pretrained(load_model(spec), target)
         else:
             quantize_model(spec, target, part.quantization)
-        for file in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(EMBEDDED / file, target)
+        if part.quantization is None:
+            for file in ("tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(EMBEDDED / file, target)
     return str(target)
 
 
@@ -239,13 +240,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for name in names:
             print(name, file=sys.stderr, flush=True)
-            parts[name] = measure(PARTS[name], found, options, options.peers_folder or Path(temporary))
-            result = {
-                "command": f"python benchmarks/cpu_speed.py --threads {options.threads} --rounds {options.rounds}",
-                "versions": versions(found),
-                "targets": judge(parts),
-                "parts": parts,
-            }
+            measured = measure(PARTS[name], found, options, options.peers_folder or Path(temporary))
+            how = f"--parts {name} --compare {options.compare} --threads {options.threads} --rounds {options.rounds}"
+            measured |= {"command": f"python benchmarks/cpu_speed.py {how}", "versions": versions(found)}
+            if "error" not in measured or name not in parts:  # figures of an earlier run are better than none
+                parts[name] = measured
+            result = {"targets": judge(parts), "parts": parts}
             if options.output is not None:
                 options.output.write_text(json.dumps(result, indent=1) + "\n")
     print_targets(result["targets"])

@@ -294,3 +294,9 @@ def test_memory_of_macos() -> None:
         "Pages speculative:                         1.\n"
     )
     assert parse_vm_stat(report) == 16 * 16384
+
+
+def test_a_hybrid_has_at_least_one_layer_with_a_kv_cache() -> None:
+    assert find_preset("qwen3-coder-next:num_hidden_layers=4").config.layer_types[-1] == "full_attention"
+    with pytest.raises(UsageError, match="with N from 4 to 48"):
+        find_preset("qwen3-coder-next:num_hidden_layers=3")

@@ -187,8 +187,9 @@ def _parse_packed(raw: Mapping[str, Any], source: str) -> QuantizationConfig:
         )
     config = QuantizationConfig(**{"bits": 0, **{key: value for key, value in raw.items() if key != "quant_method"}})
     sizes = (config.bits, config.head_bits or config.bits)
+    is_packed = all(type(bits) is int and bits in (4, 8) for bits in sizes)
     is_grouped = is_size(config.group_size) and config.group_size % 32 == 0
-    if not (set(sizes) <= {4, 8} and is_grouped and isinstance(config.symmetric, bool)):
+    if not (is_packed and is_grouped and isinstance(config.symmetric, bool)):
         raise CodemillError(f"{source}: quantization_config {dict(raw)} is none that Codemill writes")
     return config
 

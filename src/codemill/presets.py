@@ -52,8 +52,9 @@ def find_preset(name: str) -> Preset:
 def _first_layers(preset: Preset, change: str) -> Preset:
     config = preset.config
     match = re.fullmatch(r"num_hidden_layers=(\d{1,6})", change)
-    if match is None or not 0 < int(match[1]) <= config.num_hidden_layers:
-        limits = f"num_hidden_layers=N, with N from 1 to {config.num_hidden_layers}"
+    least = config.layer_types.index("full_attention") + 1  # without one there would be no KV cache to plan
+    if match is None or not least <= int(match[1]) <= config.num_hidden_layers:
+        limits = f"num_hidden_layers=N, with N from {least} to {config.num_hidden_layers}"
         raise UsageError(f"{preset.name}:{change}: after the colon there can only be {limits}")
     layers = int(match[1])
     fewer = replace(config, num_hidden_layers=layers, layer_types=config.layer_types[:layers])

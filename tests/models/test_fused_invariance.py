@@ -109,3 +109,17 @@ def test_bits_do_not_depend_on_the_company(family, kind, kv_dtype, schedule, thr
                 assert torch.equal(torch.cat(found), expected[: passes.past[row]])
     finally:
         torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def test_calls_of_the_model_keep_to_it(tmp_path: Path) -> None:
+    """Also where tiles would attend to 32 new tokens at once."""
+    model = make("qwen3", None, tmp_path, head_dim=32).to(torch.bfloat16)
+    model.set_batch_invariant()
+    ids = torch.randint(97, (1, 64), generator=torch.Generator().manual_seed(2))
+
+    def logits(step: int) -> Tensor:
+        cache = Cache.allocate(model.config, 1, 64, torch.bfloat16)
+        return torch.cat([model(ids[:, i : i + step], cache) for i in range(0, 64, step)], dim=1)
+
+    assert torch.equal(logits(64), logits(16))

@@ -62,7 +62,9 @@ def test_foreign_quantisation_is_refused(quantised: Path, method: str) -> None:
     fails(quantised, "config.json", repr(method), "not supported")
 
 
-@pytest.mark.parametrize("changes", [{"bits": 5}, {"bits": "4"}, {"group_size": 0}, {"symmetric": 3}, {"head_bits": 2}])
+@pytest.mark.parametrize(
+    "changes", [{"bits": 5}, {"bits": "4"}, {"bits": [4]}, {"group_size": 0}, {"symmetric": 3}, {"head_bits": 2}]
+)
 def test_a_quantization_config_that_is_none(quantised: Path, changes: dict[str, Any]) -> None:
     change_config(quantised, **changes)
     fails(quantised, "config.json", next(iter(changes)))

@@ -71,6 +71,8 @@ class Bench:
         self.roofline = Roofline(self.config, weight_format(dtype, request.quantization))
         self.contestants = {name: Contestant() for name in (OURS, *request.peers)}
         self.machine: Machine | None = None
+        self.held_bits: int | None = None  # of most weights, where what is loaded is quantised
+        self.form = request.quantization or dtype
         together = _MEMORY_RATIO * len(self.contestants) * self.roofline.weight_bytes
         self.one_at_a_time = request.one_at_a_time
         if self.one_at_a_time is None:
@@ -109,13 +111,18 @@ class Bench:
         if name == OURS:  # what is in memory is what counts, also where a checkpoint was quantised already
             held, weights = HeldWeights(**worker.weights["held"]), WeightFormat(**worker.weights["format"])
             self.roofline = Roofline(self.config, weights, held)
+            if worker.weights["quantization"] is not None:
+                self.held_bits, self.form = (
+                    worker.weights["quantization"]["bits"],
+                    worker.weights["quantization"]["name"],
+                )
         self.contestants[name] = Contestant(worker.load_seconds, worker.empty_memory, worker.peak_memory)
         return worker
 
     def _options(self, name: str) -> EngineOptions:
-        quantization, stored = self.request.quantization, self.config.quantization
-        if name != OURS and stored is not None:  # peers' weights have as many bits as those that are on disk
-            quantization = f"int{stored.bits}"
+        quantization = self.request.quantization
+        if name != OURS and self.held_bits is not None:  # peers' weights have as many bits as ours, which start first
+            quantization = f"int{self.held_bits}"
         self.request.folder.mkdir(parents=True, exist_ok=True)
         return EngineOptions(
             model=self.request.spec,
@@ -160,7 +167,7 @@ class Bench:
             "model": {
                 "spec": self.name,
                 "dtype": request.dtype,
-                "quantization": request.quantization,
+                "quantization": self.form if self.held_bits is not None else request.quantization,
                 "weight_bytes": self.roofline.weight_bytes,
                 "kv_bytes_per_token": self.roofline.kv_bytes_per_token,
                 "state_bytes": self.roofline.state_bytes,

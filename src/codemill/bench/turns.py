@@ -29,8 +29,19 @@ class Turns:
                 found = next(timings for trial, timings in trials.items() if trial.batch == measurement.batch)
                 if found:
                     self._contestants[name].settings[measurement] = best_setting(measurement, found)
-            if name in self._workers:
-                self._workers[name].forget_peak()  # settings that are not used may take more memory
+            self._forget_peak(name)
+
+    def _forget_peak(self, name: str) -> None:
+        """Settings that are not used, and loading, may take more memory."""
+        if name not in self._workers:
+            return
+        try:
+            self._workers[name].forget_peak()
+        except EngineFailure as error:
+            if name == OURS:
+                raise
+            self._contestants[name].failures.append(str(error))
+            self._revive(name, self._workers[name])
 
     def _try_settings(self, name: str, trial: Measurement) -> dict[str, Timing]:
         """How long each setting takes; where there is only one, a short run is enough."""
@@ -65,7 +76,7 @@ class Turns:
             return
         contestant.timings.setdefault(measurement, []).append(timing)
         if name in self._workers:
-            contestant.run_peak = self._workers[name].peak_memory
+            contestant.run_peak = max(contestant.run_peak, self._workers[name].peak_memory)
 
     def _run(self, name: str, measurement: Measurement, seed: int, setting: str) -> Timing | None:
         """None where a peer failed; then it is started again if need be, and left out if it does not start."""

@@ -147,7 +147,7 @@ def _title(bench: "Bench", machine: "Machine") -> list[str]:
     cached, plain = machine.read_limit(step), machine.bandwidth[max(machine.bandwidth)]
     kind = bench.roofline.weights.instruction
     return [
-        f"{bench.name}, {bench.request.quantization or bench.request.dtype}: "
+        f"{bench.name}, {bench.form}: "
         f"{bench.roofline.weight_bytes / 1e6:,.1f} MB of weights, {step / 1e6:,.1f} MB of them read for a token",
         f"{machine.processor}, {machine.num_threads} of {machine.num_cores} cores: reads {cached / 1e9:.1f} GB/s "
         f"over so many bytes ({plain / 1e9:.1f} over {max(machine.bandwidth) / 1e6:,.0f} MB), "

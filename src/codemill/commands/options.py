@@ -88,7 +88,6 @@ def set_threads(threads: int | None) -> None:
 
     if threads is None:
         threads = min(default_threads().count, torch.get_num_threads())  # torch's may have been lowered already
-
     most = max(MOST_THREADS, 4 * (os.cpu_count() or 1))
     if threads > most:
         raise UsageError(f"--threads {threads}: this machine has {os.cpu_count()} cores; give at most {most}")

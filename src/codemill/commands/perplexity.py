@@ -23,8 +23,7 @@ def run_perplexity(
     from codemill.eval.held_out_text import held_out_modules, task_files
     from codemill.eval.perplexity import measure
 
-    if wanted.threads is not None:
-        options.set_threads(wanted.threads)
+    options.set_threads(wanted.threads)
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: give at least 1 window")
     texts = held_out_modules() + task_files() if data is None else read_texts(data.expanduser())

@@ -50,8 +50,7 @@ def quantize(
     from codemill.config import QuantizationConfig
     from codemill.models.quantize_directory import quantize_model
 
-    if threads is not None:
-        options.set_threads(threads)
+    options.set_threads(threads)
     wanted = QuantizationConfig(bits, group_size, symmetric, head_bits)
     spec = None if source == "embedded" else source
     batches = [] if calibrate is None else _calibration(spec, calibrate.expanduser(), seed or 0)

@@ -146,7 +146,8 @@ class CausalLM(nn.Module):
             raise ValueError("packed documents have no cache: it holds one sequence a row")
         segments = None if cache is None else cache.next_rows(input_ids.shape[1])
         context = ForwardContext.build(
-            self.config, self.dtype, input_ids, position_ids, document_ids, segments, adapters
+            *(self.config, self.dtype, input_ids, position_ids, document_ids, segments, adapters),
+            batch_invariant=self.is_batch_invariant,
         )
         hidden = self.compute(input_ids, context, cache)
         if cache is not None:

@@ -38,7 +38,8 @@ class GgufRepacker(GgufQuantizer):
         try:
             for_each(RepackedBlocks.fill, pieces)
         except CodemillError as error:
-            raise CodemillError(f"{self._path}: tensor {self._parts(name)[0].name}: {error}") from None
+            parts = " or ".join(part.name for part in self._parts(name))
+            raise CodemillError(f"{self._path}: tensor {parts}: {error}") from None
 
     def _repackings(self, name: str, target: PackedMatrix) -> Iterator[Repacking]:
         """One for each expert, or for the whole weight."""

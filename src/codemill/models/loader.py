@@ -19,8 +19,10 @@ from codemill.models.initialize import initialize
 from codemill.models.mtp import MtpHead
 from codemill.models.names import is_ignored, is_mtp
 from codemill.models.placement import (
+    check_mapped,
     check_memory,
     dtype_name,
+    expected_mapped_bytes,
     fits_mapped,
     resolve_device,
     resolve_dtype,
@@ -73,7 +75,7 @@ def load_model(
     is_kept = quantization is None and source.gguf is not None and target.type == "cpu" and not trainable
     mapped, fits = (config.quantization if target.type == "cpu" else None), True
     if mapped is not None:
-        fits = fits_mapped(source.name, config, wanted, mapped)
+        check_mapped(source.name, config, *expected_mapped_bytes(config, wanted, mapped))
     elif not is_kept:
         check_memory(source.name, config, wanted, target, packed)
     model = build(replace(config, quantization=packed), wanted)
@@ -94,6 +96,11 @@ def load_model(
     if config.quantization is not None:
         pack_modules(model, stored_formats(matrices(model), checkpoint, config.quantization).get)
     checkpoint.check(model, config)
+    if mapped is not None:
+        sizes = {name: tensor.end - tensor.begin for name, tensor in checkpoint.tensors.items()}
+        total, experts = sum(sizes.values()), sum(size for name, size in sizes.items() if ".experts." in name)
+        check_mapped(source.name, config, total, experts)
+        fits = fits_mapped(source.name, config, total)
     if not fits:
         _check_mappable(checkpoint)
         model.experts_on_disk = config.moe is not None

@@ -119,23 +119,32 @@ def check_memory(
     )
 
 
-def fits_mapped(name: str, config: ModelConfig, dtype: torch.dtype, quantization: QuantizationConfig) -> bool:
-    """Whether a quantised model whose files are mapped fits as a whole the memory that is free now.
+def expected_mapped_bytes(config: ModelConfig, dtype: torch.dtype, quantization: QuantizationConfig) -> tuple[int, int]:
+    """How large the files of a quantised model are by its config, and the experts in them."""
+    return quantized_bytes(config, quantization, dtype.itemsize), quantized_expert_bytes(config, quantization)
 
-    If not, its experts can be read from disk as they are needed. Raises CodemillError if not even the rest fits, which
-    every token needs, beside the cache of a context of FIT_TOKENS.
+
+def check_mapped(name: str, config: ModelConfig, total: int, experts: int) -> None:
+    """Raise CodemillError if of mapped weights of `total` bytes not even those but the experts fit in memory.
+
+    Every token needs those, beside the cache of a context of FIT_TOKENS.
     """
-    total = quantized_bytes(config, quantization, dtype.itemsize)
-    always = total - quantized_expert_bytes(config, quantization)
-    footprint, available = measure(config), available_memory()
-    cache = FIT_TOKENS * footprint.kv_bytes_per_token + footprint.state_bytes
+    always, cache, available = total - experts, _cache_bytes(config), available_memory()
     if always + cache > available:
         raise CodemillError(
-            f"{name}: not enough memory: of {total / _GIB:.1f} GiB of weights as {quantization} every token needs "
+            f"{name}: not enough memory: of {total / _GIB:.1f} GiB of weights every token needs "
             f"{always / _GIB:.1f} GiB, beside {cache / _GIB:.1f} GiB for a context of {FIT_TOKENS} tokens, and "
             f"{available / _GIB:.1f} GiB are available; choose a smaller model"
         )
-    if total + cache + RUNTIME_BYTES <= available:
+
+
+def fits_mapped(name: str, config: ModelConfig, total: int) -> bool:
+    """Whether mapped weights of `total` bytes fit as a whole in the memory that is free now.
+
+    If not, experts can be read from disk as they are needed, and the log says so.
+    """
+    available = available_memory()
+    if total + _cache_bytes(config) + RUNTIME_BYTES <= available:
         return True
     if config.moe is not None:
         _LOG.warning(
@@ -143,6 +152,11 @@ def fits_mapped(name: str, config: ModelConfig, dtype: torch.dtype, quantization
             *(name, total / _GIB, available / _GIB),
         )
     return False
+
+
+def _cache_bytes(config: ModelConfig) -> int:
+    footprint = measure(config)
+    return FIT_TOKENS * footprint.kv_bytes_per_token + footprint.state_bytes
 
 
 def _smaller(config: ModelConfig, needed: int, available: int, dtype: torch.dtype) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from codemill.chat.tokenizer_files import tokenizer_path
+from codemill.chat.tokenizer_files import TOKENIZER_FILES, tokenizer_path
 from codemill.config import QuantizationConfig
 from codemill.errors import CodemillError, UsageError
 from codemill.kernels.packed_matrix import check_format
@@ -103,8 +103,10 @@ def _staging(target: Path) -> Iterator[Path]:
 def _copy_companions(source: ModelSource, staging: Path) -> None:
     """A random: spec has the embedded tokenizer, so its copy gets that."""
     if source.kind == "random":
-        tokenizer = tokenizer_path(source.name)
-        shutil.copyfile(tokenizer, staging / tokenizer.name)
+        folder = tokenizer_path(source.name).parent
+        for file in TOKENIZER_FILES:
+            if (folder / file).exists():
+                shutil.copyfile(folder / file, staging / file)
     else:
         copy_companions(source.fetch(COMPANION_FILES), staging)
 

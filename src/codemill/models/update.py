@@ -27,7 +27,7 @@ def update_weights(model: CausalLM, state: Mapping[str, Tensor]) -> None:
         if tensor.is_floating_point() != targets[name].is_floating_point():
             raise UsageError(
                 f"{name} is {tensor.dtype}, the network's {targets[name].dtype}: a quantised network takes weights "
-                "of its own format only; nothing was changed"
+                "of its own format only (quantization 'none' dequantises a GGUF file); nothing was changed"
             )
         if tensor.shape != targets[name].shape:
             shapes = f"{tuple(tensor.shape)}, the network's {tuple(targets[name].shape)}"

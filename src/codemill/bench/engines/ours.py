@@ -50,19 +50,21 @@ class OurEngine:
 
 
 def held_weights(model: "CausalLM") -> dict[str, Any]:
-    """Bytes of the loaded weights, by what is read of them, and the format of the embedding."""
+    """Bytes of the loaded weights, by what is read of them, the format of the embedding and of most."""
     sizes = {name: parameter.nbytes for name, parameter in model.named_parameters()}
     held = {
         "total": sum(sizes.values()),
         "experts": sum(size for name, size in sizes.items() if ".experts." in name),
         "embedding": sum(size for name, size in sizes.items() if name.startswith("model.embed_tokens.")),
     }
+    quantization = model.config.quantization
+    form_name = None if quantization is None else {"bits": quantization.bits, "name": str(quantization)}
     kept_bits = model.model.norm.weight.dtype.itemsize * 8
     packed = getattr(model.model.embed_tokens, "matrix", None)
     if packed is None:
-        return {"held": held, "format": {"bits": kept_bits, "kept_bits": kept_bits}}
+        return {"held": held, "format": {"bits": kept_bits, "kept_bits": kept_bits}, "quantization": form_name}
     form = {"bits": packed.bits, "group_size": packed.group_size, "symmetric": packed.symmetric}
-    return {"held": held, "format": {**form, "kept_bits": kept_bits}}
+    return {"held": held, "format": {**form, "kept_bits": kept_bits}, "quantization": form_name}
 
 
 def create(options: EngineOptions) -> OurEngine:
