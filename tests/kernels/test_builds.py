@@ -13,7 +13,7 @@ SOME = "every_finite or extreme or between_two or every_variant or same_bits_in_
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, RUN, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, RUN, *arguments], capture_output=True, text=True, check=False, timeout=900)
 
 
 @pytest.mark.skipif(

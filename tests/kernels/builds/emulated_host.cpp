@@ -72,6 +72,10 @@ Piece* take(int order) {
 Header* header(void* memory) { return reinterpret_cast<Header*>(static_cast<char*>(memory) - 16); }
 
 void* allocate(size_t size, size_t alignment) {
+    if (size > kBytes) {
+        errno = ENOMEM;
+        return nullptr;
+    }
     int order = 6;
     while ((size_t{1} << order) < size + alignment + 16) ++order;
     char* const piece = reinterpret_cast<char*>(order < kOrders ? take(order) : nullptr);

@@ -25,12 +25,14 @@ void configure_tiles() {
         configuration.row_bytes[i] = 64;
         configuration.rows[i] = kSide;
     }
+    asm volatile("" : : "r"(&configuration) : "memory");  // GCC takes the instruction to read the first eight bytes alone
     _tile_loadconfig(&configuration);
 }
 
 // out = the four tiles a0 b0, a0 b1, a1 b0, a1 b1, summed over `steps`; the next step's tiles lie `stride` words on.
 inline void multiply_tiles(const Word* a0, const Word* a1, size_t a_stride, const Word* b0, const Word* b1,
                            size_t b_stride, int steps, float* out) {
+    asm volatile("" : : : "memory");  // what was stored before is there: GCC does not know that tiles are loaded
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -95,12 +97,6 @@ inline Split split(__m512 even, __m512 odd) {
     const __m512i low_odd = _mm512_add_epi32((__m512i)(odd - (__m512)high_odd), half);
     return {_mm512_or_si512(_mm512_srli_epi32(high_even, 16), high_odd),
             _mm512_or_si512(_mm512_srli_epi32(low_even, 16), _mm512_and_si512(low_odd, top))};
-}
-
-// The nearest bf16 numbers.
-inline __m512 round_to_bfloat16(__m512 x) {
-    const __m512i half = _mm512_set1_epi32(0x8000), top = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
-    return (__m512)_mm512_and_si512(_mm512_add_epi32((__m512i)x, half), top);
 }
 
 // Two tiles, one behind the other.

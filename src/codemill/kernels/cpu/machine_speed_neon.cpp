@@ -3,7 +3,8 @@
 
 #include "targets.h"
 
-#if HAS_ARM_EXTENSIONS
+// Before version 16 Clang's header has bf16 only if everything is compiled for it.
+#if HAS_ARM_EXTENSIONS && (!defined(__clang__) || __clang_major__ >= 16 || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC))
 
 #include <arm_neon.h>
 

@@ -3,7 +3,7 @@
 // Scores come out as [key, row] = keys [key, K] times queries [K, row], and are transposed; outputs as [row, K] =
 // weights [row, key] times values [key, K]. Queries are fp32 and taken as sums of two bf16 numbers, so that scores are
 // exact to 16 bits: their errors are exponentiated. Weights are rounded to bf16, and their sum is that of the rounded
-// ones. The integers of an int8 cache are bf16 numbers.
+// ones, before the scales of an int8 cache. Its integers are bf16 numbers.
 #include "paged_attention_kernels.h"
 
 #if defined(__x86_64__) && defined(__linux__) && __has_include(<amxbf16intrin.h>)
@@ -202,7 +202,7 @@ private:
         for (int i = 0; i < stop; i += kSide) {
             __m512 weight = _mm512_setzero_ps();
             if (i < limit) weight = (__m512)exponential<16>((Floats<16>)(_mm512_load_ps(x + i) - top));
-            weight = round_to_bfloat16(weight);
+            weight = (__m512)rounded_to_bfloat16<16>((Floats<16>)weight);
             sum += weight;
             // A weight of 0 stays 0, also where the factor is NaN.
             const __mmask16 counts = _mm512_cmp_ps_mask(weight, _mm512_setzero_ps(), _CMP_NEQ_UQ);

@@ -263,7 +263,7 @@ void compute(const Matrix& weight, int first_block, const Rows& rows, int num_ro
 void many_rows(const Matrix& weight, int first_block, int num_blocks, const Rows& rows, int num_rows, Output out,
                uint8_t* memory) {
     if (!weight.packed() || weight.group_size % kUnit || num_rows < kTileRows) {
-        return codemill::product_kernels_avx512()->many_rows(weight, first_block, num_blocks, rows, num_rows, out, memory);
+        return codemill::product_kernels_avx512()->few_rows(weight, first_block, num_blocks, rows, num_rows, out);
     }
     const int columns = weight.group_size % (2 * kUnit) ? kUnit : 2 * kUnit;
     configure_tiles(columns);

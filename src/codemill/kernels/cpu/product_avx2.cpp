@@ -59,7 +59,7 @@ struct Avx2 {
 END_TARGET
 
 const codemill::ProductKernels* codemill::product_kernels_avx2() {
-    const bool supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+    static const bool supported = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     return supported ? &kProductKernels<Avx2> : nullptr;
 }
 

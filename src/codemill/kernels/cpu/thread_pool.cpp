@@ -64,7 +64,7 @@ private:
     std::atomic<bool> failed_{false};
     alignas(64) std::atomic<int> num_workers_{0};  // of this call
     std::atomic<bool> in_call_{false};
-    std::atomic<int> num_asleep_{0};  // of this call's workers
+    std::atomic<int> num_asleep_{0};  // workers that wait for items
     std::atomic<int> news_{0};        // changes when they are woken
     int num_started_ = 0;
 };
@@ -74,6 +74,7 @@ void ThreadPool::begin(int num_workers) {
         for (; num_started_ < num_workers; ++num_started_) std::thread(&ThreadPool::serve, this, num_started_).detach();
     } catch (const std::system_error&) {
         // Those there are do the work.
+    } catch (const std::bad_alloc&) {
     }
     failed_ = false;
     in_call_ = true;
