@@ -94,7 +94,7 @@ def test_what_every_token_needs_has_to_fit(
 ) -> None:
     directory = quantised(originals, family, tmp_path / "small")
     allow(monkeypatch, sizes(directory)[0] - 1)
-    with pytest.raises(CodemillError, match=r"not enough memory: of 0\.0 GiB of weights as int4 every token needs .*"):
+    with pytest.raises(CodemillError, match=r"not enough memory: of 0\.0 GiB of weights every token needs .*"):
         load_model(directory)
 
 
