@@ -54,7 +54,7 @@ inline void dense_tile(const Matrix& weight, int first, const Rows& rows, const 
         Floats<LANES> w[kOutputs];
         for (int o = 0; o < kOutputs; ++o) {
             w[o] = load_floats<LANES>(from[o] + k);
-            __builtin_prefetch(reinterpret_cast<const char*>(from[o] + k) + ahead);
+            __builtin_prefetch(reinterpret_cast<const char*>(from[o] + k) + ahead, 0, 2);
         }
         for (int row = 0; row < ROWS; ++row) {
             const Floats<LANES> x = load<LANES>(rows.values + row * rows.stride + k);
