@@ -212,7 +212,7 @@ def test_a_scale_that_is_no_number_names_file_and_tensor(tmp_path: Path) -> None
     begin = int(tensor.data_offset) + 34 * 7
     data[begin : begin + 2] = b"\xff\x7f"
     path.write_bytes(data)
-    with pytest.raises(CodemillError, match=r"small\.gguf: tensor blk\.1\.ffn_\w+_exps\.weight: a scale is NaN"):
+    with pytest.raises(CodemillError, match=r"small\.gguf: tensor .*\bblk\.1\.ffn_up_exps\.weight: a scale is NaN"):
         load_model(path)
 
 
