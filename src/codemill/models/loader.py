@@ -73,7 +73,7 @@ def load_model(
     if packed is not None and trainable:
         raise UsageError(f"{source.name}: a quantised model cannot be trained: load it without quantization")
     is_kept = quantization is None and source.gguf is not None and target.type == "cpu" and not trainable
-    mapped, fits = (config.quantization if target.type == "cpu" else None), True
+    mapped = config.quantization if target.type == "cpu" else None
     if mapped is not None:
         check_mapped(source.name, config, *expected_mapped_bytes(config, wanted, mapped))
     elif not is_kept:
@@ -96,14 +96,8 @@ def load_model(
     if config.quantization is not None:
         pack_modules(model, stored_formats(matrices(model), checkpoint, config.quantization).get)
     checkpoint.check(model, config)
-    if mapped is not None:
-        sizes = {name: tensor.end - tensor.begin for name, tensor in checkpoint.tensors.items()}
-        total, experts = sum(sizes.values()), sum(size for name, size in sizes.items() if ".experts." in name)
-        check_mapped(source.name, config, total, experts)
-        fits = fits_mapped(source.name, config, total)
-    if not fits:
-        _check_mappable(checkpoint)
-        model.experts_on_disk = config.moe is not None
+    fits = mapped is None or _fits(source.name, checkpoint, config)
+    model.experts_on_disk = not fits and config.moe is not None
     quantizer: Quantizer | None = None
     if packed is not None and config.quantization is None:
         quantizer = CheckpointQuantizer(checkpoint)
@@ -112,6 +106,17 @@ def load_model(
     if mapped is not None:
         read_ahead([weight for name, weight in model.named_parameters() if fits or ".experts." not in name])
     return model.requires_grad_(trainable)
+
+
+def _fits(name: str, checkpoint: Checkpoint, config: ModelConfig) -> bool:
+    """Whether mapped weights fit as a whole. Raises CodemillError if experts on disk would not help either."""
+    sizes = {name: tensor.end - tensor.begin for name, tensor in checkpoint.tensors.items()}
+    total, experts = sum(sizes.values()), sum(size for name, size in sizes.items() if ".experts." in name)
+    check_mapped(name, config, total, experts)
+    fits = fits_mapped(name, config, total)
+    if not fits:
+        _check_mappable(checkpoint)
+    return fits
 
 
 def _pack_gguf(
