@@ -1,4 +1,4 @@
-"""`ScriptedEngine`: a function decides what the model says, all else is real. For tests and measurements. No torch here."""
+"""`ScriptedEngine`: a function decides what the model says; all else is real. For tests and measurements."""
 
 import asyncio
 import time
