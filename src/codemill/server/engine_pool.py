@@ -70,7 +70,7 @@ class EnginePool:
             self._released.set()
 
     async def close(self, timeout: float) -> None:
-        """Close all engines: they finish what runs, and after `timeout` seconds abort it. Nothing is loaded any more."""
+        """Close all engines: they finish what runs, and abort it after `timeout` seconds. Nothing is loaded any more."""
         self._is_closed = True
         tasks = [task for task in (self._reaper,) if task is not None]
         for task in tasks:

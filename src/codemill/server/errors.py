@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 
 class ApiError(Exception):
-    """A request is answered with an error. message: one line that says what to do. code, param: as OpenAI names them."""
+    """A request is answered with an error. message: one line that says what to do; code, param: as in OpenAI's."""
 
     def __init__(
         self,
