@@ -8,7 +8,6 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, fields
-from types import TracebackType
 from typing import Any, TextIO
 
 from codemill.server.asgi import App, Message, Receive, Scope, Send, header
@@ -91,7 +90,7 @@ class RequestLog:
             raise
         finally:
             record.status = record.status or CLIENT_GONE
-            record.is_cut = not is_done and record.status != CLIENT_GONE or None
+            record.is_cut = (not is_done and record.status != CLIENT_GONE) or None
             record.seconds = time.perf_counter() - begin
             if record.path not in QUIET_PATHS or record.status >= 400:
                 log.info("request", extra={"record": record})
@@ -144,7 +143,12 @@ def _text_line(values: dict[str, Any]) -> str:
     trace = values.pop("trace", [])
     event = values.pop("event")
     if event == "request":
-        parts += [values.pop("method"), _plain(values.pop("path")), str(values.pop("status")), f"{values.pop('seconds')}s"]
+        parts += [
+            values.pop("method"),
+            _plain(values.pop("path")),
+            str(values.pop("status")),
+            f"{values.pop('seconds')}s",
+        ]
     else:
         parts.append(" ".join(event.splitlines()))
     parts += [f"{name}={_plain(value)}" for name, value in values.items()]
