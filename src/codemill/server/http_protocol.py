@@ -79,7 +79,7 @@ class Guard:
 
     def _has_short_head(self, data: bytes) -> bool:
         end = data.find(b"\r\n\r\n")
-        return 0 <= end and self._num_head_bytes + end <= self.settings.max_header_bytes
+        return end >= 0 and self._num_head_bytes + end <= self.settings.max_header_bytes
 
     def _start_head_timer(self) -> None:
         if self._head_timer is None:

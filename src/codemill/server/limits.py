@@ -62,7 +62,7 @@ class BodyLimit:
 
     def _too_large(self) -> ApiError:
         message = f"the request's body is larger than {self._max_bytes} bytes: send less, or raise --max-body-mib"
-        return ApiError(413, message, code="request_too_large", type="request_too_large")
+        return ApiError(413, message, code="request_too_large")
 
 
 def has_body(scope: Scope) -> bool:

@@ -8,7 +8,6 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, fields
-from types import TracebackType
 from typing import Any, TextIO
 
 from codemill.server.asgi import App, Message, Receive, Scope, Send, header
@@ -56,7 +55,7 @@ def record_of(scope: Scope) -> RequestRecord:
     record = scope.get(RECORD)
     if record is None:
         record = scope[RECORD] = RequestRecord(scope["method"], scope["path"])
-    return record  # type: ignore[no-any-return]
+    return record
 
 
 class RequestLog:
@@ -91,14 +90,14 @@ class RequestLog:
             raise
         finally:
             record.status = record.status or CLIENT_GONE
-            record.is_cut = not is_done and record.status != CLIENT_GONE or None
+            record.is_cut = (not is_done and record.status != CLIENT_GONE) or None
             record.seconds = time.perf_counter() - begin
             if record.path not in QUIET_PATHS or record.status >= 400:
                 log.info("request", extra={"record": record})
 
 
 class LineFormatter(logging.Formatter):
-    """Lines of text or JSON. Of an exception they have the places and the kind, not the message: that may quote input."""
+    """Lines of text or JSON. Of an exception they have places and kind, but no message, which may quote a prompt."""
 
     def __init__(self, log_format: LogFormat = "text") -> None:
         super().__init__()
@@ -144,7 +143,12 @@ def _text_line(values: dict[str, Any]) -> str:
     trace = values.pop("trace", [])
     event = values.pop("event")
     if event == "request":
-        parts += [values.pop("method"), _plain(values.pop("path")), str(values.pop("status")), f"{values.pop('seconds')}s"]
+        parts += [
+            values.pop("method"),
+            _plain(values.pop("path")),
+            str(values.pop("status")),
+            f"{values.pop('seconds')}s",
+        ]
     else:
         parts.append(" ".join(event.splitlines()))
     parts += [f"{name}={_plain(value)}" for name, value in values.items()]
