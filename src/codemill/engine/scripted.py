@@ -46,8 +46,12 @@ class ScriptedEngine(ServingEngine):
         prefill_seconds: float = 0.0,
     ) -> None:
         tokenizer = tokenizer or Tokenizer.load()
-        sizes = {"vocab_size": tokenizer.vocab_size, "max_position_embeddings": max_model_len}
-        config = replace(resolve().load_config(), **sizes, eos_token_id=None)
+        config = replace(
+            resolve().load_config(),
+            vocab_size=tokenizer.vocab_size,
+            max_position_embeddings=max_model_len,
+            eos_token_id=None,
+        )
         builder = RequestBuilder(config, tokenizer, GenerationConfig())
         super().__init__(builder, tokenizer, Admission(max_waiting, max_num_seqs), keep_alive)
         self._script = script

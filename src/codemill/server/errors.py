@@ -27,7 +27,7 @@ class ApiError(Exception):
         message: str,
         code: str | None = None,
         param: str | None = None,
-        type: str | None = None,  # noqa: A002  the field's name
+        type: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,10 +25,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ChatPrompt:
-    """A conversation, its messages in OpenAI's form. variables: of the chat template."""
+    """A conversation, its messages in OpenAI's form. variables: of the chat template.
+
+    prefill: how the answer begins; it is not in the events.
+    """
 
     messages: Sequence[Mapping[str, Any]]
     variables: Mapping[str, Any] = field(default_factory=dict)
+    prefill: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class FimPrompt:
 
 @dataclass(frozen=True)
 class ToolUse:
-    """Tools in OpenAI's form. choice: auto, none, required, or a function's name. strict: calls must fit the schemas."""
+    """Tools in OpenAI's form. choice: auto, none, required or a name. strict: calls must fit the schemas."""
 
     tools: Sequence[Mapping[str, Any]] = ()
     choice: str = "auto"
@@ -79,8 +83,8 @@ class GenerationRequest:
     """What every protocol asks for. deadline: seconds after which the answer ends with what it has."""
 
     prompt: ChatPrompt | TextPrompt | TokenPrompt | FimPrompt
-    params: SamplingParams = SamplingParams()
-    tool_use: ToolUse = ToolUse()
+    params: SamplingParams
+    tool_use: ToolUse = field(default_factory=ToolUse)
     priority: int = 0
     deadline: float | None = None
     request_id: str | None = None
@@ -141,7 +145,8 @@ def prompt_ids(tokenizer: Tokenizer, request: GenerationRequest) -> list[int]:
         place = (prompt.repo_name, prompt.context_files, prompt.path)
         return fim_ids(tokenizer, prompt.prefix, prompt.suffix, *place)
     # Tools stay in the prompt where none may be called, so that it begins as the turns before did.
-    return tokenizer.encode_chat(prompt.messages, list(request.tool_use.tools) or None, **prompt.variables)
+    ids = tokenizer.encode_chat(prompt.messages, list(request.tool_use.tools) or None, **prompt.variables)
+    return ids + tokenizer.encode(prompt.prefill)
 
 
 def _without_thinking(request: GenerationRequest) -> GenerationRequest:
@@ -178,7 +183,7 @@ def _without_calls(tokenizer: Tokenizer, params: SamplingParams) -> SamplingPara
 
 async def _updates(
     model: ServedModel, request: GenerationRequest, prepared: PreparedRequest, stream: bool
-) -> AsyncIterator[StreamUpdate]:
+) -> AsyncGenerator[StreamUpdate, None]:
     options: dict[str, Any] = {
         "priority": request.priority,
         "deadline": request.deadline,
