@@ -1,0 +1,323 @@
+"""A model behind an OpenAI-compatible server: ours, or any other."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from codemill.agent.events import CallDelta, Listener, Notice, ReasoningDelta, TextDelta, Waiting
+from codemill.agent.model import Message, Reply, Usage
+from codemill.agent.stops import ContextTooLong, Interrupted
+from codemill.chat.reasoning import split_reasoning
+from codemill.chat.tool_parser import ToolCallParser
+from codemill.chat.tool_types import ToolCall, new_call_id
+from codemill.errors import CodemillError, UsageError
+
+if TYPE_CHECKING:
+    import httpx
+
+RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+MAX_TRIES = 6
+LONGEST_PAUSE = 60.0
+# A CPU takes minutes for a long prompt; our server says something all that time, others may not.
+SILENCE_SECONDS = 900.0
+TOO_LONG = (
+    "context_length_exceeded",
+    "maximum context length",
+    "context size",
+    "prompt is too long",
+    "too many tokens",
+)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the server is. url: with or without `/v1`. parameters: further fields of each request, such as temperature."""
+
+    url: str
+    model: str = ""
+    api_key: str | None = field(default=None, repr=False)
+    context_length: int | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"endpoint {self.url!r}: give a URL such as http://127.0.0.1:8000/v1")
+
+    @property
+    def base(self) -> str:
+        """The URL that the operations' names follow."""
+        url = self.url.rstrip("/")
+        return url if urlsplit(url).path else f"{url}/v1"
+
+
+class EndpointModel:
+    """Asks a server for chat completions, as a stream. What may be only for now is tried again."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._card: dict[str, Any] | None = None
+        self._lock = threading.Lock()
+        self.__client: httpx.Client | None = None
+
+    @property
+    def name(self) -> str:
+        return self._endpoint.model or str(self._model_card.get("id", "model"))
+
+    @property
+    def context_length(self) -> int | None:
+        """What the endpoint was given, or what the server says of the model."""
+        if self._endpoint.context_length is not None:
+            return self._endpoint.context_length
+        for key in ("max_model_len", "context_length", "context_window", "n_ctx"):
+            if isinstance(self._model_card.get(key), int):
+                return int(self._model_card[key])
+        return None
+
+    def reply(
+        self, messages: Sequence[Message], tools: Sequence[Message], listen: Listener, cancel: threading.Event
+    ) -> Reply:
+        body = {
+            **self._endpoint.parameters,
+            "model": self.name,
+            "messages": list(messages),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_progress": True,  # of our server; others ignore it
+        }
+        if tools:
+            body["tools"] = list(tools)
+        for attempt in range(MAX_TRIES):
+            try:
+                return self._try(body, tools, listen, cancel)
+            except _Later as later:
+                if attempt + 1 == MAX_TRIES:
+                    raise CodemillError(f"{self._endpoint.url}: {later}; tried {MAX_TRIES} times") from later
+                pause = min(LONGEST_PAUSE, later.seconds or 0.5 * 2**attempt)
+                listen(Notice(f"{later}: next try in {pause:.0f} s"))
+                if cancel.wait(pause):
+                    raise Interrupted("stopped") from None
+        raise AssertionError
+
+    @property
+    def _client(self) -> "httpx.Client":
+        if self.__client is None:
+            import httpx
+
+            key = self._endpoint.api_key
+            headers = {"authorization": f"Bearer {key}"} if key else {}
+            timeout = httpx.Timeout(SILENCE_SECONDS, connect=10.0)
+            self.__client = httpx.Client(headers=headers, timeout=timeout)
+        return self.__client
+
+    @property
+    def _model_card(self) -> dict[str, Any]:
+        """What the server says of the model, or of its first one."""
+        with self._lock:
+            if self._card is None:
+                self._card = self._ask_for_card()
+            return self._card
+
+    def _ask_for_card(self) -> dict[str, Any]:
+        import httpx
+
+        try:
+            found = self._client.get(f"{self._endpoint.base}/models", timeout=10.0).json()
+            cards = [card for card in found["data"] if isinstance(card, dict)]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return {}
+        named = [card for card in cards if card.get("id") == self._endpoint.model]
+        return next(iter(named or ([] if self._endpoint.model else cards)), {})
+
+    def _try(
+        self, body: Mapping[str, Any], tools: Sequence[Message], listen: Listener, cancel: threading.Event
+    ) -> Reply:
+        import httpx
+
+        answer = _Answer(tools, listen)
+        try:
+            with self._client.stream("POST", f"{self._endpoint.base}/chat/completions", json=body) as response:
+                if response.status_code != 200:
+                    _raise_status(response)
+                with _closed_on_cancel(response, cancel):
+                    for chunk in _chunks(response):
+                        answer.take(chunk)
+        except httpx.ConnectError as error:
+            raise _Later(f"no connection to {self._endpoint.url}") from error
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+            if cancel.is_set():
+                raise Interrupted("stopped") from None
+            raise _Later(f"the connection broke ({type(error).__name__})") from error
+        if cancel.is_set():
+            raise Interrupted("stopped")
+        return answer.reply()
+
+
+class _Later(Exception):
+    """What may work the next time. seconds: when, where the server says so."""
+
+    def __init__(self, reason: str, seconds: float = 0.0) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+
+
+class _Answer:
+    """A reply in the making."""
+
+    def __init__(self, tools: Sequence[Message], listen: Listener) -> None:
+        self._tools = tools
+        self._listen = listen
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, dict[str, str]] = {}
+        self._finish_reason: str | None = None
+        self._usage = Usage()
+
+    def take(self, chunk: Mapping[str, Any]) -> None:
+        if isinstance(chunk.get("error"), Mapping):
+            _raise_error(chunk["error"], 500)
+        if isinstance(chunk.get("usage"), Mapping):
+            self._usage = _usage(chunk["usage"])
+        if isinstance(chunk.get("prompt_progress"), Mapping):
+            progress = chunk["prompt_progress"]
+            self._listen(Waiting(progress.get("processed"), progress.get("total")))
+        for choice in chunk.get("choices") or ():
+            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+            self._take_delta(choice.get("delta") or {})
+
+    def _take_delta(self, delta: Mapping[str, Any]) -> None:
+        text, reasoning = delta.get("content"), delta.get("reasoning_content") or delta.get("reasoning")
+        if isinstance(reasoning, str) and reasoning:
+            self._reasoning.append(reasoning)
+            self._listen(ReasoningDelta(reasoning))
+        if isinstance(text, str) and text:
+            self._text.append(text)
+            self._listen(TextDelta(text))
+        for position, call in enumerate(delta.get("tool_calls") or ()):
+            self._take_call(call, call.get("index", position))
+
+    def _take_call(self, delta: Mapping[str, Any], index: int) -> None:
+        call = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
+        function = delta.get("function") or {}
+        call["id"] = call["id"] or delta.get("id") or ""
+        call["name"] += function.get("name") or ""
+        call["arguments"] += function.get("arguments") or ""
+        self._listen(CallDelta(call["name"], len(call["arguments"])))
+
+    def reply(self) -> Reply:
+        """The whole reply. Raises _Later if the stream ended before it was whole."""
+        if self._finish_reason is None:
+            raise _Later("the answer was cut off")
+        text, reasoning = "".join(self._text), "".join(self._reasoning)
+        if not reasoning and text.lstrip().startswith("<think>"):
+            answer = split_reasoning(text)
+            text, reasoning = answer.content, answer.reasoning
+        calls, problems = [], []
+        for _, call in sorted(self._calls.items()):
+            try:
+                calls.append(_tool_call(call))
+            except ValueError as error:
+                problems.append(f"the arguments of {call['name']} are no JSON object ({error})")
+        if self._tools and not self._calls:  # a server that does not know the model's format leaves calls in the text
+            parsed = ToolCallParser(self._tools).parse(text)
+            text, calls = parsed.content, list(parsed.tool_calls)
+            problems = [problem.message for problem in parsed.errors]
+        is_cut = self._finish_reason == "length"
+        return Reply(text, tuple(calls), tuple(problems), reasoning, is_cut, self._usage)
+
+
+class _closed_on_cancel:  # noqa: N801  used like a function
+    """A context in which the response is closed as soon as `cancel` is set, though a read waits for it."""
+
+    def __init__(self, response: "httpx.Response", cancel: threading.Event) -> None:
+        self._response = response
+        self._cancel = cancel
+        self._done = threading.Event()
+
+    def __enter__(self) -> None:
+        threading.Thread(target=self._watch, name="codemill-cancel", daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.05):
+            if self._cancel.is_set():
+                _shut_down(self._response)
+                return
+
+
+def _shut_down(response: "httpx.Response") -> None:
+    """Wake a thread that reads from the response's socket."""
+    import socket
+
+    stream = response.extensions.get("network_stream")
+    found = stream.get_extra_info("socket") if stream is not None else None
+    if found is not None:
+        try:
+            found.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it is closed already
+
+
+def _chunks(response: "httpx.Response") -> Iterator[dict[str, Any]]:
+    """The JSON objects of an event stream, until `[DONE]`."""
+    for line in response.iter_lines():
+        if not line.startswith("data:"):
+            continue
+        data = line[5:].strip()
+        if data == "[DONE]":
+            return
+        try:
+            chunk = json.loads(data)
+        except ValueError:
+            raise _Later("the server sent an event that is no JSON") from None
+        if isinstance(chunk, dict):
+            yield chunk
+
+
+def _raise_status(response: "httpx.Response") -> None:
+    response.read()
+    try:
+        error = response.json().get("error")
+    except (ValueError, AttributeError):
+        error = None
+    told = error if isinstance(error, Mapping) else {"message": str(error or response.text[:300] or "no reason given")}
+    _raise_error(told, response.status_code, _retry_after(response))
+
+
+def _raise_error(error: Mapping[str, Any], status: int, seconds: float = 0.0) -> None:
+    message = " ".join(str(error.get("message") or error).split())
+    told = f"{error.get('code') or ''} {message}".lower()
+    if any(words in told for words in TOO_LONG):
+        raise ContextTooLong(message)
+    if status in RETRIED:
+        raise _Later(f"the server answers {status} ({message[:200]})", seconds)
+    if status in (401, 403):
+        message += "; give the key with --api-key or in OPENAI_API_KEY"
+    raise CodemillError(f"the server refuses the request ({status}): {message}")
+
+
+def _retry_after(response: "httpx.Response") -> float:
+    try:
+        return max(0.0, float(response.headers.get("retry-after", 0)))
+    except ValueError:  # a date
+        return 0.0
+
+
+def _tool_call(call: Mapping[str, str]) -> ToolCall:
+    """Raises ValueError for arguments that are no JSON object."""
+    arguments = json.loads(call["arguments"]) if call["arguments"].strip() else {}
+    if not isinstance(arguments, dict):
+        raise ValueError(f"found {type(arguments).__name__}")
+    return ToolCall(call["name"], arguments, call["id"] or new_call_id())
+
+
+def _usage(usage: Mapping[str, Any]) -> Usage:
+    details = usage.get("prompt_tokens_details") or {}
+    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), details.get("cached_tokens"))
+    return Usage(*(count if isinstance(count, int) else 0 for count in counts))

@@ -1,0 +1,65 @@
+"""What a tool is, and what it gives."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from codemill.agent.workspace import Workspace
+
+# read: looks only. edit: changes files of the workspace. run: commands. fetch: reaches the network. think: changes
+# nothing but the agent's own state.
+ToolKind = Literal["read", "edit", "run", "fetch", "think"]
+Arguments = Mapping[str, Any]
+
+
+class ToolError(Exception):
+    """A call that did not work. The message is for the model: what is wrong, and what to do instead."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a call gave. text: for the model. shown: for the user, where that is another text, such as a diff."""
+
+    text: str
+    is_error: bool = False
+    shown: str | None = None
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a call is about to do, for the user to approve. subject: a path or a command; diff: of files."""
+
+    subject: str
+    diff: str = ""
+
+
+@dataclass(frozen=True)
+class ToolContext:
+    """What a running tool has besides its arguments. print: shows output while it comes."""
+
+    workspace: "Workspace"
+    cancel: threading.Event = field(default_factory=threading.Event)
+    print: Callable[[str], None] = lambda text: None
+
+
+class Tool(Protocol):
+    """A tool. `parameters` is the JSON schema of its arguments, which were checked against it."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    kind: ToolKind
+
+    def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
+        """What the call would do; nothing is changed. Raises ToolError for a call that cannot work."""
+
+    def run(self, arguments: Arguments, context: ToolContext) -> Observation:
+        """Do it. Raises ToolError; Interrupted once `context.cancel` is set."""
+
+
+def tool_schema(tool: Tool) -> dict[str, Any]:
+    """A tool in OpenAI's form."""
+    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
+    return {"type": "function", "function": function}
