@@ -38,7 +38,9 @@ def read_answer(client: socket.socket) -> bytes:
     while b"\r\n\r\n" not in data:
         data += client.recv(4096)
     head, _, body = data.partition(b"\r\n\r\n")
-    length = int(next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")).split(b":")[1])
+    length = int(
+        next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")).split(b":")[1]
+    )
     while len(body) < length:
         body += client.recv(4096)
     return head + b"\r\n\r\n" + body
@@ -257,12 +259,11 @@ def test_a_request_that_outlasts_the_shutdown_is_aborted_and_ends_properly() -> 
 
 def test_an_idle_connection_does_not_delay_the_end() -> None:
     begin = time.monotonic()
-    with running(Demo(), shutdown_seconds=5) as live:
-        with live.connect() as client:
-            client.sendall(request("GET", "/"))
-            read_answer(client)
-            live.server.should_exit = True
-            assert read_all(client) == b""
+    with running(Demo(), shutdown_seconds=5) as live, live.connect() as client:
+        client.sendall(request("GET", "/"))
+        read_answer(client)
+        live.server.should_exit = True
+        assert read_all(client) == b""
     assert time.monotonic() - begin < 2
 
 
@@ -292,9 +293,7 @@ def test_a_port_is_free_again_at_once() -> None:
         ("a" * 70, 0, UsageError, "--host"),
     ],
 )
-def test_an_address_that_cannot_be_is_one_clear_line(
-    host: str, port: int, kind: type[Exception], message: str
-) -> None:
+def test_an_address_that_cannot_be_is_one_clear_line(host: str, port: int, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         open_sockets(host, port)
 
