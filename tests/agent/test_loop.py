@@ -1,10 +1,11 @@
 """The loop, with a scripted model."""
 
 import json
+from contextlib import suppress
 
 import pytest
-from agent.fakes import EchoTool, call, toolbox
 
+from agent.fakes import EchoTool, call, toolbox
 from codemill.agent.budget import Budget
 from codemill.agent.events import CallDone, Notice, TextDelta
 from codemill.agent.loop import LOST, Agent
@@ -165,9 +166,8 @@ def test_a_session_killed_at_any_line_goes_on(tmp_path, moment):
         write(kind, **values)
 
     session._write = dying_write
-    with pytest.raises(Killed):
+    with suppress(Killed):
         agent(script, echo, session=session).run("do it")
-        raise Killed  # it ended before that line
     loaded = Session.load(path)
     num_replies = roles(loaded).count("assistant")
     task = None if "user" in roles(loaded) else "do it"

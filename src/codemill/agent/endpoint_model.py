@@ -8,34 +8,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from codemill.agent.events import CallDelta, Listener, Notice, ReasoningDelta, TextDelta, Waiting
-from codemill.agent.model import Message, Reply, Usage
-from codemill.agent.stops import ContextTooLong, Interrupted
-from codemill.chat.reasoning import split_reasoning
-from codemill.chat.tool_parser import ToolCallParser
-from codemill.chat.tool_types import ToolCall, new_call_id
+from codemill.agent.endpoint_answer import EndpointAnswer, TryLater, raise_error
+from codemill.agent.events import Listener, Notice
+from codemill.agent.model import Message, Reply
+from codemill.agent.stops import Interrupted
 from codemill.errors import CodemillError, UsageError
 
 if TYPE_CHECKING:
     import httpx
 
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 MAX_TRIES = 6
 LONGEST_PAUSE = 60.0
 # A CPU takes minutes for a long prompt; our server says something all that time, others may not.
 SILENCE_SECONDS = 900.0
-TOO_LONG = (
-    "context_length_exceeded",
-    "maximum context length",
-    "context size",
-    "prompt is too long",
-    "too many tokens",
-)
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the server is. url: with or without `/v1`. parameters: further fields of each request, such as temperature."""
+    """Where the server is. url: with or without `/v1`. parameters: further fields of requests, such as temperature."""
 
     url: str
     model: str = ""
@@ -94,7 +84,7 @@ class EndpointModel:
         for attempt in range(MAX_TRIES):
             try:
                 return self._try(body, tools, listen, cancel)
-            except _Later as later:
+            except TryLater as later:
                 if attempt + 1 == MAX_TRIES:
                     raise CodemillError(f"{self._endpoint.url}: {later}; tried {MAX_TRIES} times") from later
                 pause = min(LONGEST_PAUSE, later.seconds or 0.5 * 2**attempt)
@@ -138,99 +128,26 @@ class EndpointModel:
     ) -> Reply:
         import httpx
 
-        answer = _Answer(tools, listen)
+        answer = EndpointAnswer(tools, listen)
         try:
             with self._client.stream("POST", f"{self._endpoint.base}/chat/completions", json=body) as response:
                 if response.status_code != 200:
                     _raise_status(response)
-                with _closed_on_cancel(response, cancel):
+                with _ClosedOnCancel(response, cancel):
                     for chunk in _chunks(response):
                         answer.take(chunk)
         except httpx.ConnectError as error:
-            raise _Later(f"no connection to {self._endpoint.url}") from error
+            raise TryLater(f"no connection to {self._endpoint.url}") from error
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
             if cancel.is_set():
                 raise Interrupted("stopped") from None
-            raise _Later(f"the connection broke ({type(error).__name__})") from error
+            raise TryLater(f"the connection broke ({type(error).__name__})") from error
         if cancel.is_set():
             raise Interrupted("stopped")
         return answer.reply()
 
 
-class _Later(Exception):
-    """What may work the next time. seconds: when, where the server says so."""
-
-    def __init__(self, reason: str, seconds: float = 0.0) -> None:
-        super().__init__(reason)
-        self.seconds = seconds
-
-
-class _Answer:
-    """A reply in the making."""
-
-    def __init__(self, tools: Sequence[Message], listen: Listener) -> None:
-        self._tools = tools
-        self._listen = listen
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: dict[int, dict[str, str]] = {}
-        self._finish_reason: str | None = None
-        self._usage = Usage()
-
-    def take(self, chunk: Mapping[str, Any]) -> None:
-        if isinstance(chunk.get("error"), Mapping):
-            _raise_error(chunk["error"], 500)
-        if isinstance(chunk.get("usage"), Mapping):
-            self._usage = _usage(chunk["usage"])
-        if isinstance(chunk.get("prompt_progress"), Mapping):
-            progress = chunk["prompt_progress"]
-            self._listen(Waiting(progress.get("processed"), progress.get("total")))
-        for choice in chunk.get("choices") or ():
-            self._finish_reason = choice.get("finish_reason") or self._finish_reason
-            self._take_delta(choice.get("delta") or {})
-
-    def _take_delta(self, delta: Mapping[str, Any]) -> None:
-        text, reasoning = delta.get("content"), delta.get("reasoning_content") or delta.get("reasoning")
-        if isinstance(reasoning, str) and reasoning:
-            self._reasoning.append(reasoning)
-            self._listen(ReasoningDelta(reasoning))
-        if isinstance(text, str) and text:
-            self._text.append(text)
-            self._listen(TextDelta(text))
-        for position, call in enumerate(delta.get("tool_calls") or ()):
-            self._take_call(call, call.get("index", position))
-
-    def _take_call(self, delta: Mapping[str, Any], index: int) -> None:
-        call = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
-        function = delta.get("function") or {}
-        call["id"] = call["id"] or delta.get("id") or ""
-        call["name"] += function.get("name") or ""
-        call["arguments"] += function.get("arguments") or ""
-        self._listen(CallDelta(call["name"], len(call["arguments"])))
-
-    def reply(self) -> Reply:
-        """The whole reply. Raises _Later if the stream ended before it was whole."""
-        if self._finish_reason is None:
-            raise _Later("the answer was cut off")
-        text, reasoning = "".join(self._text), "".join(self._reasoning)
-        if not reasoning and text.lstrip().startswith("<think>"):
-            answer = split_reasoning(text)
-            text, reasoning = answer.content, answer.reasoning
-        calls, problems = [], []
-        for _, call in sorted(self._calls.items()):
-            try:
-                calls.append(_tool_call(call))
-            except ValueError as error:
-                problems.append(f"the arguments of {call['name']} are no JSON object ({error})")
-        if self._tools and not self._calls:  # a server that does not know the model's format leaves calls in the text
-            parsed = ToolCallParser(self._tools).parse(text)
-            text, calls = parsed.content, list(parsed.tool_calls)
-            problems = [problem.message for problem in parsed.errors]
-        is_cut = self._finish_reason == "length"
-        return Reply(text, tuple(calls), tuple(problems), reasoning, is_cut, self._usage)
-
-
-class _closed_on_cancel:  # noqa: N801  used like a function
+class _ClosedOnCancel:
     """A context in which the response is closed as soon as `cancel` is set, though a read waits for it."""
 
     def __init__(self, response: "httpx.Response", cancel: threading.Event) -> None:
@@ -275,7 +192,7 @@ def _chunks(response: "httpx.Response") -> Iterator[dict[str, Any]]:
         try:
             chunk = json.loads(data)
         except ValueError:
-            raise _Later("the server sent an event that is no JSON") from None
+            raise TryLater("the server sent an event that is no JSON") from None
         if isinstance(chunk, dict):
             yield chunk
 
@@ -287,19 +204,7 @@ def _raise_status(response: "httpx.Response") -> None:
     except (ValueError, AttributeError):
         error = None
     told = error if isinstance(error, Mapping) else {"message": str(error or response.text[:300] or "no reason given")}
-    _raise_error(told, response.status_code, _retry_after(response))
-
-
-def _raise_error(error: Mapping[str, Any], status: int, seconds: float = 0.0) -> None:
-    message = " ".join(str(error.get("message") or error).split())
-    told = f"{error.get('code') or ''} {message}".lower()
-    if any(words in told for words in TOO_LONG):
-        raise ContextTooLong(message)
-    if status in RETRIED:
-        raise _Later(f"the server answers {status} ({message[:200]})", seconds)
-    if status in (401, 403):
-        message += "; give the key with --api-key or in OPENAI_API_KEY"
-    raise CodemillError(f"the server refuses the request ({status}): {message}")
+    raise_error(told, response.status_code, _retry_after(response))
 
 
 def _retry_after(response: "httpx.Response") -> float:
@@ -309,15 +214,3 @@ def _retry_after(response: "httpx.Response") -> float:
         return 0.0
 
 
-def _tool_call(call: Mapping[str, str]) -> ToolCall:
-    """Raises ValueError for arguments that are no JSON object."""
-    arguments = json.loads(call["arguments"]) if call["arguments"].strip() else {}
-    if not isinstance(arguments, dict):
-        raise ValueError(f"found {type(arguments).__name__}")
-    return ToolCall(call["name"], arguments, call["id"] or new_call_id())
-
-
-def _usage(usage: Mapping[str, Any]) -> Usage:
-    details = usage.get("prompt_tokens_details") or {}
-    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), details.get("cached_tokens"))
-    return Usage(*(count if isinstance(count, int) else 0 for count in counts))

@@ -1,0 +1,173 @@
+"""The agent's model behind a server: our own one, and ones that misbehave."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+pytest.importorskip("httpx")
+
+from agent.fakes import EchoTool, call, toolbox
+
+from codemill.agent.endpoint_model import Endpoint, EndpointModel
+from codemill.agent.events import Notice, TextDelta
+from codemill.agent.loop import Agent
+from codemill.agent.session import Session
+from codemill.agent.stops import ContextTooLong, Interrupted
+from codemill.agent.tool import tool_schema
+from codemill.errors import CodemillError, UsageError
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+TOOLS = [tool_schema(EchoTool())]
+
+
+@pytest.fixture
+def server():
+    """`server(answer, ...)` -> an endpoint whose n-th request gets the n-th answer: (status, headers, body bytes)."""
+    servers = []
+
+    def start(*answers, **options):
+        left, bodies = list(answers), []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                status, headers, pieces = left.pop(0)
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                for piece in pieces if isinstance(pieces, list) else [pieces]:
+                    if isinstance(piece, float):
+                        time.sleep(piece)
+                    else:
+                        self.wfile.write(piece)
+                        self.wfile.flush()
+
+            def log_message(self, *_):
+                pass
+
+        http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        http.daemon_threads = True
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        servers.append(http)
+        model = EndpointModel(Endpoint(f"http://127.0.0.1:{http.server_port}", "m", **options))
+        return model, bodies
+
+    yield start
+    for each in servers:
+        each.shutdown()
+        each.server_close()
+
+
+def sse(*chunks) -> bytes:
+    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
+
+
+def delta(finish_reason=None, **values):
+    return {"choices": [{"index": 0, "delta": values, "finish_reason": finish_reason}]}
+
+
+def ask(model, cancel=None, listen=lambda event: None):
+    return model.reply(MESSAGES, TOOLS, listen, cancel or threading.Event())
+
+
+def test_text_and_usage(server):
+    usage = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
+    body = sse(delta(role="assistant", content=""), delta(content="Hel"), delta(content="lo"), delta("stop"))
+    body = body.replace(b"data: [DONE]", b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\ndata: [DONE]")
+    events = []
+    model, bodies = server((200, {}, body))
+    reply = ask(model, listen=events.append)
+    assert (reply.content, reply.tool_calls, reply.usage.cached_tokens) == ("Hello", (), 4)
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ["Hel", "lo"]
+    assert bodies[0]["tools"] == TOOLS
+
+
+def test_calls_as_openai_streams_them(server):
+    first = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "echo", "arguments": '{"te'}}
+    more = {"index": 0, "function": {"arguments": 'xt": "a"}'}}
+    second = {"index": 1, "id": "call_2", "type": "function", "function": {"name": "echo", "arguments": '{"text": "b"}'}}
+    model, _ = server((200, {}, sse(*(delta(tool_calls=[each]) for each in (first, more, second)), delta("tool_calls"))))
+    reply = ask(model)
+    assert [(each.id, each.arguments) for each in reply.tool_calls] == [("call_1", {"text": "a"}), ("call_2", {"text": "b"})]
+
+
+def test_calls_that_a_server_leaves_in_the_text(server):
+    model, _ = server((200, {}, sse(delta(content=f"Well.\n{call('echo', text='a')}"), delta("stop"))))
+    reply = ask(model)
+    assert (reply.content, [each.arguments for each in reply.tool_calls]) == ("Well.", [{"text": "a"}])
+
+
+def test_arguments_that_are_no_json(server):
+    broken = {"index": 0, "id": "x", "function": {"name": "echo", "arguments": '{"text": '}}
+    model, _ = server((200, {}, sse(delta(tool_calls=[broken]), delta("length"))))
+    reply = ask(model)
+    assert reply.is_cut
+    assert "arguments of echo" in reply.problems[0]
+
+
+def test_busy_servers_are_asked_again(server):
+    events = []
+    busy = (429, {"retry-after": "0.05"}, b'{"error": {"message": "busy"}}')
+    cut = (200, {}, b"data: " + json.dumps(delta(content="Hel")).encode() + b"\n\n")
+    model, bodies = server(busy, (503, {}, b"no json"), cut, (200, {}, sse(delta(content="Hello"), delta("stop"))))
+    assert ask(model, listen=events.append).content == "Hello"
+    assert len(bodies) == 4
+    assert len([event for event in events if isinstance(event, Notice)]) == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "This model's maximum context length is 10 tokens", "code": "context_length_exceeded"},
+        {"message": "the request exceeds the available context size"},
+    ],
+)
+def test_context_is_too_long(server, error):
+    model, _ = server((400, {}, json.dumps({"error": error}).encode()))
+    with pytest.raises(ContextTooLong):
+        ask(model)
+
+
+def test_what_no_further_try_helps(server):
+    model, _ = server((401, {}, b'{"error": {"message": "no key"}}'))
+    with pytest.raises(CodemillError, match=r"no key; give the key with --api-key"):
+        ask(model)
+    with pytest.raises(UsageError, match="give a URL"):
+        Endpoint("localhost:8000")
+
+
+def test_a_reply_that_takes_long_is_stopped_at_once(server):
+    cancel = threading.Event()
+    model, _ = server((200, {}, [b": hello\n\n", 20.0]))
+    threading.Timer(0.2, cancel.set).start()
+    begin = time.monotonic()
+    with pytest.raises(Interrupted):
+        ask(model, cancel)
+    assert time.monotonic() - begin < 2
+
+
+def test_our_own_server():
+    pytest.importorskip("fastapi")
+    from server.live import LiveServer
+
+    from codemill.engine.scripted import ScriptedEngine
+    from codemill.server.registry import Registry
+    from codemill.server.settings import ServerSettings
+
+    def script(prompt: str) -> str:
+        return "It said a." if "echo: a" in prompt else f"I ask.\n{call('echo', text='a')}"
+
+    live = LiveServer(Registry.of(ScriptedEngine(script), "scripted"), ServerSettings())
+    try:
+        model = EndpointModel(Endpoint(live.url))
+        assert model.name == "scripted"
+        assert model.context_length == 32768
+        outcome = Agent(model, toolbox(EchoTool()), Session()).run("do it")
+        assert (outcome.status, outcome.text, outcome.steps) == ("finished", "It said a.", 2)
+        assert outcome.tokens > 0
+    finally:
+        live.stop()
