@@ -10,7 +10,6 @@ import pytest
 pytest.importorskip("httpx")
 
 from agent.fakes import EchoTool, call, toolbox
-
 from codemill.agent.endpoint_model import Endpoint, EndpointModel
 from codemill.agent.events import Notice, TextDelta
 from codemill.agent.loop import Agent
@@ -76,8 +75,11 @@ def ask(model, cancel=None, listen=lambda event: None):
 
 def test_text_and_usage(server):
     usage = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
-    body = sse(delta(role="assistant", content=""), delta(content="Hel"), delta(content="lo"), delta("stop"))
-    body = body.replace(b"data: [DONE]", b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\ndata: [DONE]")
+    last = {"choices": [], "usage": usage}
+    body = sse(delta(role="assistant", content=""), delta(content="Hel"), delta(content="lo"), delta("stop"), last)
+    body = body.replace(
+        b"data: [DONE]", b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\ndata: [DONE]"
+    )
     events = []
     model, bodies = server((200, {}, body))
     reply = ask(model, listen=events.append)
@@ -89,10 +91,20 @@ def test_text_and_usage(server):
 def test_calls_as_openai_streams_them(server):
     first = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "echo", "arguments": '{"te'}}
     more = {"index": 0, "function": {"arguments": 'xt": "a"}'}}
-    second = {"index": 1, "id": "call_2", "type": "function", "function": {"name": "echo", "arguments": '{"text": "b"}'}}
-    model, _ = server((200, {}, sse(*(delta(tool_calls=[each]) for each in (first, more, second)), delta("tool_calls"))))
+    second = {
+        "index": 1,
+        "id": "call_2",
+        "type": "function",
+        "function": {"name": "echo", "arguments": '{"text": "b"}'},
+    }
+    model, _ = server(
+        (200, {}, sse(*(delta(tool_calls=[each]) for each in (first, more, second)), delta("tool_calls")))
+    )
     reply = ask(model)
-    assert [(each.id, each.arguments) for each in reply.tool_calls] == [("call_1", {"text": "a"}), ("call_2", {"text": "b"})]
+    assert [(each.id, each.arguments) for each in reply.tool_calls] == [
+        ("call_1", {"text": "a"}),
+        ("call_2", {"text": "b"}),
+    ]
 
 
 def test_calls_that_a_server_leaves_in_the_text(server):
@@ -152,11 +164,10 @@ def test_a_reply_that_takes_long_is_stopped_at_once(server):
 
 def test_our_own_server():
     pytest.importorskip("fastapi")
-    from server.live import LiveServer
-
     from codemill.engine.scripted import ScriptedEngine
     from codemill.server.registry import Registry
     from codemill.server.settings import ServerSettings
+    from server.live import LiveServer
 
     def script(prompt: str) -> str:
         return "It said a." if "echo: a" in prompt else f"I ask.\n{call('echo', text='a')}"

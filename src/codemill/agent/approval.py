@@ -40,7 +40,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class ApprovalRequest:
-    """What the user is asked. reason: why. remember: what "always" would allow, in words; empty where it is no choice."""
+    """What the user is asked. reason: why. remember: what "always" would allow, in words; empty if it is no choice."""
 
     tool: Tool
     call: ToolCall

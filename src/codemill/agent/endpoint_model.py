@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -212,5 +211,3 @@ def _retry_after(response: "httpx.Response") -> float:
         return max(0.0, float(response.headers.get("retry-after", 0)))
     except ValueError:  # a date
         return 0.0
-
-

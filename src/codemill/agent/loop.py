@@ -20,8 +20,8 @@ LOST = "Error: the session ended while this ran. It may have had its effect, or 
 STOPPED = "Error: the user stopped this before it was done."
 NOT_RUN = "Error: this was not run, because the user stopped the work before it."
 FORMAT = (
-    "Your last message had a tool call that cannot be read: {problems}. Write calls exactly like this, and nothing after "
-    "them:\n<tool_call>\n<function=NAME>\n<parameter=KEY>\nVALUE\n</parameter>\n</function>\n</tool_call>"
+    "Your last message had a tool call that cannot be read: {problems}. Write calls exactly like this, and nothing "
+    "after them:\n<tool_call>\n<function=NAME>\n<parameter=KEY>\nVALUE\n</parameter>\n</function>\n</tool_call>"
 )
 CUT = "Your last message was cut off, since it was too long. Go on in smaller steps."
 

@@ -8,8 +8,8 @@ TIMES = 3  # so often the same is a circle
 MEMORY = 12  # calls that are looked back on
 
 WARNING = (
-    "\n\n[You have made this same call {times} times with the same result. It will not change: do something else, or say "
-    "what is in the way. Another repetition ends the work.]"
+    "\n\n[You have made this same call {times} times with the same result. It will not change: do something else, or "
+    "say what is in the way. Another repetition ends the work.]"
 )
 
 
