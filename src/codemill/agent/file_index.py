@@ -1,0 +1,72 @@
+"""The files of a workspace that are of interest: what Git would track, or all but the usual rubbish."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+from codemill.agent.tool import ToolError
+from codemill.agent.workspace import Workspace
+
+SKIPPED = frozenset(
+    {".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".mypy_cache", ".pytest_cache", ".tox"}
+    | {".ruff_cache", "target", "dist", "build", ".next", ".gradle", ".idea", ".cache"}
+)
+MAX_FILES = 200_000
+# Git must not run what a repository's configuration names.
+GIT = ("git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.untrackedCache=false")
+
+
+class FileIndex:
+    """The files of a workspace, found anew for each index."""
+
+    def __init__(self, workspace: Workspace, folder: Path | None = None) -> None:
+        self._workspace = workspace
+        self._folder = folder or workspace.root
+
+    @cached_property
+    def paths(self) -> list[Path]:
+        """All files below the folder, sorted."""
+        names = _git_files(self._folder)
+        found = _walk(self._folder) if names is None else (self._folder / name for name in names)
+        return sorted(path for path in found if path.is_file() and not path.is_symlink())
+
+    def glob(self, pattern: str) -> list[Path]:
+        """The files that a pattern matches: `*` within a name, `**` across folders; without `/` it matches names.
+
+        Raises ToolError for a pattern that is none.
+        """
+        matcher = _matcher(pattern)
+        return [path for path in self.paths if matcher(path.relative_to(self._folder).as_posix())]
+
+
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    from pathspec import PathSpec
+
+    try:
+        spec = PathSpec.from_lines("gitwildmatch", [pattern.removeprefix("./") or "*"])
+    except ValueError as error:
+        raise ToolError(f"{pattern!r} is no glob pattern: {error}") from None
+    return spec.match_file
+
+
+def _git_files(folder: Path) -> list[str] | None:
+    """What Git tracks or would track; None where this is no checkout."""
+    command = [*GIT, "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listing = subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return [os.fsdecode(name) for name in listing.split(b"\0") if name]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    count = 0
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in SKIPPED)
+        for name in sorted(names):
+            yield Path(place, name)
+            count += 1
+            if count >= MAX_FILES:
+                return

@@ -1,0 +1,143 @@
+"""`list_directory`, `glob` and `grep_search`: what there is, and where."""
+
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from codemill.agent.file_index import SKIPPED, FileIndex
+from codemill.agent.stops import Interrupted
+from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError
+
+MAX_ENTRIES = 200
+MAX_MATCHES = 100
+MAX_LINE = 300
+MAX_BYTES = 2 << 20  # larger files are data
+
+
+class ListDirectoryTool:
+    """Lists a folder."""
+
+    name = "list_directory"
+    description = "Lists the files and folders in a folder."
+    kind = "read"
+    parameters = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
+
+    def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
+        return Preview(context.workspace.name(context.workspace.resolve(arguments["path"])))
+
+    def run(self, arguments: Arguments, context: ToolContext) -> Observation:
+        folder = context.workspace.resolve(arguments["path"])
+        name = context.workspace.name(folder)
+        if not folder.is_dir():
+            raise ToolError(f"{name} is {'a file' if folder.exists() else 'not there'}: give a folder")
+        entries = sorted(folder.iterdir(), key=lambda entry: (not entry.is_dir(), entry.name))
+        lines = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
+        lines = [f"{line} [not searched]" if line.rstrip("/") in SKIPPED else line for line in lines]
+        if len(lines) > MAX_ENTRIES:
+            lines = [*lines[:MAX_ENTRIES], f"[{len(lines) - MAX_ENTRIES} more]"]
+        return Observation("\n".join(lines) or "[the folder is empty]")
+
+
+class GlobTool:
+    """Finds files by name."""
+
+    name = "glob"
+    description = "Finds files by a pattern such as src/**/*.py."
+    kind = "read"
+    parameters = {
+        "type": "object",
+        "properties": {"pattern": {"type": "string"}, "path": {"type": "string", "description": "where to search"}},
+        "required": ["pattern"],
+    }
+
+    def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
+        return Preview(arguments["pattern"])
+
+    def run(self, arguments: Arguments, context: ToolContext) -> Observation:
+        folder = _folder(arguments, context)
+        found = FileIndex(context.workspace, folder).glob(arguments["pattern"])
+        names = [context.workspace.name(path) for path in found]
+        if not names:
+            return Observation(f"No file matches {arguments['pattern']}.")
+        if len(names) > MAX_ENTRIES:
+            names = [*names[:MAX_ENTRIES], f"[{len(names) - MAX_ENTRIES} more: use a narrower pattern]"]
+        return Observation("\n".join(names))
+
+
+class GrepSearchTool:
+    """Finds lines."""
+
+    name = "grep_search"
+    description = "Finds lines that match a regular expression."
+    kind = "read"
+    parameters = {
+        "type": "object",
+        "properties": {
+            "pattern": {"type": "string"},
+            "glob": {"type": "string", "description": "only in these files, such as *.py"},
+            "path": {"type": "string", "description": "where to search"},
+            "limit": {"type": "integer"},
+        },
+        "required": ["pattern"],
+    }
+
+    def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
+        return Preview(arguments["pattern"])
+
+    def run(self, arguments: Arguments, context: ToolContext) -> Observation:
+        pattern = _compiled(arguments["pattern"])
+        limit = min(arguments.get("limit", MAX_MATCHES), 1000)
+        found = []
+        for line in _search(pattern, _files(arguments, context), context):
+            found.append(line)
+            if len(found) > limit:
+                found[limit:] = [f"[more than {limit} lines match: use a narrower pattern, glob or path]"]
+                break
+        return Observation("\n".join(found) or f"No line matches {arguments['pattern']}.")
+
+
+def _folder(arguments: Arguments, context: ToolContext) -> Path:
+    folder = context.workspace.resolve(arguments.get("path") or ".")
+    if not folder.exists():
+        raise ToolError(f"{context.workspace.name(folder)} is not there")
+    return folder
+
+
+def _files(arguments: Arguments, context: ToolContext) -> list[Path]:
+    place = _folder(arguments, context)
+    if place.is_file():
+        return [place]
+    index = FileIndex(context.workspace, place)
+    found = index.glob(arguments["glob"]) if arguments.get("glob") else index.paths
+    return [path for path in found if not context.workspace.is_secret(path)]
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Raises ToolError for what is no regular expression."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ToolError(
+            f"{pattern!r} is no regular expression ({error}): write \\ before ( [ * + ? . to mean them"
+        ) from None
+
+
+def _search(pattern: re.Pattern[str], paths: list[Path], context: ToolContext) -> Iterator[str]:
+    for path in paths:
+        _check_cancel(context.cancel)
+        try:
+            data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b"\0"
+        except OSError:
+            continue
+        if b"\0" in data:
+            continue
+        name = context.workspace.name(path)
+        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
+            if pattern.search(line[:10_000]):
+                yield f"{name}:{number}:{line[:MAX_LINE]}"
+
+
+def _check_cancel(cancel: threading.Event) -> None:
+    if cancel.is_set():
+        raise Interrupted("stopped")

@@ -1,0 +1,83 @@
+"""`todo_write` and `save_memory`: what the agent keeps in mind, and what it shall know the next time."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError
+
+MARKS = {"pending": "[ ]", "in_progress": "[>]", "completed": "[x]"}
+HEADING = "## Remembered"
+
+
+class TodoWriteTool:
+    """Keeps the list of what is to be done. keep: is given each new list."""
+
+    name = "todo_write"
+    description = "Keeps a list of what is to be done, for tasks of several steps. Give the whole list each time."
+    kind = "think"
+    parameters = {
+        "type": "object",
+        "properties": {
+            "todos": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "id": {"type": "string"},
+                        "content": {"type": "string"},
+                        "status": {"type": "string", "enum": list(MARKS)},
+                    },
+                    "required": ["content", "status"],
+                },
+            }
+        },
+        "required": ["todos"],
+    }
+
+    def __init__(self, keep: Callable[[list[dict[str, Any]]], None] = lambda todos: None) -> None:
+        self.todos: list[dict[str, Any]] = []
+        self._keep = keep
+
+    def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
+        return Preview(f"{len(arguments['todos'])} todos")
+
+    def run(self, arguments: Arguments, context: ToolContext) -> Observation:
+        self.todos = [dict(todo) for todo in arguments["todos"]]
+        self._keep(self.todos)
+        return Observation("Noted.", shown=todo_lines(self.todos))
+
+
+def todo_lines(todos: list[dict[str, Any]]) -> str:
+    """The list as text."""
+    return "\n".join(f"{MARKS[todo['status']]} {todo['content']}" for todo in todos)
+
+
+class SaveMemoryTool:
+    """Adds a fact to a file that is read at the beginning of each session. file: the user's, or the project's."""
+
+    name = "save_memory"
+    description = "Remembers a fact for later sessions, when the user asks for that."
+    kind = "edit"
+    parameters = {"type": "object", "properties": {"fact": {"type": "string"}}, "required": ["fact"]}
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
+        return Preview(str(self._file), f"+- {_one_line(arguments['fact'])}\n")
+
+    def run(self, arguments: Arguments, context: ToolContext) -> Observation:
+        fact = _one_line(arguments["fact"])
+        if not fact:
+            raise ToolError("the fact is empty")
+        text = self._file.read_text("utf-8") if self._file.exists() else ""
+        if HEADING not in text:
+            text = f"{text.rstrip()}\n\n{HEADING}\n".lstrip()
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text(f"{text.rstrip()}\n- {fact}\n", "utf-8")
+        return Observation(f"Remembered in {self._file}.")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

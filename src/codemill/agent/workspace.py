@@ -1,0 +1,192 @@
+"""The files that an agent may see and change: those below one folder."""
+
+import hashlib
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from codemill.agent.tool import ToolError
+
+MAX_BYTES = 10 << 20
+SECRET_NAMES = (
+    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "id_rsa*", "id_ed25519*"),
+    *("id_ecdsa*", ".netrc", ".npmrc", ".pypirc", ".git-credentials", "credentials", "credentials.json", ".htpasswd"),
+    *("secrets.json", "secrets.y*ml", "service-account*.json", ".vault-token"),
+)
+NOT_SECRET = ("*.pub", ".env.example", ".env.sample", ".env.template", ".env.dist")
+ENCODINGS = ("utf-8", "latin-1")  # whatever is no UTF-8 is read byte for byte, and written so
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A text file as it was read. text: with "\\n" at the ends of lines, whatever they are in the file.
+
+    newline: what they are. digest: of the bytes.
+    """
+
+    text: str
+    encoding: str = "utf-8"
+    newline: str = "\n"
+    has_mark: bool = False  # a byte order mark at the beginning
+    digest: str = ""
+
+    def encode(self, text: str) -> bytes:
+        """The bytes of other text in the same form. Raises ToolError for characters that the encoding lacks."""
+        lines = text if self.newline == "\n" else text.replace("\r\n", "\n").replace("\n", self.newline)
+        try:
+            data = lines.encode(self.encoding)
+        except UnicodeEncodeError as error:
+            character = lines[error.start]
+            raise ToolError(
+                f"the file is in {self.encoding}, which has no {character!r}: write it another way"
+            ) from None
+        return (b"\xef\xbb\xbf" if self.has_mark else b"") + data
+
+
+class Workspace:
+    """The folder, and what the agent has read in it.
+
+    Paths of a model may be relative to the folder or absolute; links are followed, and what leads out is refused.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Raises ToolError if there is no such folder."""
+        if not root.is_dir():
+            raise ToolError(f"{root} is no folder")
+        self.root = root.resolve()
+        self._read: dict[Path, str] = {}
+
+    def resolve(self, path: str) -> Path:
+        """The file or folder that a model means, which need not exist. Raises ToolError for one outside."""
+        text = path.strip()
+        if not text or "\0" in text:
+            raise ToolError("the path is empty: give one below the workspace")
+        found = Path(os.path.expanduser(text)) if text.startswith("~") else self.root / text
+        real = Path(os.path.realpath(found))
+        if not real.is_relative_to(self.root):
+            raise ToolError(f"{path} lies outside the workspace {self.root}: only files in it can be used")
+        if ".git" in real.relative_to(self.root).parts[:1] and len(real.relative_to(self.root).parts) > 1:
+            raise ToolError(f"{path} belongs to Git: use git commands instead")
+        return real
+
+    def name(self, path: Path) -> str:
+        """A path as the model should call it: relative to the folder."""
+        relative = path.relative_to(self.root).as_posix()
+        return relative if relative != "." else str(self.root)
+
+    def is_secret(self, path: Path) -> bool:
+        """Whether a file's name says that there are keys or passwords in it."""
+        name = path.name.lower()
+        return any(fnmatchcase(name, pattern) for pattern in SECRET_NAMES) and not any(
+            fnmatchcase(name, pattern) for pattern in NOT_SECRET
+        )
+
+    def read(self, path: Path) -> TextFile:
+        """A text file, which the agent then knows. Raises ToolError for what is no text, too large, or not there."""
+        data = self._read_bytes(path)
+        if b"\0" in data[:8192]:
+            raise ToolError(f"{self.name(path)} is a binary file ({len(data)} bytes): it cannot be read as text")
+        file = _as_text(data)
+        self._read[path] = file.digest
+        return file
+
+    def check_known(self, path: Path) -> None:
+        """Raise ToolError if the file is there, and the agent has not seen what is in it now."""
+        if not path.exists():
+            return
+        known = self._read.get(path)
+        if known is None:
+            raise ToolError(f"{self.name(path)} exists, and you have not read it: read it first")
+        if _digest(self._read_bytes(path)) != known:
+            raise ToolError(f"{self.name(path)} has changed since you read it: read it again")
+
+    def write(self, path: Path, text: str) -> None:
+        """Write a text file whole or not at all, with the mode, line ends and encoding that it had.
+
+        Raises ToolError if that cannot be done, or what is there is not known to the agent.
+        """
+        self.check_known(path)
+        form = self.read(path) if path.exists() else TextFile("")
+        data = form.encode(text)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path, data)
+        except OSError as error:
+            raise ToolError(f"{self.name(path)} cannot be written: {error.strerror}") from error
+        self._read[path] = _digest(data)
+
+    def forget(self) -> None:
+        """What was read is not known any more: the files were put back to an earlier state."""
+        self._read.clear()
+
+    def _read_bytes(self, path: Path) -> bytes:
+        name = self.name(path)
+        if path.is_dir():
+            raise ToolError(f"{name} is a folder: list it with list_directory")
+        if path.exists() and not path.is_file():
+            raise ToolError(f"{name} is no plain file")
+        try:
+            size = path.stat().st_size
+            if size > MAX_BYTES:
+                raise ToolError(f"{name} has {size >> 20} MiB: look at parts of it with a command such as head or sed")
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise ToolError(f"there is no file {name}") from None
+        except OSError as error:
+            raise ToolError(f"{name} cannot be read: {error.strerror}") from error
+
+
+def _as_text(data: bytes) -> TextFile:
+    has_mark = data.startswith(b"\xef\xbb\xbf")
+    body = data[3:] if has_mark else data
+    for encoding in ENCODINGS:
+        with suppress(UnicodeDecodeError):
+            text = body.decode(encoding)
+            break
+    newline = _newline(text)
+    file = TextFile(text.replace("\r\n", "\n") if newline == "\r\n" else text, encoding, newline, has_mark)
+    return replace(file, digest=_digest(data))
+
+
+def _newline(text: str) -> str:
+    """CRLF only where all lines have it: in a file with both, each line keeps its own."""
+    count = text.count("\n")
+    return "\r\n" if count and text.count("\r\n") == count else "\n"
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write beside the file, then put it in its place. A link stays one: what it leads to is replaced."""
+    mode = path.stat().st_mode & 0o7777 if path.exists() else None
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".codemill")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, (0o666 & ~_umask()) if mode is None else mode)
+        _keep_owner(name, path)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _keep_owner(name: str, path: Path) -> None:
+    """Where root works in somebody's folder, the files stay that somebody's."""
+    if os.geteuid() == 0:
+        owner = (path if path.exists() else path.parent).stat()
+        os.chown(name, owner.st_uid, owner.st_gid)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
