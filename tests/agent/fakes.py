@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from codemill.agent.approval import ApprovalGate, ApprovalRequest, Decision, Mode, NobodyToAsk
-from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError
+from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError, ToolSpec
 from codemill.agent.toolbox import Toolbox
 
 
@@ -12,10 +12,7 @@ class EchoTool:
     """Gives back what it gets, or does what a function says."""
 
     def __init__(self, name: str = "echo", kind: Any = "read", action: Any = None) -> None:
-        self.name = name
-        self.description = "Gives the text back."
-        self.kind = kind
-        self.parameters = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+        self.spec = ToolSpec(name, kind, "Gives the text back.", {"text": {"type": "string"}}, ("text",))
         self.calls: list[str] = []
         self._action = action
 

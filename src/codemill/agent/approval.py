@@ -110,13 +110,13 @@ class ApprovalGate:
         by_rule = self._rules.judge(tool, call, context)
         if by_rule is not None and by_rule.action == "deny":
             return by_rule
-        if self.mode == "plan" and tool.kind not in ("read", "think"):
+        if self.mode == "plan" and tool.spec.kind not in ("read", "think"):
             return Verdict("deny", IN_PLAN)
         if self.mode == "yolo":
             return Verdict("allow")
         if by_rule is not None:
             return by_rule
-        if tool.kind in ("read", "think") or (self.mode == "auto-edit" and tool.kind == "edit"):
+        if tool.spec.kind in ("read", "think") or (self.mode == "auto-edit" and tool.spec.kind == "edit"):
             return Verdict("allow")
         return Verdict("ask")
 

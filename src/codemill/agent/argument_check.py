@@ -18,16 +18,16 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 
 def check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> None:
     """Raise ToolError, with an example of a call, unless the arguments fit the tool's schema."""
-    problem = _problem(tool.parameters, arguments)
+    problem = _problem(tool.spec.parameters, arguments)
     if problem:
-        raise ToolError(f"{tool.name}: {problem}. Write the call like this:\n{example_call(tool)}")
+        raise ToolError(f"{tool.spec.name}: {problem}. Write the call like this:\n{example_call(tool)}")
 
 
 def example_call(tool: Tool) -> str:
     """How a call of the tool is written, as Qwen3-Coder writes calls, with the required parameters."""
-    required = tool.parameters.get("required", [])
-    lines = [f"<parameter={name}>\n{_placeholder(tool.parameters, name)}\n</parameter>" for name in required]
-    return "\n".join(["<tool_call>", f"<function={tool.name}>", *lines, "</function>", "</tool_call>"])
+    required = tool.spec.parameters.get("required", [])
+    lines = [f"<parameter={name}>\n{_placeholder(tool.spec.parameters, name)}\n</parameter>" for name in required]
+    return "\n".join(["<tool_call>", f"<function={tool.spec.name}>", *lines, "</function>", "</tool_call>"])
 
 
 def _problem(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:

@@ -82,8 +82,8 @@ class Session:
     def open_calls(self) -> list[ToolCall]:
         """The calls of the last reply that have no result yet, in order."""
         answered = {message.get("tool_call_id") for message in self.messages if message["role"] == "tool"}
-        last = next((each for each in reversed(self.messages) if each["role"] == "assistant"), {})
-        calls = [_as_call(call) for call in last.get("tool_calls") or ()]
+        replies = [message for message in self.messages if message["role"] == "assistant"]
+        calls = [_as_call(call) for call in replies[-1].get("tool_calls") or ()] if replies else []
         return [call for call in calls if call.id not in answered]
 
     def has_begun(self, call: ToolCall) -> bool:

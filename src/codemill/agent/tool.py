@@ -44,13 +44,26 @@ class ToolContext:
     print: Callable[[str], None] = lambda text: None
 
 
-class Tool(Protocol):
-    """A tool. `parameters` is the JSON schema of its arguments, which were checked against it."""
+@dataclass(frozen=True)
+class ToolSpec:
+    """What a model is told of a tool. properties: JSON schemas of its arguments by name."""
 
     name: str
-    description: str
-    parameters: Mapping[str, Any]
     kind: ToolKind
+    description: str
+    properties: Mapping[str, Any]
+    required: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The JSON schema of all arguments."""
+        return {"type": "object", "properties": dict(self.properties), "required": list(self.required)}
+
+
+class Tool(Protocol):
+    """A tool; its arguments were checked against `spec` when it is called."""
+
+    spec: ToolSpec
 
     def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
         """What the call would do; nothing is changed. Raises ToolError for a call that cannot work."""
@@ -61,5 +74,6 @@ class Tool(Protocol):
 
 def tool_schema(tool: Tool) -> dict[str, Any]:
     """A tool in OpenAI's form."""
-    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
+    spec = tool.spec
+    function = {"name": spec.name, "description": spec.description, "parameters": spec.parameters}
     return {"type": "function", "function": function}

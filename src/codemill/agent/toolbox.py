@@ -30,7 +30,7 @@ class Toolbox:
         self, tools: Iterable[Tool], context: ToolContext, gate: Gate, max_characters: int = MAX_CHARACTERS
     ) -> None:
         self.context = context
-        self._tools = {tool.name: tool for tool in tools}
+        self._tools = {tool.spec.name: tool for tool in tools}
         self._gate = gate
         self._max_characters = max_characters
 

@@ -3,29 +3,32 @@
 from pathlib import Path
 
 from codemill.agent.diff import count_changes, file_diff
-from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError
+from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError, ToolSpec
 from codemill.agent.tools.edit_match import Edit, replace_text
 
 
 class EditTool:
     """Replaces text; an empty `old_string` makes a new file."""
 
-    name = "edit"
-    description = (
-        "Replaces text in a file. old_string must be exactly what is in the file, with its indentation, and occur once; "
-        "include a few lines around it."
-    )
-    kind = "edit"
-    parameters = {
-        "type": "object",
-        "properties": {
+    spec = ToolSpec(
+        "edit",
+        "edit",
+        (
+            "Replaces text in a file. old_string must be exactly what is in the file, with its indentation, and occur "
+            "once; include a few lines around it."
+        ),
+        {
             "file_path": {"type": "string"},
             "old_string": {"type": "string"},
             "new_string": {"type": "string"},
             "replace_all": {"type": "boolean"},
         },
-        "required": ["file_path", "old_string", "new_string"],
-    }
+        required=(
+            "file_path",
+            "old_string",
+            "new_string",
+        ),
+    )
 
     def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
         path, before, edit = self._edit(arguments, context)

@@ -42,8 +42,8 @@ def replace_text(text: str, old: str, new: str, replace_all: bool, name: str) ->
     if places:
         lines = ", ".join(str(start + 1) for start in places)
         raise ToolError(
-            f"old_string does not occur in {name} as it is written. Without its indentation it occurs at lines {lines}: "
-            "copy the one that you mean, with its exact indentation"
+            f"old_string does not occur in {name} as it is written. Without its indentation it occurs at lines "
+            f"{lines}: copy the one that you mean, with its exact indentation"
         )
     raise ToolError(f"old_string does not occur in {name}. {nearest(text, old)}")
 
@@ -69,16 +69,16 @@ def _line_numbers(text: str, old: str, most: int = 10) -> Iterator[int]:
 
 
 def _loose_places(text: str, old: str) -> Iterator[int]:
-    """Lines (from 0) where `old` begins if blanks around lines do not count, and its indentation is off by one amount."""
+    """Lines (from 0) where `old` begins, but for blanks around lines and an indentation that is off by one amount."""
     wanted, lines = old.strip("\n").split("\n"), text.split("\n")
     stripped = [line.strip() for line in lines]
     target = [line.strip() for line in wanted]
     if not any(target):
         return
     for start in range(len(lines) - len(target) + 1):
-        if stripped[start] == target[0] and stripped[start : start + len(target)] == target:
-            if _shift(wanted, lines[start : start + len(target)]) is not None:
-                yield start
+        end = start + len(target)
+        if stripped[start:end] == target and _shift(wanted, lines[start:end]) is not None:
+            yield start
 
 
 def _shift(wanted: list[str], found: list[str]) -> tuple[str, str] | None:

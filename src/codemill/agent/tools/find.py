@@ -7,7 +7,7 @@ from pathlib import Path
 
 from codemill.agent.file_index import SKIPPED, FileIndex
 from codemill.agent.stops import Interrupted
-from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError
+from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError, ToolSpec
 
 MAX_ENTRIES = 200
 MAX_MATCHES = 100
@@ -18,10 +18,13 @@ MAX_BYTES = 2 << 20  # larger files are data
 class ListDirectoryTool:
     """Lists a folder."""
 
-    name = "list_directory"
-    description = "Lists the files and folders in a folder."
-    kind = "read"
-    parameters = {"type": "object", "properties": {"path": {"type": "string"}}, "required": ["path"]}
+    spec = ToolSpec(
+        "list_directory",
+        "read",
+        "Lists the files and folders in a folder.",
+        {"path": {"type": "string"}},
+        required=("path",),
+    )
 
     def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
         return Preview(context.workspace.name(context.workspace.resolve(arguments["path"])))
@@ -42,14 +45,13 @@ class ListDirectoryTool:
 class GlobTool:
     """Finds files by name."""
 
-    name = "glob"
-    description = "Finds files by a pattern such as src/**/*.py."
-    kind = "read"
-    parameters = {
-        "type": "object",
-        "properties": {"pattern": {"type": "string"}, "path": {"type": "string", "description": "where to search"}},
-        "required": ["pattern"],
-    }
+    spec = ToolSpec(
+        "glob",
+        "read",
+        "Finds files by a pattern such as src/**/*.py.",
+        {"pattern": {"type": "string"}, "path": {"type": "string", "description": "where to search"}},
+        required=("pattern",),
+    )
 
     def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
         return Preview(arguments["pattern"])
@@ -68,19 +70,18 @@ class GlobTool:
 class GrepSearchTool:
     """Finds lines."""
 
-    name = "grep_search"
-    description = "Finds lines that match a regular expression."
-    kind = "read"
-    parameters = {
-        "type": "object",
-        "properties": {
+    spec = ToolSpec(
+        "grep_search",
+        "read",
+        "Finds lines that match a regular expression.",
+        {
             "pattern": {"type": "string"},
             "glob": {"type": "string", "description": "only in these files, such as *.py"},
             "path": {"type": "string", "description": "where to search"},
             "limit": {"type": "integer"},
         },
-        "required": ["pattern"],
-    }
+        required=("pattern",),
+    )
 
     def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
         return Preview(arguments["pattern"])

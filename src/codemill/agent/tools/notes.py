@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError
+from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError, ToolSpec
 
 MARKS = {"pending": "[ ]", "in_progress": "[>]", "completed": "[x]"}
 HEADING = "## Remembered"
@@ -13,12 +13,11 @@ HEADING = "## Remembered"
 class TodoWriteTool:
     """Keeps the list of what is to be done. keep: is given each new list."""
 
-    name = "todo_write"
-    description = "Keeps a list of what is to be done, for tasks of several steps. Give the whole list each time."
-    kind = "think"
-    parameters = {
-        "type": "object",
-        "properties": {
+    spec = ToolSpec(
+        "todo_write",
+        "think",
+        "Keeps a list of what is to be done, for tasks of several steps. Give the whole list each time.",
+        {
             "todos": {
                 "type": "array",
                 "items": {
@@ -32,8 +31,8 @@ class TodoWriteTool:
                 },
             }
         },
-        "required": ["todos"],
-    }
+        required=("todos",),
+    )
 
     def __init__(self, keep: Callable[[list[dict[str, Any]]], None] = lambda todos: None) -> None:
         self.todos: list[dict[str, Any]] = []
@@ -56,10 +55,13 @@ def todo_lines(todos: list[dict[str, Any]]) -> str:
 class SaveMemoryTool:
     """Adds a fact to a file that is read at the beginning of each session. file: the user's, or the project's."""
 
-    name = "save_memory"
-    description = "Remembers a fact for later sessions, when the user asks for that."
-    kind = "edit"
-    parameters = {"type": "object", "properties": {"fact": {"type": "string"}}, "required": ["fact"]}
+    spec = ToolSpec(
+        "save_memory",
+        "edit",
+        "Remembers a fact for later sessions, when the user asks for that.",
+        {"fact": {"type": "string"}},
+        required=("fact",),
+    )
 
     def __init__(self, file: Path) -> None:
         self._file = file

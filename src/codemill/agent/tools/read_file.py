@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from codemill.agent.file_index import FileIndex
-from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError
+from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError, ToolSpec
 
 MAX_LINES = 1000
 MAX_LINE = 2000  # characters; what is longer is data, not code
@@ -13,18 +13,17 @@ MAX_FILES = 20
 class ReadFileTool:
     """Reads a file, or some lines of it."""
 
-    name = "read_file"
-    description = f"Reads a text file: {MAX_LINES} lines, or `limit` lines from line `offset` (0 is the first)."
-    kind = "read"
-    parameters = {
-        "type": "object",
-        "properties": {
+    spec = ToolSpec(
+        "read_file",
+        "read",
+        f"Reads a text file: {MAX_LINES} lines, or `limit` lines from line `offset` (0 is the first).",
+        {
             "absolute_path": {"type": "string", "description": "absolute, or relative to the workspace"},
             "offset": {"type": "integer"},
             "limit": {"type": "integer"},
         },
-        "required": ["absolute_path"],
-    }
+        required=("absolute_path",),
+    )
 
     def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
         return Preview(context.workspace.name(context.workspace.resolve(arguments["absolute_path"])))
@@ -40,14 +39,13 @@ class ReadFileTool:
 class ReadManyFilesTool:
     """Reads the files that patterns match."""
 
-    name = "read_many_files"
-    description = f"Reads up to {MAX_FILES} text files, given as paths or glob patterns."
-    kind = "read"
-    parameters = {
-        "type": "object",
-        "properties": {"paths": {"type": "array", "items": {"type": "string"}}},
-        "required": ["paths"],
-    }
+    spec = ToolSpec(
+        "read_many_files",
+        "read",
+        f"Reads up to {MAX_FILES} text files, given as paths or glob patterns.",
+        {"paths": {"type": "array", "items": {"type": "string"}}},
+        required=("paths",),
+    )
 
     def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
         return Preview(", ".join(arguments["paths"]))

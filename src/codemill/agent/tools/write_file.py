@@ -3,20 +3,22 @@
 from pathlib import Path
 
 from codemill.agent.diff import count_changes, file_diff
-from codemill.agent.tool import Arguments, Observation, Preview, ToolContext
+from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolSpec
 
 
 class WriteFileTool:
     """Writes a whole file."""
 
-    name = "write_file"
-    description = "Writes a whole file. Use edit to change a part of one."
-    kind = "edit"
-    parameters = {
-        "type": "object",
-        "properties": {"file_path": {"type": "string"}, "content": {"type": "string"}},
-        "required": ["file_path", "content"],
-    }
+    spec = ToolSpec(
+        "write_file",
+        "edit",
+        "Writes a whole file. Use edit to change a part of one.",
+        {"file_path": {"type": "string"}, "content": {"type": "string"}},
+        required=(
+            "file_path",
+            "content",
+        ),
+    )
 
     def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
         path = context.workspace.resolve(arguments["file_path"])
