@@ -45,7 +45,7 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
     from pathspec import PathSpec
 
     try:
-        spec = PathSpec.from_lines("gitwildmatch", [pattern.removeprefix("./") or "*"])
+        spec = PathSpec.from_lines("gitignore", [pattern.removeprefix("./") or "*"])
     except ValueError as error:
         raise ToolError(f"{pattern!r} is no glob pattern: {error}") from None
     return spec.match_file

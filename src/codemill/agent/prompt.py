@@ -1,4 +1,4 @@
-"""The system prompt. Short, since a CPU computes every token of it, and the same from turn to turn, so that it is cached."""
+"""The system prompt: short, since a CPU computes every token, and the same in each turn, so that it is cached."""
 
 import platform
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from pathlib import Path
 MEMORY_FILES = ("AGENTS.md", "QWEN.md")
 MAX_MEMORY = 20_000  # characters of one file; more would be computed for each session
 
-ROLE = """You are Codemill, a coding agent in a terminal. You work on the files in {root} with tools until the task is done.
+ROLE = """You are Codemill, a coding agent in a terminal. You work on the files in {root} with tools until the task \
+is done.
 
 - Look before you change: search, then read what matters. Follow the style that is there.
 - Make the smallest change that does it. Add no comments, files or packages that nobody asked for.
@@ -23,7 +24,7 @@ PLAN = """Plan mode: look and think, but change nothing and run nothing. Present
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the prompt says of where the agent is. network: whether commands reach it; None where there is no sandbox."""
+    """What the prompt says of where the agent is. network: whether commands have it; None where nothing confines them."""
 
     root: Path
     network: bool | None = False
