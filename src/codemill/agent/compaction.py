@@ -17,14 +17,17 @@ UNKNOWN_CONTEXT = 32_768  # assumed where nobody says how long the context is
 MAX_REQUEST = 4000  # characters of a user's message that are kept as they are
 MAX_OLD_RESULT = 400  # characters of an old result, where a summary cannot be made
 
-INSTRUCTION = """Stop here. The conversation is about to be cut, and all that remains of it is what you write now. Write, \
-in at most 600 words and without calling a tool:
+INSTRUCTION = """Stop here. The conversation is about to be cut, and all that remains of it is what you write now. \
+Write, in at most 600 words and without calling a tool:
 1. What the user wants, with every constraint.
 2. What was decided, and why.
 3. What was done: files, functions, commands and what they showed.
 4. What failed, so that it is not tried again.
 5. What comes next."""
-SUMMARY = "[The conversation before this was summarised.]\n\n## What the user said\n{requests}\n\n## Summary\n{summary}{todos}"
+SUMMARY = (
+    "[The conversation before this was summarised.]\n\n"
+    "## What the user said\n{requests}\n\n## Summary\n{summary}{todos}"
+)
 
 
 class Summarizer:

@@ -24,7 +24,7 @@ PLAN = """Plan mode: look and think, but change nothing and run nothing. Present
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the prompt says of where the agent is. network: whether commands have it; None where nothing confines them."""
+    """What the prompt says of where the agent is. network: whether commands have it; None: not confined."""
 
     root: Path
     network: bool | None = False
