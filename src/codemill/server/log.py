@@ -15,7 +15,7 @@ from codemill.server.settings import LogFormat
 
 RECORD = "codemill.record"  # where it lies in an ASGI scope
 CLIENT_GONE = 499  # as nginx calls it: the client left before there was an answer
-QUIET_PATHS = frozenset({"/health", "/metrics", "/favicon.ico"})  # asked for all the time, and of no interest
+QUIET_PATHS = ("/health", "/metrics", "/favicon.ico", "/static/")  # asked for all the time, and of no interest
 _REQUEST_ID = re.compile(rb"[\w.:-]{1,64}")
 _CONTROL = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]")
 log = logging.getLogger("codemill.server")
@@ -92,7 +92,7 @@ class RequestLog:
             record.status = record.status or CLIENT_GONE
             record.is_cut = (not is_done and record.status != CLIENT_GONE) or None
             record.seconds = time.perf_counter() - begin
-            if record.path not in QUIET_PATHS or record.status >= 400:
+            if record.status >= 400 or not record.path.startswith(QUIET_PATHS):
                 log.info("request", extra={"record": record})
 
 
@@ -105,7 +105,7 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         request: RequestRecord | None = getattr(record, "record", None)
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z"
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z"
         values: dict[str, Any] = {"time": moment, "level": record.levelname.lower()}
         values |= {"event": "request", **request_fields(request)} if request else {"event": record.getMessage()}
         if record.exc_info and record.exc_info[1]:
