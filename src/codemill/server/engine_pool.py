@@ -114,6 +114,8 @@ class EnginePool:
     async def _load(self, entry: ModelEntry) -> None:
         try:
             async with self._turn:
+                if entry.has_dead_engine:
+                    await self._unload(entry, "its engine has died")
                 if not entry.is_usable:
                     await self._make_room()
                     await self._start(entry)
