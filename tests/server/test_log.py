@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from codemill.server.access import Access
 from codemill.server.asgi import Receive, Scope, Send
 from codemill.server.log import RequestLog, record_of, set_up_logging
+from codemill.server.settings import ServerSettings
 from server.asgi_calls import Echo, call, make_scope
 
 LOGGERS = ("codemill", "uvicorn", "asyncio")
@@ -132,6 +134,12 @@ def test_an_exception_is_logged_by_place_and_kind_alone(log_format: str) -> None
     assert "test_log.py" in text
     if log_format == "json":
         assert [json.loads(line)["level"] for line in text.splitlines()] == ["info", "error"]
+
+
+def test_a_refusal_says_why() -> None:
+    app = Access(Echo(), ServerSettings(api_keys=("k",)))
+    (line,) = logged(app, make_scope())
+    assert json.loads(line)["error"] == "invalid_api_key"
 
 
 def test_prompts_appear_where_a_protocol_puts_them_in() -> None:

@@ -136,10 +136,13 @@ def trace_of(error: BaseException) -> list[str]:
 
 
 def set_up_logging(log_format: LogFormat = "text", stream: TextIO | None = None) -> None:
-    """Have the server's events, and what uvicorn and asyncio warn of, written as lines to standard error."""
+    """Have the server's events, and errors of uvicorn and asyncio, written as lines to standard error.
+
+    uvicorn's warnings stay out: each broken request has one, so that a stranger could fill the log.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(LineFormatter(log_format))
-    for name, level in (("codemill", logging.INFO), ("uvicorn", logging.WARNING), ("asyncio", logging.WARNING)):
+    for name, level in (("codemill", logging.INFO), ("uvicorn", logging.ERROR), ("asyncio", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
