@@ -34,20 +34,22 @@ if TYPE_CHECKING:
 class EventReader:
     """Turns the updates of one request into events. thinks: the prompt ended inside the reasoning.
 
-    is_chat: reasoning and calls are looked for; in other text there are none.
+    is_chat: reasoning and calls are looked for; in other text there are none. num_samples: how many answers come.
     """
 
-    def __init__(self, tokenizer: Tokenizer, tool_use: "ToolUse", thinks: bool, is_chat: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, tool_use: "ToolUse", thinks: bool, is_chat: bool, num_samples: int = 1
+    ) -> None:
         self._tokenizer = tokenizer
         self._make = lambda index: _SampleReader(index, tool_use, thinks) if is_chat else _PlainReader(index)
         self._samples: dict[int, _PlainReader] = {}
         self._reasoning_tokens = 0
-        self._num_open = 1
+        self._num_samples = num_samples
 
     @property
     def is_done(self) -> bool:
         """Whether no sample has more to say."""
-        return bool(self._samples) and all(sample.is_done for sample in self._samples.values())
+        return sum(sample.is_done for sample in self._samples.values()) == self._num_samples
 
     def read(self, update: StreamUpdate) -> Iterator[Event]:
         """The events of an update; `Waiting` where it shows nothing."""
