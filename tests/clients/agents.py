@@ -57,7 +57,8 @@ class Agent:
             **{key: value for key, value in extra.items() if not key.startswith("-")},
         }
         options = [word for key, value in extra.items() if key.startswith("-") for word in (key, value)]
-        command = [str(self.program), *self.arguments, *options]
+        arguments = [word.replace("~", str(home)) if word.startswith("~/") else word for word in self.arguments]
+        command = [str(self.program), *arguments, *options]
         return subprocess.run(
             command, cwd=work, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
             check=False,
@@ -95,12 +96,11 @@ CLAUDE_CODE = Agent(
     NODE / "claude",
     ("--print", TASK, "--tools", "Bash,Read,Edit,Write", "--permission-mode", "acceptEdits"),
     writer("Write", "file_path"),
-    {"CLAUDE_ENABLE_STREAM_WATCHDOG": "1", "CLAUDE_STREAM_IDLE_TIMEOUT_MS": "3000"},
 )
 CONTINUE = Agent(
     "continue",
     NODE / "cn",
-    ("--config", ".continue/config.yaml", "--auto", "--print", TASK),
+    ("--config", "~/.continue/config.yaml", "--auto", "--print", TASK),
     lambda work: call("Write", filepath="hello.txt", content=TEXT),
 )
 AGENTS = (QWEN_CODE, OPENCODE, CODEX, CLAUDE_CODE, CONTINUE)

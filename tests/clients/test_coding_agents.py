@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clients.agents import AGENTS, CLAUDE_CODE, CODEX, QWEN_CODE, TEXT, Agent
+from clients.agents import AGENTS, CODEX, QWEN_CODE, TEXT, Agent
 from clients.scripts import Conversation
 from clients.serving import serve
 from codemill.server.settings import ServerSettings
@@ -29,7 +29,7 @@ def test_a_file_is_written_and_the_result_read(agent: Agent, tmp_path: Path) -> 
     assert talk.prompts[1][:shared] == talk.prompts[0][:shared]
 
 
-@pytest.mark.parametrize("agent", [QWEN_CODE, CODEX, CLAUDE_CODE], ids=lambda agent: agent.page)
+@pytest.mark.parametrize("agent", [QWEN_CODE, CODEX], ids=lambda agent: agent.page)
 def test_it_waits_while_a_long_prompt_is_read(agent: Agent, tmp_path: Path) -> None:
     talk = Conversation(agent.call(tmp_path / "work"), "All is done.")
     settings = ServerSettings(heartbeat_seconds=1)
