@@ -67,7 +67,7 @@ clean:
 
 $(VENV)/run.stamp: pyproject.toml constraints.txt $(KERNELS)
 	$(make_venv)
-	$(PIP_INSTALL) --editable .
+	$(PIP_INSTALL) --editable '.[serve]'
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt $(KERNELS)

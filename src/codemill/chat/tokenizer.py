@@ -128,6 +128,13 @@ class Tokenizer:
 
     # Chat
 
+    @cached_property
+    def call_style(self) -> Literal["qwen3_coder", "hermes"]:
+        """How the chat format writes tool calls: Qwen3-Coder's XML, or JSON between `<tool_call>` tags as Hermes."""
+        templates = self._files.templates
+        source = templates.get("tool_use") or templates.get("default")
+        return "hermes" if source is not None and "<function=" not in source else "qwen3_coder"
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

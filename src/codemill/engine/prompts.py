@@ -8,6 +8,20 @@ from codemill.chat.tokenizer import Tokenizer
 from codemill.errors import UsageError
 
 
+class PromptTooLong(UsageError):
+    """A prompt that leaves no room for an answer. Lengths in tokens."""
+
+    def __init__(self, name: str, num_tokens: int, max_model_len: int) -> None:
+        super().__init__(
+            f"{name} has {num_tokens} tokens, but the context (max_model_len) holds {max_model_len}, "
+            "the answer included: shorten the prompt"
+        )
+        self.name, self.num_tokens, self.max_model_len = name, num_tokens, max_model_len
+
+    def __reduce__(self) -> tuple[type["PromptTooLong"], tuple[str, int, int]]:
+        return PromptTooLong, (self.name, self.num_tokens, self.max_model_len)
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A prompt as ids; `text` is None if ids are what the caller gave."""
@@ -36,10 +50,7 @@ def check_prompt(prompt: Prompt, name: str, vocab_size: int, max_model_len: int)
     if not num_tokens:
         raise UsageError(f"{name} is empty: give at least one token")
     if num_tokens >= max_model_len:
-        raise UsageError(
-            f"{name} has {num_tokens} tokens, but the context (max_model_len) holds {max_model_len}, "
-            "the answer included: shorten the prompt"
-        )
+        raise PromptTooLong(name, num_tokens, max_model_len)
     for token_id in prompt.token_ids:
         if not 0 <= token_id < vocab_size:
             raise UsageError(f"{name} has token id {token_id}: the model's vocabulary has ids 0 to {vocab_size - 1}")

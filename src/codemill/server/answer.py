@@ -1,0 +1,64 @@
+"""A whole answer, put together from its events."""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from codemill.chat.tool_types import ToolCall
+from codemill.server.events import (
+    CallEnd,
+    Done,
+    Event,
+    Finish,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    Usage,
+)
+
+
+@dataclass(eq=False)
+class Sample:
+    """One sample of an answer."""
+
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: FinishReason = "stop"
+    stop_sequence: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All samples, in order, and what they cost."""
+
+    samples: list[Sample]
+    usage: Usage
+
+
+async def collect(events: AsyncIterator[Event]) -> Answer:
+    """The whole answer."""
+    samples: dict[int, Sample] = defaultdict(Sample)
+    usage = Usage()
+    async for event in events:
+        if isinstance(event, Done):
+            usage = event.usage
+        else:
+            _add(samples, event)
+    return Answer([samples[index] for index in sorted(samples)], usage)
+
+
+def _add(samples: dict[int, Sample], event: Event) -> None:
+    if isinstance(event, TextDelta):
+        sample = samples[event.index]
+        sample.text += event.text
+        sample.logprobs += event.logprobs
+    elif isinstance(event, ReasoningDelta):
+        samples[event.index].reasoning += event.text
+    elif isinstance(event, CallEnd):
+        samples[event.index].tool_calls.append(event.tool_call)
+    elif isinstance(event, Finish):
+        sample = samples[event.index]
+        sample.finish_reason, sample.stop_sequence = event.reason, event.stop_sequence

@@ -1,0 +1,182 @@
+"""The engines that are loaded: loads them when they are asked for, and unloads those that are not used. No torch here."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TypeVar
+
+from codemill.engine.serving import ServingEngine
+from codemill.errors import CodemillError
+from codemill.server.model_entry import ModelEntry
+
+T = TypeVar("T")
+Load = Callable[[str | None], ServingEngine]
+PATIENCE = 30.0  # seconds that a model waits for a place before the one that was used least recently has to leave
+log = logging.getLogger("codemill.server")
+
+
+class EnginePool:
+    """At most `max_loaded` engines at a time (None: no bound); one that nobody uses for `idle_seconds` is closed.
+
+    load: makes the engine of a model spec, and blocks for as long as that takes. free: called in a thread after an
+    engine was closed. They load one after another, since each plans its cache with the memory that it finds.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        max_loaded: int | None = None,
+        idle_seconds: float | None = None,
+        free: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._load_engine = load
+        self._max_loaded = max_loaded
+        self._idle_seconds = idle_seconds
+        self._free = free
+        self._loaded: list[ModelEntry] = []
+        self._turn = asyncio.Lock()
+        self._released = asyncio.Event()
+        self._reaper: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    @property
+    def loaded(self) -> list[ModelEntry]:
+        return list(self._loaded)
+
+    def adopt(self, entry: ModelEntry) -> None:
+        """Keep an entry that has its engine already."""
+        self._loaded.append(entry)
+
+    def start(self) -> None:
+        """Begin to watch for engines that nobody uses."""
+        if self._idle_seconds is not None and self._reaper is None:
+            self._reaper = asyncio.create_task(self._reap(self._idle_seconds))
+
+    async def acquire(self, entry: ModelEntry) -> None:
+        """Take a lease; the engine is loaded if need be. Raises CodemillError, for all who wait, if it cannot be."""
+        if not entry.is_usable:
+            await self._wait_for(entry)
+        entry.num_leases += 1
+
+    def release(self, entry: ModelEntry) -> None:
+        """Give a lease back."""
+        entry.num_leases -= 1
+        entry.last_used = time.monotonic()
+        if not entry.num_leases:
+            self._released.set()
+
+    async def close(self, timeout: float) -> None:
+        """Close all engines: they finish what runs, and abort it after `timeout` seconds. Nothing is loaded any more."""
+        self._is_closed = True
+        tasks = [task for task in (self._reaper,) if task is not None]
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        engines = [entry.engine for entry in self._loaded if entry.engine is not None]
+        await asyncio.gather(*[engine.close(timeout) for engine in engines])
+        self._loaded.clear()
+
+    async def _wait_for(self, entry: ModelEntry) -> None:
+        entry.num_waiting += 1
+        try:
+            while not entry.is_usable:
+                if entry.loading is None:
+                    entry.loading = asyncio.create_task(self._load(entry))
+                    entry.loading.add_done_callback(_settle)
+                await asyncio.shield(entry.loading)  # one who leaves does not stop the load
+        finally:
+            entry.num_waiting -= 1
+            self._released.set()
+
+    async def _load(self, entry: ModelEntry) -> None:
+        try:
+            async with self._turn:
+                if not entry.is_usable:
+                    await self._make_room()
+                    await self._start(entry)
+        finally:
+            entry.loading = None
+
+    async def _start(self, entry: ModelEntry) -> None:
+        self._check_open()
+        begin = time.monotonic()
+        try:
+            engine = await call_in_thread(lambda: self._load_engine(entry.definition.spec))
+        except Exception as error:
+            reason = str(error) if isinstance(error, CodemillError) else f"{type(error).__name__}: {error}"
+            log.error("model %s cannot be loaded: %s", entry.name, reason)
+            raise CodemillError(f"the model {entry.name} cannot be loaded: {reason}") from error
+        entry.set_engine(engine)
+        self._loaded.append(entry)
+        log.info("model %s loaded in %.1f s", entry.name, time.monotonic() - begin)
+
+    async def _make_room(self) -> None:
+        """Close engines until there is a place for another one."""
+        until = time.monotonic() + PATIENCE
+        while self._max_loaded is not None and len(self._loaded) >= self._max_loaded:
+            self._check_open()
+            idle = [entry for entry in self._loaded if entry.is_idle]
+            if idle:
+                await self._unload(min(idle, key=_last_used), "another model needs its place")
+            elif not await self._wait_for_release(until - time.monotonic()):
+                min(self._loaded, key=_last_used).is_leaving = True
+
+    async def _wait_for_release(self, seconds: float) -> bool:
+        self._released.clear()
+        try:
+            await asyncio.wait_for(self._released.wait(), seconds if seconds > 0 else None)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _reap(self, idle_seconds: float) -> None:
+        while True:
+            await asyncio.sleep(min(30.0, idle_seconds / 8))
+            async with self._turn:
+                due = time.monotonic() - idle_seconds
+                for entry in self.loaded:
+                    if entry.is_idle and entry.last_used <= due:
+                        await self._unload(entry, f"nobody asked for it for {idle_seconds:g} s")
+
+    async def _unload(self, entry: ModelEntry, reason: str) -> None:
+        self._loaded.remove(entry)
+        engine = entry.take_engine()
+        await engine.close(0.0)
+        del engine
+        await asyncio.to_thread(self._free)
+        log.info("model %s unloaded: %s", entry.name, reason)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise CodemillError("the server is shutting down: send the request again later")
+
+
+async def call_in_thread(function: Callable[[], T]) -> T:
+    """Its result. Unlike asyncio's own threads, this one does not keep the process when that ends."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - it belongs to the one who asked
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="codemill-load", daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
+def _settle(task: "asyncio.Task[None]") -> None:
+    """Whoever waited has seen the error; if all have left, nobody need."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _last_used(entry: ModelEntry) -> float:
+    return entry.last_used

@@ -1,0 +1,182 @@
+"""Reads an engine's updates as events: reasoning apart from text, tool calls apart from both."""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from codemill.chat.reasoning import ReasoningSplitter
+from codemill.chat.tokenizer import Tokenizer
+from codemill.chat.tool_parser import ToolCallParser
+from codemill.chat.tool_types import ArgumentsDelta as ParsedArguments
+from codemill.chat.tool_types import CallEnd as ParsedEnd
+from codemill.chat.tool_types import CallStart as ParsedStart
+from codemill.chat.tool_types import ContentDelta
+from codemill.chat.tool_types import Event as ParsedEvent
+from codemill.engine.updates import StreamUpdate
+from codemill.server.events import (
+    ArgumentsDelta,
+    CallEnd,
+    CallStart,
+    Done,
+    Event,
+    Finish,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    Usage,
+    Waiting,
+)
+
+if TYPE_CHECKING:
+    from codemill.server.generation import ToolUse
+
+
+class EventReader:
+    """Turns the updates of one request into events. thinks: the prompt ended inside the reasoning.
+
+    is_chat: reasoning and calls are looked for; in other text there are none.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, tool_use: "ToolUse", thinks: bool, is_chat: bool) -> None:
+        self._tokenizer = tokenizer
+        self._make = lambda index: _SampleReader(index, tool_use, thinks) if is_chat else _PlainReader(index)
+        self._samples: dict[int, _PlainReader] = {}
+        self._reasoning_tokens = 0
+        self._num_open = 1
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no sample has more to say."""
+        return bool(self._samples) and all(sample.is_done for sample in self._samples.values())
+
+    def read(self, update: StreamUpdate) -> Iterator[Event]:
+        """The events of an update; `Waiting` where it shows nothing."""
+        if update.progress is not None:
+            yield Waiting(update.progress)
+            return
+        shown = False
+        for event in self._read_sample(update):
+            shown = True
+            yield event
+        if update.output is not None:
+            yield Done(self._usage(update))
+        elif not shown:
+            yield Waiting()
+
+    def _read_sample(self, update: StreamUpdate) -> Iterator[Event]:
+        sample = self._samples.get(update.index)
+        if sample is None:
+            sample = self._samples[update.index] = self._make(update.index)
+        if sample.is_done:
+            return
+        events = list(sample.read(update.text))
+        if update.finish_reason is not None:
+            events += sample.finish(update)
+        if any(isinstance(event, ReasoningDelta) for event in events):
+            self._reasoning_tokens += len(update.token_ids)
+        logprobs = self._logprobs(update)
+        if logprobs:
+            events = _with_logprobs(events, update.index, logprobs)
+        yield from events
+
+    def _usage(self, update: StreamUpdate) -> Usage:
+        metrics = update.metrics
+        assert metrics is not None
+        return Usage(
+            metrics.num_prompt_tokens, metrics.num_output_tokens, metrics.num_cached_tokens, self._reasoning_tokens
+        )
+
+    def _logprobs(self, update: StreamUpdate) -> tuple[TokenLogprob, ...]:
+        if update.logprobs is None or update.top_logprobs is None:
+            return ()
+        each = zip(update.token_ids, update.logprobs, update.top_logprobs, strict=True)
+        return tuple(self._logprob(token_id, logprob, top) for token_id, logprob, top in each)
+
+    def _logprob(self, token_id: int, logprob: float, top: dict[int, float]) -> TokenLogprob:
+        likeliest = tuple(self._logprob(each, value, {}) for each, value in top.items())
+        raw = self._tokenizer.token_bytes(token_id)
+        return TokenLogprob(token_id, raw.decode("utf-8", "replace"), raw, logprob, likeliest)
+
+
+class _PlainReader:
+    """Text in which nothing is looked for."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.is_done = False
+
+    def read(self, text: str) -> Iterator[Event]:
+        if text:
+            yield TextDelta(self.index, text)
+
+    def finish(self, update: StreamUpdate) -> Iterator[Event]:
+        self.is_done = True
+        # What a deadline or the end of the server cut off is not whole: clients know that as "length".
+        reason: FinishReason = "stop" if update.finish_reason == "stop" else "length"
+        yield self._end(reason, update)
+
+    def _end(self, reason: FinishReason, update: StreamUpdate) -> Finish:
+        self.is_done = True
+        found = update.stop_reason
+        return Finish(self.index, reason, found if reason == "stop" and isinstance(found, str) else None)
+
+
+class _SampleReader(_PlainReader):
+    """Text with reasoning before it and tool calls in it."""
+
+    def __init__(self, index: int, tool_use: "ToolUse", thinks: bool) -> None:
+        super().__init__(index)
+        self._splitter = ReasoningSplitter(thinks)
+        self._parser = ToolCallParser(tool_use.tools) if tool_use.may_call else None
+        self._parallel = tool_use.parallel
+        self._has_calls = False
+
+    def read(self, text: str) -> Iterator[Event]:
+        piece = self._splitter.feed(text)
+        if piece.reasoning:
+            yield ReasoningDelta(self.index, piece.reasoning)
+        yield from self._content(piece.content)
+
+    def finish(self, update: StreamUpdate) -> Iterator[Event]:
+        piece = self._splitter.finish()
+        if piece.reasoning:
+            yield ReasoningDelta(self.index, piece.reasoning)
+        yield from self._content(piece.content)
+        if self._parser is not None and not self.is_done:
+            yield from self._parsed(self._parser.finish())
+        if self.is_done:
+            return
+        reason: FinishReason = "stop" if update.finish_reason == "stop" else "length"
+        yield self._end("tool_calls" if self._has_calls and reason == "stop" else reason, update)
+
+    def _content(self, text: str) -> Iterator[Event]:
+        if self._parser is None:
+            if text:
+                yield TextDelta(self.index, text)
+        elif text:
+            yield from self._parsed(self._parser.feed(text))
+
+    def _parsed(self, events: Iterable[ParsedEvent]) -> Iterator[Event]:
+        for event in events:
+            if self.is_done:
+                return
+            if isinstance(event, ContentDelta):
+                yield TextDelta(self.index, event.text)
+            elif isinstance(event, ParsedStart):
+                self._has_calls = True
+                yield CallStart(self.index, event.index, event.id, event.name)
+            elif isinstance(event, ParsedArguments):
+                yield ArgumentsDelta(self.index, event.index, event.text)
+            elif isinstance(event, ParsedEnd):
+                yield CallEnd(self.index, event.index, event.call)
+                if not self._parallel:  # one call is all that is wanted
+                    self.is_done = True
+                    yield Finish(self.index, "tool_calls")
+
+
+def _with_logprobs(events: list[Event], index: int, logprobs: tuple[TokenLogprob, ...]) -> list[Event]:
+    """The first text of these events brings the log-probabilities, or an empty one before them does."""
+    for position, event in enumerate(events):
+        if isinstance(event, TextDelta):
+            return [*events[:position], TextDelta(index, event.text, logprobs), *events[position + 1 :]]
+    return [TextDelta(index, "", logprobs), *events]

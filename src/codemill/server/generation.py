@@ -1,0 +1,232 @@
+"""The one request type behind all protocols, and the events that answer it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from codemill.chat.prompts import fim_ids
+from codemill.chat.reasoning import OPEN as THINK
+from codemill.chat.tokenizer import Tokenizer
+from codemill.engine.outputs import RequestOutput
+from codemill.engine.prompts import Prompt
+from codemill.engine.sampling_params import SamplingParams
+from codemill.engine.structured_output import StructuredOutput
+from codemill.engine.updates import StreamUpdate
+from codemill.server.event_reader import EventReader
+from codemill.server.events import Event
+from codemill.server.served_model import ServedModel
+
+LONG = 4096  # characters; longer prompts are rendered where they do not hold up other requests
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A conversation, its messages in OpenAI's form. variables: of the chat template.
+
+    prefill: how the answer begins; it is not in the events.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    prefill: str = ""
+
+
+@dataclass(frozen=True)
+class TextPrompt:
+    """Text to go on from."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TokenPrompt:
+    """Token ids to go on from."""
+
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FimPrompt:
+    """A hole to fill. context_files: (path, content) pairs, the nearest last."""
+
+    prefix: str
+    suffix: str
+    repo_name: str | None = None
+    context_files: tuple[tuple[str, str], ...] = ()
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """Tools in OpenAI's form. choice: auto, none, required or a name. strict: calls must fit the schemas."""
+
+    tools: Sequence[Mapping[str, Any]] = ()
+    choice: str = "auto"
+    parallel: bool = True
+    strict: bool = False
+
+    @property
+    def may_call(self) -> bool:
+        return bool(self.tools) and self.choice != "none"
+
+    @property
+    def must_call(self) -> bool:
+        return self.may_call and self.choice != "auto"
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What every protocol asks for. deadline: seconds after which the answer ends with what it has."""
+
+    prompt: ChatPrompt | TextPrompt | TokenPrompt | FimPrompt
+    params: SamplingParams
+    tool_use: ToolUse = field(default_factory=ToolUse)
+    priority: int = 0
+    deadline: float | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A request in the engine's terms. thinks: the prompt ends inside the reasoning."""
+
+    prompt: Prompt
+    params: SamplingParams
+    thinks: bool = False
+
+
+async def generate(model: ServedModel, request: GenerationRequest, *, stream: bool) -> AsyncGenerator[Event, None]:
+    """The answer's events; the first comes when the request is accepted, and what is wrong with it is raised before.
+
+    stream: whether anybody looks at the answer before it is whole. Closing the generator ends the work.
+    """
+    prepared = await _prepare(model, request)
+    reader = EventReader(model.tokenizer, request.tool_use, prepared.thinks, isinstance(request.prompt, ChatPrompt))
+    async with aclosing(_updates(model, request, prepared, stream)) as updates:
+        async for update in updates:
+            for event in reader.read(update):
+                yield event
+            if reader.is_done and update.output is None:  # enough was said: the rest is not wanted
+                model.engine.abort(request.request_id or "")
+
+
+def count_tokens(model: ServedModel, request: GenerationRequest) -> int:
+    """Tokens of the prompt."""
+    return len(prompt_ids(model.tokenizer, request))
+
+
+async def _prepare(model: ServedModel, request: GenerationRequest) -> PreparedRequest:
+    if _num_characters(request) > LONG:
+        return await asyncio.to_thread(prepare, model, request)
+    return prepare(model, request)
+
+
+def prepare(model: ServedModel, request: GenerationRequest) -> PreparedRequest:
+    """The prompt's ids, and parameters that make the output what the tools and the model need."""
+    request = _without_thinking(request)
+    ids = prompt_ids(model.tokenizer, request)
+    is_chat = isinstance(request.prompt, ChatPrompt)
+    thinks = is_chat and model.tokenizer.decode(ids[-4:]).rstrip().endswith(THINK)
+    return PreparedRequest(Prompt(None, tuple(ids)), _params(model, request), thinks)
+
+
+def prompt_ids(tokenizer: Tokenizer, request: GenerationRequest) -> list[int]:
+    """Ids of the prompt. Raises UsageError for what is malformed."""
+    prompt = request.prompt
+    if isinstance(prompt, TokenPrompt):
+        return list(prompt.token_ids)
+    if isinstance(prompt, TextPrompt):
+        return tokenizer.encode(prompt.text)
+    if isinstance(prompt, FimPrompt):
+        place = (prompt.repo_name, prompt.context_files, prompt.path)
+        return fim_ids(tokenizer, prompt.prefix, prompt.suffix, *place)
+    # Tools stay in the prompt where none may be called, so that it begins as the turns before did.
+    ids = tokenizer.encode_chat(prompt.messages, list(request.tool_use.tools) or None, **prompt.variables)
+    return ids + tokenizer.encode(prompt.prefill)
+
+
+def _without_thinking(request: GenerationRequest) -> GenerationRequest:
+    """A form that begins with the first token leaves no room for reasoning; templates are told so."""
+    prompt = request.prompt
+    is_formed = request.params.structured_output is not None or request.tool_use.must_call
+    if not isinstance(prompt, ChatPrompt) or not is_formed or "enable_thinking" in prompt.variables:
+        return request
+    return replace(request, prompt=replace(prompt, variables={**prompt.variables, "enable_thinking": False}))
+
+
+def _params(model: ServedModel, request: GenerationRequest) -> SamplingParams:
+    params, use = request.params, request.tool_use
+    if isinstance(request.prompt, FimPrompt):
+        stops = (*params.stop_token_ids, *model.tokenizer.fim_stop_ids)
+        return replace(params, stop_token_ids=tuple(dict.fromkeys(stops)))
+    if use.tools and use.choice == "none":
+        return _without_calls(model.tokenizer, params)
+    if not use.may_call or not (use.must_call or use.strict):
+        return params
+    form = StructuredOutput.for_tools(use.tools, use.choice, model.call_style, use.parallel)
+    if params.structured_output is not None:
+        logger.warning("tool calls and another form are both asked for: the tool calls win")
+    return replace(params, structured_output=form)
+
+
+def _without_calls(tokenizer: Tokenizer, params: SamplingParams) -> SamplingParams:
+    """A model that sees tools but must not call any cannot write the token that begins a call."""
+    token_id = tokenizer.control_tokens.get("<tool_call>")
+    if token_id is None or params.structured_output is not None:
+        return params
+    return replace(params, logit_bias={**(params.logit_bias or {}), token_id: -100.0})
+
+
+async def _updates(
+    model: ServedModel, request: GenerationRequest, prepared: PreparedRequest, stream: bool
+) -> AsyncGenerator[StreamUpdate, None]:
+    options: dict[str, Any] = {
+        "priority": request.priority,
+        "deadline": request.deadline,
+        "adapter": model.adapter,
+        "request_id": request.request_id,
+    }
+    if stream and prepared.params.best_of is None:
+        async with aclosing(model.engine.stream(prepared.prompt, prepared.params, **options)) as updates:
+            async for update in updates:
+                yield update
+        return
+    output = await model.engine.generate(prepared.prompt, prepared.params, **options)
+    for update in _as_updates(output):
+        yield update
+
+
+def _as_updates(output: RequestOutput) -> list[StreamUpdate]:
+    """A whole result as if it had come at once."""
+    last = len(output.outputs) - 1
+    return [
+        StreamUpdate(
+            index=sample.index,
+            text=sample.text,
+            token_ids=tuple(sample.token_ids),
+            logprobs=sample.logprobs,
+            top_logprobs=sample.top_logprobs,
+            finish_reason=sample.finish_reason,
+            stop_reason=sample.stop_reason,
+            output=output if position == last else None,
+        )
+        for position, sample in enumerate(output.outputs)
+    ]
+
+
+def _num_characters(request: GenerationRequest) -> int:
+    """About how long the prompt is."""
+    prompt = request.prompt
+    if isinstance(prompt, TextPrompt):
+        return len(prompt.text)
+    if isinstance(prompt, FimPrompt):
+        return len(prompt.prefix) + len(prompt.suffix) + sum(len(text) for _, text in prompt.context_files)
+    if isinstance(prompt, TokenPrompt):
+        return 0
+    texts = [message.get("content") for message in prompt.messages if isinstance(message, Mapping)]
+    length = sum(len(text) if isinstance(text, str) else 1000 for text in texts)
+    return length + 500 * len(request.tool_use.tools)

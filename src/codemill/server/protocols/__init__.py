@@ -1,0 +1,7 @@
+"""The protocols, a module each: what of a body becomes a `GenerationRequest`, and how events become an answer."""
+
+from fastapi import APIRouter
+
+from codemill.server.protocols import chat
+
+ROUTERS: tuple[APIRouter, ...] = (chat.router,)
