@@ -74,7 +74,7 @@ def load_llm(
         device=device,
         quantization=quantization,
         max_model_len=max_model_len,
-        speculative=_speculative(speculative),
+        speculative=parse_speculative(speculative),
         prefix_cache_dir=prefix_cache_dir,
         kv_cache_dtype=kv_cache_dtype,
     )
@@ -94,7 +94,7 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
-def _speculative(how: str | None) -> SpeculativeConfig | None:
+def parse_speculative(how: str | None) -> SpeculativeConfig | None:
     """What --speculative means. Raises UsageError."""
     if how is None:
         return None

@@ -60,7 +60,6 @@ class Access:
             401,
             "no valid API key: send the server's key as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
             code="invalid_api_key",
-            type="authentication_error",
             headers={"www-authenticate": "Bearer"},
         )
 
@@ -171,7 +170,7 @@ def _digest(key: bytes) -> bytes:
 
 
 def _forbidden(message: str) -> ApiError:
-    return ApiError(403, message, code="forbidden", type="permission_error")
+    return ApiError(403, message, code="forbidden")
 
 
 async def _answer_preflight(scope: Scope, send: Send, origin: bytes) -> None:

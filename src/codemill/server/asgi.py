@@ -17,7 +17,7 @@ def header(scope: Scope, name: bytes) -> bytes | None:
     """The value of a header, whose name is given in lower case; of several the first."""
     for key, value in scope["headers"]:
         if key == name:
-            return value  # type: ignore[no-any-return]
+            return value
     return None
 
 

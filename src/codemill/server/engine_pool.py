@@ -1,4 +1,4 @@
-"""The engines that are loaded: loads them when they are asked for, and unloads those that are not used. No torch here."""
+"""The engines that are loaded: when they are asked for, until they are no longer used. No torch here."""
 
 import asyncio
 import logging
@@ -6,15 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
-from typing import TypeVar
 
 from codemill.engine.serving import ServingEngine
 from codemill.errors import CodemillError
-from codemill.server.model_entry import ModelEntry
+from codemill.server.errors import ApiError
+from codemill.server.model_entry import ModelDefinition, ModelEntry
 
-T = TypeVar("T")
-Load = Callable[[str | None], ServingEngine]
+Load = Callable[[ModelDefinition], ServingEngine]
 PATIENCE = 30.0  # seconds that a model waits for a place before the one that was used least recently has to leave
 log = logging.getLogger("codemill.server")
 
@@ -22,7 +20,7 @@ log = logging.getLogger("codemill.server")
 class EnginePool:
     """At most `max_loaded` engines at a time (None: no bound); one that nobody uses for `idle_seconds` is closed.
 
-    load: makes the engine of a model spec, and blocks for as long as that takes. free: called in a thread after an
+    load: makes the engine of a model, and blocks for as long as that takes. free: called in a thread after an
     engine was closed. They load one after another, since each plans its cache with the memory that it finds.
     """
 
@@ -41,7 +39,14 @@ class EnginePool:
         self._turn = asyncio.Lock()
         self._released = asyncio.Event()
         self._reaper: asyncio.Task[None] | None = None
+        self._loads: set[asyncio.Task[None]] = set()
+        self._num_load_threads = 0
         self._is_closed = False
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread loads a model, perhaps one that nobody waits for any more."""
+        return self._num_load_threads > 0
 
     @property
     def loaded(self) -> list[ModelEntry]:
@@ -70,28 +75,41 @@ class EnginePool:
             self._released.set()
 
     async def close(self, timeout: float) -> None:
-        """Close all engines: they finish what runs, and abort it after `timeout` seconds. Nothing is loaded any more."""
+        """Close all engines: they finish what runs, and abort it after `timeout` seconds. No other is loaded."""
         self._is_closed = True
-        tasks = [task for task in (self._reaper,) if task is not None]
-        for task in tasks:
+        for task in [*self._loads, *([self._reaper] if self._reaper else [])]:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
         engines = [entry.engine for entry in self._loaded if entry.engine is not None]
         await asyncio.gather(*[engine.close(timeout) for engine in engines])
-        self._loaded.clear()
 
     async def _wait_for(self, entry: ModelEntry) -> None:
         entry.num_waiting += 1
         try:
             while not entry.is_usable:
-                if entry.loading is None:
-                    entry.loading = asyncio.create_task(self._load(entry))
-                    entry.loading.add_done_callback(_settle)
-                await asyncio.shield(entry.loading)  # one who leaves does not stop the load
+                await self._join_load(entry)
         finally:
             entry.num_waiting -= 1
             self._released.set()
+
+    async def _join_load(self, entry: ModelEntry) -> None:
+        """Wait until the entry is loaded; who leaves does not stop that."""
+        self._check_open()
+        if entry.loading is None:
+            entry.loading = asyncio.create_task(self._load(entry))
+            self._loads.add(entry.loading)
+            entry.loading.add_done_callback(self._settle)
+        load = entry.loading
+        try:
+            await asyncio.shield(load)
+        except asyncio.CancelledError:
+            if load.cancelled():
+                self._check_open()
+            raise
+
+    def _settle(self, load: "asyncio.Task[None]") -> None:
+        self._loads.discard(load)
+        if not load.cancelled():
+            load.exception()  # those who waited have seen it, and if all have left, nobody need
 
     async def _load(self, entry: ModelEntry) -> None:
         try:
@@ -106,7 +124,7 @@ class EnginePool:
         self._check_open()
         begin = time.monotonic()
         try:
-            engine = await call_in_thread(lambda: self._load_engine(entry.definition.spec))
+            engine = await self._load_in_thread(entry.definition)
         except Exception as error:
             reason = str(error) if isinstance(error, CodemillError) else f"{type(error).__name__}: {error}"
             log.error("model %s cannot be loaded: %s", entry.name, reason)
@@ -114,6 +132,23 @@ class EnginePool:
         entry.set_engine(engine)
         self._loaded.append(entry)
         log.info("model %s loaded in %.1f s", entry.name, time.monotonic() - begin)
+
+    async def _load_in_thread(self, definition: ModelDefinition) -> ServingEngine:
+        """Not in one of asyncio's threads, for which a process waits before it ends."""
+        future: Future[ServingEngine] = Future()
+        future.set_running_or_notify_cancel()
+
+        def run() -> None:
+            try:
+                future.set_result(self._load_engine(definition))
+            except BaseException as error:  # noqa: BLE001 - it belongs to those who wait
+                future.set_exception(error)
+            finally:
+                self._num_load_threads -= 1
+
+        self._num_load_threads += 1
+        threading.Thread(target=run, name="codemill-load", daemon=True).start()
+        return await asyncio.wrap_future(future)
 
     async def _make_room(self) -> None:
         """Close engines until there is a place for another one."""
@@ -125,6 +160,8 @@ class EnginePool:
                 await self._unload(min(idle, key=_last_used), "another model needs its place")
             elif not await self._wait_for_release(until - time.monotonic()):
                 min(self._loaded, key=_last_used).is_leaving = True
+        for entry in self._loaded:  # another one left in its stead
+            entry.is_leaving = False
 
     async def _wait_for_release(self, seconds: float) -> bool:
         self._released.clear()
@@ -146,36 +183,18 @@ class EnginePool:
     async def _unload(self, entry: ModelEntry, reason: str) -> None:
         self._loaded.remove(entry)
         engine = entry.take_engine()
-        await engine.close(0.0)
+        try:
+            await engine.close(0.0)
+        except Exception:  # its memory may be lost, but the others go on
+            log.exception("model %s did not close properly", entry.name)
         del engine
         await asyncio.to_thread(self._free)
         log.info("model %s unloaded: %s", entry.name, reason)
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise CodemillError("the server is shutting down: send the request again later")
-
-
-async def call_in_thread(function: Callable[[], T]) -> T:
-    """Its result. Unlike asyncio's own threads, this one does not keep the process when that ends."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - it belongs to the one who asked
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="codemill-load", daemon=True).start()
-    return await asyncio.wrap_future(future)
-
-
-def _settle(task: "asyncio.Task[None]") -> None:
-    """Whoever waited has seen the error; if all have left, nobody need."""
-    if not task.cancelled():
-        task.exception()
+            message = "the server is shutting down: send the request again later"
+            raise ApiError(503, message, "unavailable", headers={"Retry-After": "5"})
 
 
 def _last_used(entry: ModelEntry) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from codemill.chat.reasoning import ReasoningSplitter
+from codemill.chat.reasoning import Answer, ReasoningSplitter
 from codemill.chat.tokenizer import Tokenizer
 from codemill.chat.tool_parser import ToolCallParser
 from codemill.chat.tool_types import ArgumentsDelta as ParsedArguments
@@ -19,7 +19,6 @@ from codemill.server.events import (
     Done,
     Event,
     Finish,
-    FinishReason,
     ReasoningDelta,
     TextDelta,
     TokenLogprob,
@@ -32,22 +31,24 @@ if TYPE_CHECKING:
 
 
 class EventReader:
-    """Turns the updates of one request into events. thinks: the prompt ended inside the reasoning.
+    """Turns the updates of one request, which has so many samples, into events.
 
-    is_chat: reasoning and calls are looked for; in other text there are none.
+    thinks: the prompt ended inside the reasoning. is_chat: reasoning and calls are looked for; in other text there are
+    none.
     """
 
-    def __init__(self, tokenizer: Tokenizer, tool_use: "ToolUse", thinks: bool, is_chat: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, tool_use: "ToolUse", *, num_samples: int = 1, thinks: bool, is_chat: bool
+    ) -> None:
         self._tokenizer = tokenizer
-        self._make = lambda index: _SampleReader(index, tool_use, thinks) if is_chat else _PlainReader(index)
-        self._samples: dict[int, _PlainReader] = {}
-        self._reasoning_tokens = 0
-        self._num_open = 1
+        self._samples = [
+            _SampleReader(index, tool_use, thinks) if is_chat else _PlainReader(index) for index in range(num_samples)
+        ]
 
     @property
     def is_done(self) -> bool:
         """Whether no sample has more to say."""
-        return bool(self._samples) and all(sample.is_done for sample in self._samples.values())
+        return all(sample.is_done for sample in self._samples)
 
     def read(self, update: StreamUpdate) -> Iterator[Event]:
         """The events of an update; `Waiting` where it shows nothing."""
@@ -64,16 +65,12 @@ class EventReader:
             yield Waiting()
 
     def _read_sample(self, update: StreamUpdate) -> Iterator[Event]:
-        sample = self._samples.get(update.index)
-        if sample is None:
-            sample = self._samples[update.index] = self._make(update.index)
+        sample = self._samples[update.index]
         if sample.is_done:
             return
         events = list(sample.read(update.text))
         if update.finish_reason is not None:
             events += sample.finish(update)
-        if any(isinstance(event, ReasoningDelta) for event in events):
-            self._reasoning_tokens += len(update.token_ids)
         logprobs = self._logprobs(update)
         if logprobs:
             events = _with_logprobs(events, update.index, logprobs)
@@ -82,9 +79,8 @@ class EventReader:
     def _usage(self, update: StreamUpdate) -> Usage:
         metrics = update.metrics
         assert metrics is not None
-        return Usage(
-            metrics.num_prompt_tokens, metrics.num_output_tokens, metrics.num_cached_tokens, self._reasoning_tokens
-        )
+        reasoning = sum(len(self._tokenizer.encode(sample.reasoning)) for sample in self._samples if sample.reasoning)
+        return Usage(metrics.num_prompt_tokens, metrics.num_output_tokens, metrics.num_cached_tokens, reasoning)
 
     def _logprobs(self, update: StreamUpdate) -> tuple[TokenLogprob, ...]:
         if update.logprobs is None or update.top_logprobs is None:
@@ -104,21 +100,22 @@ class _PlainReader:
     def __init__(self, index: int) -> None:
         self.index = index
         self.is_done = False
+        self.reasoning = ""
 
     def read(self, text: str) -> Iterator[Event]:
         if text:
             yield TextDelta(self.index, text)
 
     def finish(self, update: StreamUpdate) -> Iterator[Event]:
-        self.is_done = True
-        # What a deadline or the end of the server cut off is not whole: clients know that as "length".
-        reason: FinishReason = "stop" if update.finish_reason == "stop" else "length"
-        yield self._end(reason, update)
+        yield self._end(update)
 
-    def _end(self, reason: FinishReason, update: StreamUpdate) -> Finish:
+    def _end(self, update: StreamUpdate, has_calls: bool = False) -> Finish:
         self.is_done = True
-        found = update.stop_reason
-        return Finish(self.index, reason, found if reason == "stop" and isinstance(found, str) else None)
+        if update.finish_reason != "stop":
+            # What a deadline or the end of the server cut off is not whole: clients know that as "length".
+            return Finish(self.index, "length")
+        found = update.stop_reason if isinstance(update.stop_reason, str) else None
+        return Finish(self.index, "tool_calls" if has_calls else "stop", found)
 
 
 class _SampleReader(_PlainReader):
@@ -132,29 +129,23 @@ class _SampleReader(_PlainReader):
         self._has_calls = False
 
     def read(self, text: str) -> Iterator[Event]:
-        piece = self._splitter.feed(text)
-        if piece.reasoning:
-            yield ReasoningDelta(self.index, piece.reasoning)
-        yield from self._content(piece.content)
+        yield from self._split(self._splitter.feed(text))
 
     def finish(self, update: StreamUpdate) -> Iterator[Event]:
-        piece = self._splitter.finish()
-        if piece.reasoning:
-            yield ReasoningDelta(self.index, piece.reasoning)
-        yield from self._content(piece.content)
+        yield from self._split(self._splitter.finish())
         if self._parser is not None and not self.is_done:
             yield from self._parsed(self._parser.finish())
-        if self.is_done:
-            return
-        reason: FinishReason = "stop" if update.finish_reason == "stop" else "length"
-        yield self._end("tool_calls" if self._has_calls and reason == "stop" else reason, update)
+        if not self.is_done:
+            yield self._end(update, self._has_calls)
 
-    def _content(self, text: str) -> Iterator[Event]:
-        if self._parser is None:
-            if text:
-                yield TextDelta(self.index, text)
-        elif text:
-            yield from self._parsed(self._parser.feed(text))
+    def _split(self, piece: Answer) -> Iterator[Event]:
+        if piece.reasoning:
+            self.reasoning += piece.reasoning
+            yield ReasoningDelta(self.index, piece.reasoning)
+        if self._parser is not None:
+            yield from self._parsed(self._parser.feed(piece.content))
+        elif piece.content:
+            yield TextDelta(self.index, piece.content)
 
     def _parsed(self, events: Iterable[ParsedEvent]) -> Iterator[Event]:
         for event in events:

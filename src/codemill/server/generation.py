@@ -105,7 +105,13 @@ async def generate(model: ServedModel, request: GenerationRequest, *, stream: bo
     stream: whether anybody looks at the answer before it is whole. Closing the generator ends the work.
     """
     prepared = await _prepare(model, request)
-    reader = EventReader(model.tokenizer, request.tool_use, prepared.thinks, isinstance(request.prompt, ChatPrompt))
+    reader = EventReader(
+        model.tokenizer,
+        request.tool_use,
+        num_samples=prepared.params.n,
+        thinks=prepared.thinks,
+        is_chat=isinstance(request.prompt, ChatPrompt),
+    )
     async with aclosing(_updates(model, request, prepared, stream)) as updates:
         async for update in updates:
             for event in reader.read(update):

@@ -5,10 +5,13 @@ client to read its answer, and httptools takes a header of any size.
 """
 
 import asyncio
+import re
 from asyncio.events import TimerHandle
 from typing import Any
 
 from codemill.server.settings import ServerSettings
+
+UPGRADE = re.compile(rb"\r\nupgrade:(?=[ \t]*h2c[ \t]*\r\n)", re.IGNORECASE)
 
 
 def guarded_protocol(settings: ServerSettings) -> type[asyncio.Protocol]:
@@ -18,6 +21,18 @@ def guarded_protocol(settings: ServerSettings) -> type[asyncio.Protocol]:
     except ImportError:
         from uvicorn.protocols.http.h11_impl import H11Protocol as Protocol  # type: ignore[assignment]
     return type("GuardedProtocol", (Guard, Protocol), {"settings": settings})
+
+
+def without_upgrade(data: bytes) -> bytes:
+    """The begin of a request that does not ask for HTTP/2: httptools would take its body for that of another protocol.
+
+    Java's HttpClient asks for it with every request.
+    """
+    blank = data.find(b"\r\n\r\n")
+    end = len(data) if blank < 0 else blank + 2
+    if data.find(b"h2c", 0, end) < 0:
+        return data
+    return UPGRADE.sub(b"\r\nx-upgrade:", data[:end]) + data[end:]
 
 
 class Guard:
@@ -56,7 +71,7 @@ class Guard:
         if self._num_head_bytes + len(data) > self.settings.max_header_bytes and not self._has_short_head(data):
             self._refuse(431, "Request Header Fields Too Large", "the request's header is too large")
             return
-        super().data_received(data)  # type: ignore[misc]
+        super().data_received(without_upgrade(data))  # type: ignore[misc]
         if self.cycle is not cycle:  # the header is complete
             self._num_head_bytes = 0
             self._stop_head_timer()

@@ -10,6 +10,15 @@ LINGER_SECONDS = 2.0
 MOST_DIGITS = 18  # of a Content-Length
 
 
+class BodyRefused(Exception):
+    """A body that is not read to its end, and whether it has arrived all the same."""
+
+    def __init__(self, error: ApiError, has_arrived: bool = False) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.has_arrived = has_arrived
+
+
 class BodyLimit:
     """ASGI middleware that reads the body before the application is called, which gets it in one piece.
 
@@ -28,14 +37,14 @@ class BodyLimit:
             return
         try:
             body = await self._read(scope, receive)
-        except ApiError as error:
-            await _refuse(scope, receive, send, error)
+        except BodyRefused as refused:
+            await _refuse(scope, receive, send, refused)
             return
         if body is not None:
             await self._app(scope, _replay(body, receive), send)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The body; None if the client has left. Raises ApiError."""
+        """The body; None if the client has left. Raises BodyRefused."""
         length = header(scope, b"content-length")
         if length is not None and (len(length) > MOST_DIGITS or int(length) > self._max_bytes):
             raise self._too_large()
@@ -44,7 +53,7 @@ class BodyLimit:
                 return await self._read_all(receive)
         except TimeoutError:
             message = f"the request's body has not arrived within {self._seconds:g} s: send it faster, or in parts"
-            raise ApiError(408, message, code="request_timeout") from None
+            raise BodyRefused(ApiError(408, message, code="request_timeout")) from None
 
     async def _read_all(self, receive: Receive) -> bytes | None:
         pieces, size = [], 0
@@ -54,15 +63,16 @@ class BodyLimit:
                 return None
             piece = message.get("body", b"")
             size += len(piece)
+            is_last = not message.get("more_body", False)
             if size > self._max_bytes:
-                raise self._too_large()
+                raise self._too_large(is_last)
             pieces.append(piece)
-            if not message.get("more_body", False):
+            if is_last:
                 return b"".join(pieces)
 
-    def _too_large(self) -> ApiError:
+    def _too_large(self, has_arrived: bool = False) -> "BodyRefused":
         message = f"the request's body is larger than {self._max_bytes} bytes: send less, or raise --max-body-mib"
-        return ApiError(413, message, code="request_too_large", type="request_too_large")
+        return BodyRefused(ApiError(413, message, code="request_too_large"), has_arrived)
 
 
 def has_body(scope: Scope) -> bool:
@@ -85,13 +95,16 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, error: ApiError) -> None:
+async def _refuse(scope: Scope, receive: Receive, send: Send, refused: BodyRefused) -> None:
     """Answer, then take what is still under way before the connection is closed.
 
     Closing it at once would reset it, and the client, still sending, would lose the answer.
     """
+    error = refused.error
     error.headers["connection"] = "close"
-    await send_error(scope, send, error, more_body=True)
+    await send_error(scope, send, error, more_body=not refused.has_arrived)
+    if refused.has_arrived:
+        return
     try:
         async with asyncio.timeout(LINGER_SECONDS):
             while (await receive()).get("more_body", False):

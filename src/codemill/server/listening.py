@@ -29,10 +29,10 @@ def open_sockets(host: str, port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     for family, address in addresses:
         try:
-            sockets.append(_bind(family, (address[0], sockets[0].getsockname()[1] if sockets else port)))
+            sockets.append(_bind(family, (str(address[0]), sockets[0].getsockname()[1] if sockets else port)))
         except OSError as error:
             if not sockets:
-                raise CodemillError(_describe(error, host, port)) from None
+                raise refused(error, host, port) from None
     return sockets
 
 
@@ -65,17 +65,11 @@ def _bind(family: int, address: tuple[str, int]) -> socket.socket:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
         _watch_peers(listening)
         listening.bind(address)
-        _check_unused(listening)
     except OSError:
         listening.close()
         raise
     listening.setblocking(False)
     return listening
-
-
-def _check_unused(bound: socket.socket) -> None:
-    """With SO_REUSEADDR two sockets can be bound to a port as long as none listens: only listening tells."""
-    bound.listen(1)
 
 
 def _watch_peers(listening: socket.socket) -> None:
@@ -89,6 +83,11 @@ def _watch_peers(listening: socket.socket) -> None:
     for name, value in options.items():
         if hasattr(socket, name):
             listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def refused(error: OSError, host: str, port: int) -> CodemillError:
+    """What the user is told when the system does not let the server listen."""
+    return CodemillError(_describe(error, host, port))
 
 
 def _describe(error: OSError, host: str, port: int) -> str:

@@ -55,7 +55,7 @@ def record_of(scope: Scope) -> RequestRecord:
     record = scope.get(RECORD)
     if record is None:
         record = scope[RECORD] = RequestRecord(scope["method"], scope["path"])
-    return record  # type: ignore[no-any-return]
+    return record
 
 
 class RequestLog:
@@ -97,7 +97,7 @@ class RequestLog:
 
 
 class LineFormatter(logging.Formatter):
-    """Lines of text or JSON. Of an exception they have the places and the kind, not the message: that may quote input."""
+    """Lines of text or JSON. Of an exception they have places and kind, but no message, which may quote a prompt."""
 
     def __init__(self, log_format: LogFormat = "text") -> None:
         super().__init__()

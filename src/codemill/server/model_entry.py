@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from codemill.engine.serving import ServingEngine
 from codemill.server.served_model import CallStyle, ModelCard, ServedModel
@@ -12,12 +13,16 @@ from codemill.server.served_model import CallStyle, ModelCard, ServedModel
 
 @dataclass(frozen=True)
 class ModelDefinition:
-    """A model that is to be served. aliases: further names of it. adapters: LoRA directories by name."""
+    """A model that is to be served.
+
+    aliases: further names of it. adapters: LoRA directories by name. options: arguments of `LLM` for this model alone.
+    """
 
     name: str
     spec: str | None = None
     aliases: tuple[str, ...] = ()
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ModelEntry:
@@ -56,17 +61,16 @@ class ModelEntry:
 
     def cards(self) -> list[ModelCard]:
         """The model, its other names and its adapters."""
-        definition, engine = self.definition, self.engine
-        length = None if engine is None else engine.max_model_len
-        common = {"created": self.created, "is_loaded": engine is not None, "max_model_len": length}
-        spec = definition.spec or "embedded"
-        own = [ModelCard(self.name, spec=spec, **common)]
-        aliases = [ModelCard(name, spec=spec, alias_of=self.name, **common) for name in definition.aliases]
-        adapters = [
-            ModelCard(name, spec=str(directory), parent=self.name, **common)
-            for name, directory in definition.adapters.items()
-        ]
-        return own + aliases + adapters
+        spec = self.definition.spec or "embedded"
+        own = self._card(self.name, spec)
+        aliases = [replace(own, name=name, alias_of=self.name) for name in self.definition.aliases]
+        adapters = self.definition.adapters.items()
+        return [own, *aliases, *(self._card(name, str(directory), self.name) for name, directory in adapters)]
+
+    def _card(self, name: str, spec: str, parent: str | None = None) -> ModelCard:
+        engine = self.engine
+        max_model_len = None if engine is None else engine.max_model_len
+        return ModelCard(name, self.created, engine is not None, parent, max_model_len, spec)
 
     def set_engine(self, engine: ServingEngine) -> None:
         self.engine, self.is_leaving = engine, False

@@ -70,6 +70,11 @@ class Registry:
         """Whether the server has started, and has not begun to shut down."""
         return self._is_ready
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread loads a model."""
+        return self._pool.is_loading
+
     def models(self) -> list[ModelCard]:
         """All names that requests may ask for: models, each with its aliases and adapters."""
         return [card for entry in self._entries for card in entry.cards()]
@@ -168,5 +173,5 @@ def _targets(entries: Sequence[ModelEntry]) -> dict[str, Target]:
     return targets
 
 
-def _no_load(spec: str | None) -> ServingEngine:
+def _no_load(definition: ModelDefinition) -> ServingEngine:
     raise CodemillError("this engine cannot be loaded again")

@@ -77,7 +77,7 @@ async def respond_stream(
         raise
     interval = 0.0 if every_progress else settings.heartbeat_seconds
     chunks = _written(source, make_writer(source.model_name), interval, settings.heartbeat_seconds)
-    return EventStream(chunks, settings.write_seconds)
+    return EventStream(chunks, source.close, settings.write_seconds)
 
 
 class _Source:
@@ -143,8 +143,6 @@ async def _written(source: _Source, writer: Writer, interval: float, heartbeat: 
                     last = time.monotonic()
     except Exception as error:  # noqa: BLE001  the status is sent: all that is left is to say so in the stream
         yield writer.fail(_logged(error, source.record))
-    finally:
-        await source.close()
 
 
 def _logged(error: Exception, record: RequestRecord) -> ApiError:

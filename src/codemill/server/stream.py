@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -20,17 +20,23 @@ HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
 class EventStream(Response):
     """Server-sent events. A client that leaves ends the work at once: it is not waited for until the next event.
 
-    write_seconds: how long the client may leave what was sent unread.
+    close: ends what the chunks come from, however the stream ends. write_seconds: how long the client may leave what
+    was sent unread.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, chunks: AsyncGenerator[bytes, None], write_seconds: float = 60.0, headers: Mapping[str, str] | None = None
+        self,
+        chunks: AsyncGenerator[bytes, None],
+        close: Callable[[], Awaitable[None]],
+        write_seconds: float = 60.0,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(headers={**HEADERS, **(headers or {})})
         del self.headers["content-length"]
         self._chunks = chunks
+        self._close = close
         self._write_seconds = write_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,6 +48,7 @@ class EventStream(Response):
             await _cancel(leaving)
             await _cancel(sending)
             await self._chunks.aclose()
+            await self._close()  # chunks that were never asked for have not closed anything
         if not sending.cancelled():
             sending.result()
 
