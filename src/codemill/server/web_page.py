@@ -2,7 +2,7 @@
 
 Text of a model never becomes part of the page: `Content-Security-Policy` allows the page its own files alone, and trusted
 types refuse every string as HTML. A generated page runs in an iframe with `sandbox="allow-scripts"`, which has an origin of
-its own. It is loaded from `/artifact-frame`, a small fixed file with headers of its own, and gets its source by
+its own. It is loaded from `/static/frame.html`, a small fixed file with headers of its own, and gets its source by
 `postMessage`: an iframe with `srcdoc` or a `blob:` address would inherit the policy of the page, which forbids inline
 scripts, and that one must not be loosened. The frame's headers say `sandbox` once more, so that the file is harmless
 wherever it is opened, and refuse every connection. docs/web.md lists what is kept out, and what is not.
@@ -31,9 +31,9 @@ PAGE_POLICY = (
 FRAME_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data: blob:; media-src data: blob:; font-src data:; connect-src 'none'; frame-src 'none'; "
-    "worker-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; webrtc 'block'"
+    "worker-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
-DENIED_FEATURES = "camera=(), microphone=(), geolocation=(), usb=(), serial=(), bluetooth=(), payment=()"
+DENIED_FEATURES = "camera=(), microphone=(), geolocation=(), usb=(), serial=(), payment=()"
 COMMON_HEADERS = {
     "Cache-Control": "no-cache",  # kept, but asked for again each time: a new version is seen at once
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -72,25 +72,20 @@ def _read(path: Path) -> WebFile:
     return WebFile(content, CONTENT_TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:20]}"')
 
 
-def is_page_path(path: str) -> bool:
-    """Whether a request of this path is for the page itself, which needs no API key to be seen."""
-    return path in ("/", "/artifact-frame") or path.startswith("/web/")
-
-
 @router.api_route("/", methods=["GET", "HEAD"])
 async def page(request: Request) -> Response:
     """The page."""
     return _answer(request, web_files()["index.html"], PAGE_HEADERS)
 
 
-@router.api_route("/artifact-frame", methods=["GET", "HEAD"])
-async def artifact_frame(request: Request) -> Response:
+@router.api_route("/static/frame.html", methods=["GET", "HEAD"])
+async def frame(request: Request) -> Response:
     """The empty page that shows a generated one."""
     return _answer(request, web_files()["frame.html"], FRAME_HEADERS)
 
 
-@router.api_route("/web/{name}", methods=["GET", "HEAD"])
-async def web_file(request: Request, name: str) -> Response:
+@router.api_route("/static/{name}", methods=["GET", "HEAD"])
+async def static_file(request: Request, name: str) -> Response:
     """A script, a stylesheet or a picture of the page."""
     file = web_files().get(name)
     if file is None or name.endswith(".html"):

@@ -13,6 +13,7 @@ import { installShortcuts, showHelp } from "./shortcuts.js";
 import { apiKey, remember, remembered } from "./store.js";
 
 const NARROW = matchMedia("(max-width: 56rem)");
+const CROWDED = matchMedia("(max-width: 90rem)"); // no room for the list of chats beside a preview
 const SAVE_EVERY = 2000; // ms, while an answer grows
 
 class App {
@@ -119,7 +120,7 @@ class App {
     this.thread = thread;
     const hash = thread.isEmpty ? "" : `#${thread.id}`;
     if (location.hash !== hash) history.replaceState(null, "", hash || location.pathname);
-    this.pane.close();
+    this.closeArtifact();
     this.pane.artifact = null;
     this.showModel();
     this.show();
@@ -282,13 +283,15 @@ class App {
 
   openArtifact(code = null) {
     this.pane.open(code);
-    document.body.toggleAttribute("data-artifact", !this.pane.root.hidden);
+    if (this.pane.root.hidden || !CROWDED.matches || !this.sidebarOpen) return;
+    this.setSidebar(false);
+    this.sidebarGaveWay = true;
   }
 
   closeArtifact() {
     const held = this.pane.root.contains(document.activeElement);
     this.pane.close();
-    document.body.removeAttribute("data-artifact");
+    if (this.sidebarGaveWay && !NARROW.matches) this.setSidebar(true);
     if (held) this.composer.focus();
   }
 
@@ -300,6 +303,8 @@ class App {
   // The sidebar
 
   setSidebar(open) {
+    this.sidebarGaveWay = false;
+    this.sidebarOpen = open;
     document.body.toggleAttribute("data-sidebar", open);
     byId("sidebar").inert = !open;
     byId("backdrop").hidden = !open;
@@ -307,7 +312,7 @@ class App {
   }
 
   toggleSidebar() {
-    const open = !document.body.hasAttribute("data-sidebar");
+    const open = !this.sidebarOpen;
     this.setSidebar(open);
     if (!NARROW.matches) remember("sidebar", open);
     (open ? byId("new-chat") : byId("show-sidebar")).focus();
@@ -315,7 +320,7 @@ class App {
 
   /** Escape closes what lies over the chat on a phone, or else stops the answer, or closes the preview. */
   escape() {
-    if (NARROW.matches && document.body.hasAttribute("data-sidebar")) this.toggleSidebar();
+    if (NARROW.matches && this.sidebarOpen) this.toggleSidebar();
     else if (this.generation()) this.stop();
     else if (!this.pane.root.hidden) this.closeArtifact();
   }

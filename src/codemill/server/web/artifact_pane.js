@@ -158,7 +158,7 @@ export class ArtifactPane {
     const page = pageOf(this.shown, this.version);
     if (this.frame?.page === page) return;
     this.stop();
-    const element = make("iframe", { sandbox: "allow-scripts", src: "artifact-frame", title: `Preview of ${this.version.title}`, referrerpolicy: "no-referrer" });
+    const element = make("iframe", { sandbox: "allow-scripts", src: "static/frame.html", title: `Preview of ${this.version.title}`, referrerpolicy: "no-referrer" });
     this.frame = { element, page, isFed: false, reports: [] };
     this.preview.append(element);
   }

@@ -53,7 +53,7 @@ export class Dialogue {
       make("strong", {}, label), make("span", {}, text.trim())));
     return make("section", { class: "welcome", "aria-labelledby": "welcome-title" },
       make("h2", { id: "welcome-title" }, "What do you want to build?"),
-      make("p", {}, "Your own model answers, on your own machine. Pages that it writes are shown beside the chat."),
+      make("p", {}, "Answers come from the model on your server. Pages that it writes are shown beside the chat."),
       make("div", { class: "examples" }, ...buttons));
   }
 

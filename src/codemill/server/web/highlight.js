@@ -54,7 +54,7 @@ class CodeReader {
     let at = 0;
     const directive = this.open ? null : this.language.directive?.exec(text);
     if (directive) {
-      tokens.push(["meta", directive[0]]);
+      tokens.push([this.language === LANGUAGES.python ? "keyword" : "meta", directive[0]]);
       at = directive[0].length;
     }
     while (at < text.length) {

@@ -1,6 +1,6 @@
 // The inside of a Markdown paragraph: text -> nodes. CommonMark's rules, without raw HTML, reference links and footnotes.
 // Nodes: {type: "text"|"code", text}, {type: "break"}, {type: "strong"|"em"|"del", children},
-// {type: "link", href, children}, {type: "image", href, children}.
+// {type: "link", href, bare, children}, `bare` where an address stood alone, {type: "image", href, children}.
 
 const SPECIAL = /[\\`*_~[\]!<&\n]|https?:\/\//g;
 const PUNCTUATION = /[!-/:-@[-`{-~\p{P}\p{S}]/u;
@@ -17,7 +17,7 @@ class InlineParser {
     this.text = text;
     this.at = 0;
     this.nodes = []; // finished nodes, and delimiters: {type: "delimiter", char, count, opens, closes}
-    this.brackets = []; // indices into `nodes` of "[" and "![" that may begin a link
+    this.brackets = []; // what may begin a link: {at, isImage, isActive}, `at` an index into `nodes`
     this.delimiters = 0;
     this.labels = 0;
     this.unclosed = new Set(); // lengths of backtick runs that nothing closes any more
@@ -107,24 +107,23 @@ class InlineParser {
       return;
     }
     const marker = found === "!" ? "![" : "[";
-    this.brackets.push(this.nodes.length);
+    this.brackets.push({ at: this.nodes.length, isImage: found === "!", isActive: true });
     this.nodes.push({ type: "text", text: marker, bracket: true });
     this.at += marker.length;
   }
 
   close() {
     const start = this.brackets.pop();
-    const target = start === undefined || this.labels >= MAX_LABELS ? null : linkTarget(this.text, this.at + 1);
+    const target = start?.isActive && this.labels < MAX_LABELS ? linkTarget(this.text, this.at + 1) : null;
     if (!target) {
       this.push("]");
       this.at += 1;
       return;
     }
     this.labels += 1;
-    const isImage = this.nodes[start].text === "![";
-    const children = emphasised(this.nodes.splice(start).slice(1));
-    this.nodes.push({ type: isImage ? "image" : "link", href: target.href, children });
-    if (!isImage) this.brackets = this.brackets.filter((index) => this.nodes[index].text === "!["); // no link within a link
+    const children = emphasised(this.nodes.splice(start.at).slice(1));
+    this.nodes.push({ type: start.isImage ? "image" : "link", href: target.href, children });
+    if (!start.isImage) for (const outer of this.brackets) outer.isActive &&= outer.isImage; // no link within a link
     this.at = target.end;
   }
 
@@ -167,7 +166,7 @@ class InlineParser {
     address.lastIndex = this.at;
     const match = address.exec(this.text);
     const href = match ? match[0].replace(/[.,:;!?*_~)\]]+$/, (tail) => (tail.startsWith(")") && match[0].includes("(") ? ")" : "")) : "";
-    if (/^https?:\/\/.+/.test(href)) this.nodes.push({ type: "link", href, children: [{ type: "text", text: href }] });
+    if (/^https?:\/\/.+/.test(href)) this.nodes.push({ type: "link", href, bare: true, children: [{ type: "text", text: href }] });
     else this.push(this.text.slice(this.at, this.at + 4));
     this.at += /^https?:\/\/.+/.test(href) ? href.length : 4;
   }

@@ -14,11 +14,13 @@ const javascript = {
 };
 
 const python = {
-  keywords: words("and as assert async await break case class continue def del elif else except finally for from global if import in is lambda match nonlocal not or pass raise return try type while with yield"),
+  keywords: words("and as assert async await break class continue def del elif else except finally for from global if import in is lambda nonlocal not or pass raise return try while with yield"),
   literals: words("True False None self cls"),
   line: ["#"],
   strings: [{ open: '"""', many: true }, { open: "'''", many: true }, ...QUOTES],
   prefix: /[rbfuRBFU]{1,2}(?=["'])/y,
+  variable: /@[\w.]+/y,
+  directive: /^\s*(?:match|case)(?=\s+[^=\s].*:\s*(?:#.*)?$)/, // words that are keywords only there
 };
 
 const c = {

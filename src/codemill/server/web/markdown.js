@@ -82,7 +82,8 @@ function readFence(lines, at, fence) {
   let end = at + 1;
   while (end < lines.length && !closesFence(lines[end], fence)) end += 1;
   const closed = end < lines.length;
-  const text = lines.slice(at + 1, end).map((line) => dedent(line, fence.indent)).join("\n");
+  const last = !closed && BLANK.test(lines[end - 1]) && end > at + 1 ? end - 1 : end; // after a line break nothing has begun yet
+  const text = lines.slice(at + 1, last).map((line) => dedent(line, fence.indent)).join("\n");
   return [{ type: "code", info: fence.info, text, closed }, closed ? end + 1 : end];
 }
 
@@ -189,9 +190,12 @@ function readItem(lines, at) {
   const fences = new FenceState();
   fences.line(inside[0]);
   let end = at + 1;
+  if (BLANK.test(rest) && end < lines.length && BLANK.test(lines[end])) {
+    while (end < lines.length && BLANK.test(lines[end])) end += 1;
+    return [inside, end, true]; // an item may begin with one blank line, not with two
+  }
   for (; end < lines.length; end += 1) {
     if (BLANK.test(lines[end])) {
-      if (end === at + 1 && BLANK.test(rest)) break; // an item may begin with one blank line, not with two
       inside.push("");
     } else if (indentation(lines[end]) >= offset) inside.push(dedent(lines[end], offset));
     else if (!fences.open && continuesLazily(inside, lines, end)) inside.push(lines[end]);
@@ -239,4 +243,18 @@ function readTable(lines, at) {
     end += 1;
   }
   return [{ type: "table", align, header, rows }, end];
+}
+
+/** A block that is still being written, with the emphasis and code closed that its last words are probably in. */
+export function guessed(block) {
+  if (block.blocks?.length) return { ...block, blocks: [...block.blocks.slice(0, -1), guessed(block.blocks.at(-1))] };
+  if (block.items?.length) return { ...block, items: [...block.items.slice(0, -1), guessed(block.items.at(-1))] };
+  return typeof block.text === "string" && block.type !== "code" ? { ...block, text: closed(block.text) } : block;
+}
+
+function closed(text) {
+  const rest = text.replace(/(`+)[^`]+\1(?!`)/g, "");
+  const mark = rest.includes("`") ? "`" : rest.split("**").length % 2 === 0 ? "**" : "";
+  if (!mark) return text;
+  return text.endsWith(mark) ? text.slice(0, -mark.length) : text.trimEnd() + mark;
 }

@@ -110,7 +110,7 @@ export class AnswerView {
     this.bar.replaceChildren(
       ...[variantSwitch(this.variants, message, this.actions.choose),
         message.content ? iconButton("copy", "Copy the answer", () => this.actions.copy(message.content)) : null,
-        iconButton("again", "Answer again", () => this.actions.regenerate(message)),
+        message.state === "failed" ? null : iconButton("again", "Answer again", () => this.actions.regenerate(message)),
         make("span", { class: "meta speed" }, message.stats ? statsText(message.stats, message.model) : message.model)].filter(Boolean));
   }
 

@@ -3,7 +3,7 @@
 import { copyButton, icon, make, plural } from "./dom.js";
 import { Highlighter } from "./highlight.js";
 import { parseInline } from "./inline.js";
-import { parseLines } from "./markdown.js";
+import { guessed, parseLines } from "./markdown.js";
 import { artifactKind, isWholePage, titleOf } from "./artifact.js";
 
 const SAFE = /^(?:https?:\/\/|mailto:)/i;
@@ -34,16 +34,20 @@ export class MarkdownView {
     for (const block of blocks.slice(0, -1)) this.settle(block);
     const last = blocks.at(-1);
     this.open = lines.slice(last.line).join("\n");
-    if (done) this.settle(last);
-    else this.show(last);
+    if (done) {
+      this.settle(last);
+      this.open = "";
+    } else {
+      this.show(last, true);
+    }
   }
 
-  show(block) {
+  show(block, growing = false) {
     if (this.last?.code && block.type === "code") {
       this.last.code.update(block);
       return;
     }
-    const view = viewOf(block);
+    const view = viewOf(growing ? guessed(block) : block);
     if (this.last) this.last.element.replaceWith(view.element);
     else this.root.append(view.element);
     this.last = view;
@@ -123,16 +127,22 @@ function linkOf(href, children) {
 /** Lines of code with colours, growing at the end. */
 export class CodeLines {
   constructor(language) {
+    this.language = language;
     this.element = make("code");
-    this.highlighter = new Highlighter(language);
-    this.lines = 0;
     this.tail = make("span");
-    this.element.append(this.tail);
+    this.clear();
+  }
+
+  clear() {
+    this.highlighter = new Highlighter(this.language);
+    this.lines = 0;
+    this.element.replaceChildren(this.tail);
   }
 
   /** `text` begins with what was shown before. */
   update(text) {
     const lines = text.split("\n");
+    if (lines.length <= this.lines) this.clear(); // what looked like code was the end of the block
     const fresh = document.createDocumentFragment();
     for (; this.lines < lines.length - 1; this.lines += 1) fresh.append(...spans(this.highlighter.line(lines[this.lines])), "\n");
     this.tail.before(fresh);
