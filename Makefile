@@ -18,12 +18,13 @@ COMPLETE_AT := examples/shopping.py:5
 BENCHES := $(filter-out $(addprefix benchmarks/,big_models.py busy_machine.py copying_model.py draw_cpu_speed.py),\
 	$(wildcard benchmarks/*.py))
 
-.PHONY: run test test-slow neon sanitize bench toolchains docs clean help
+.PHONY: run test test-slow neon sanitize bench toolchains test-web docs clean help
 
 help:
 	@echo 'make run        set up, then generate and complete code with the embedded model'
 	@echo 'make test       set up, then the whole check: format, lint, types, tests'
 	@echo 'make test-slow  the tests that take minutes'
+	@echo 'make test-web   the tests of the web page in Chromium (installs it by apt-get where it is missing, as root)'
 	@echo 'make neon       the kernel tests against kernels for aarch64, in an emulator'
 	@echo 'make sanitize   the kernel tests with sanitizers for memory, arithmetic and threads'
 	@echo 'make bench      every script in benchmarks/ that needs no argument'
@@ -43,6 +44,13 @@ test: $(VENV)/dev.stamp
 
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
+
+test-web: $(VENV)/dev.stamp
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	  { apt-get update && apt-get install --yes --no-install-recommends chromium; } || \
+	  { echo 'error: no Chromium here; install it, or name one with CODEMILL_CHROMIUM=FILE' >&2; exit 1; }
+	$(PIP_INSTALL) 'playwright>=1.50'
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/server/web
 
 neon: $(VENV)/dev.stamp
 	$(BIN)/python tests/kernels/builds/run.py neon
