@@ -21,13 +21,14 @@ BENCHES := $(filter-out $(addprefix benchmarks/,big_models.py busy_machine.py co
 # Programs of other people that talk to the server, each Python one in an environment of its own.
 CLIENTS := $(VENV)/clients
 
-.PHONY: run test test-slow test-clients neon sanitize bench toolchains docs clean help
+.PHONY: run test test-slow test-clients test-web neon sanitize bench toolchains docs clean help
 
 help:
 	@echo 'make run        set up, then generate and complete code with the embedded model'
 	@echo 'make test       set up, then the whole check: format, lint, types, tests'
 	@echo 'make test-slow  the tests that take minutes'
 	@echo 'make test-clients  the server with the agents that people use, from npm and PyPI (about 3 GB)'
+	@echo 'make test-web   the tests of the web page in Chromium (installs it by apt-get where it is missing, as root)'
 	@echo 'make neon       the kernel tests against kernels for aarch64, in an emulator'
 	@echo 'make sanitize   the kernel tests with sanitizers for memory, arithmetic and threads'
 	@echo 'make bench      every script in benchmarks/ that needs no argument'
@@ -50,6 +51,13 @@ test-slow: $(VENV)/dev.stamp
 
 test-clients: $(CLIENTS)/stamp
 	CODEMILL_CLIENTS=$(abspath $(CLIENTS)) $(BIN)/python -m pytest -m 'slow or not slow' tests/clients
+
+test-web: $(VENV)/dev.stamp
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	  { apt-get update && apt-get install --yes --no-install-recommends chromium; } || \
+	  { echo 'error: no Chromium here; install it, or name one with CODEMILL_CHROMIUM=FILE' >&2; exit 1; }
+	$(PIP_INSTALL) 'playwright>=1.50'
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/server/web
 
 neon: $(VENV)/dev.stamp
 	$(BIN)/python tests/kernels/builds/run.py neon
