@@ -12,19 +12,13 @@ from codemill.server.asgi import Receive, Scope, Send
 from codemill.server.log import RequestLog, record_of, set_up_logging
 from codemill.server.settings import ServerSettings
 from server.asgi_calls import Echo, call, make_scope
-
-LOGGERS = ("codemill", "uvicorn", "asyncio")
+from server.logging_state import restored_logging
 
 
 @pytest.fixture(autouse=True)
-def restored_logging() -> Iterator[None]:
-    before = {name: (logging.getLogger(name).handlers, logging.getLogger(name).level) for name in LOGGERS}
-    raises = logging.raiseExceptions
-    yield
-    logging.raiseExceptions = raises
-    for name, (handlers, level) in before.items():
-        logger = logging.getLogger(name)
-        logger.handlers, logger.level, logger.propagate = handlers, level, True
+def logging_as_before() -> Iterator[None]:
+    with restored_logging():
+        yield
 
 
 def logged(app: Any, scope: Scope, log_format: str = "json") -> list[str]:

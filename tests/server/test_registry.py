@@ -323,6 +323,33 @@ def test_adapters_are_loaded_when_they_are_asked_for(load: FakeLoader, tmp_path:
     asyncio.run(main())
 
 
+def test_adapters_of_the_first_model_are_loaded_with_it(load: FakeLoader, tmp_path: Path) -> None:
+    definitions = [ModelDefinition("a", adapters={"sql": tmp_path}), ModelDefinition("b", adapters={"x": tmp_path})]
+    asyncio.run(Registry(definitions, load).start())
+    assert [engine.adapters for engine in load.engines] == [["sql"]]
+    broken = Registry([ModelDefinition("a", adapters={"sql": tmp_path / "gone"})], load)
+    with pytest.raises(CodemillError, match="no such directory"):
+        asyncio.run(broken.start())
+
+
+def test_a_failed_load_is_logged_once_the_server_runs(load: FakeLoader, caplog: pytest.LogCaptureFixture) -> None:
+    registry = Registry(ONE, load)
+    load.broken["a/coder"] = RuntimeError("out of luck")
+
+    async def main() -> None:
+        with pytest.raises(CodemillError):
+            await registry.start()
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+        registry._pool.start()
+        with pytest.raises(CodemillError):
+            await name_of(registry, None)
+
+    asyncio.run(main())
+    (logged,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "out of luck" in logged.getMessage()
+    assert logged.exc_info
+
+
 def test_cards_name_models_aliases_and_adapters(load: FakeLoader) -> None:
     registry = Registry([ModelDefinition("coder", "a/coder", ("gpt",), {"sql": Path("/x/sql")})], load)
     created = registry.models()[0].created
