@@ -196,6 +196,7 @@ def test_a_short_request_finishes_and_a_second_signal_ends_at_once(endless_direc
         assert server.ready["models"] == ["endless"]
         assert server.ready["needs_key"] is False
         assert server.chat("gpt-4o").json()["model"] == "endless"
+        wait_for(lambda: PROMPT in server.log)
         with server.client.stream("POST", CHAT, json=chat_body(max_tokens=400_000, stream=True)) as stream:
             lines = stream.iter_lines()  # which ends the request once nobody refers to it
             next(lines)

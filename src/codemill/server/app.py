@@ -11,9 +11,10 @@ from codemill.server.access import Access
 from codemill.server.errors import ApiError, api_error_of
 from codemill.server.json_response import error_response
 from codemill.server.limits import BodyLimit
-from codemill.server.log import RequestLog, log, record_of
+from codemill.server.log import log, record_of
 from codemill.server.protocols import ROUTERS
 from codemill.server.registry import Registry
+from codemill.server.request_log import RequestLog
 from codemill.server.respond import Server
 from codemill.server.settings import ServerSettings
 
@@ -32,7 +33,7 @@ def create_app(registry: Registry, settings: ServerSettings | None = None) -> Fa
     # The last one added stands first.
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Access, settings=settings)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, log_prompts=settings.log_prompts)
     return app
 
 
