@@ -241,6 +241,7 @@ class App {
     if (this.chats.threads.includes(thread)) this.chats.save(thread);
     if (thread === this.thread) {
       this.dialogue.update(message, null);
+      this.dialogue.draw();
       this.composer.setRunning(this.generation() !== null);
       this.showArtifacts();
     }
