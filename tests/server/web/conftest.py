@@ -24,7 +24,7 @@ def browser() -> Iterator[Any]:
     if path is None:
         pytest.skip("no Chromium here: make test-web installs it, or name one with CODEMILL_CHROMIUM")
     # Chromium's own sandbox refuses to run as root; the iframe's sandbox, which is tested here, is another thing.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    arguments = ["--use-fake-device-for-media-stream", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=arguments)
         yield chromium

@@ -122,9 +122,12 @@ def test_versions_code_copy_and_download(serve, open_page) -> None:
 
 
 def test_a_drawing_and_files_side_by_side(serve, open_page) -> None:
-    files = (
-        fenced('<!DOCTYPE html><link rel="stylesheet" href="style.css"><p>hi</p><script src="app.js"></script>')
-        + "\n\n```css\np { color: rgb(1, 2, 3) }\n```\n\n```js\ndocument.querySelector('p').textContent = 'from app.js'\n```\n"
+    files = "\n\n".join(
+        [
+            fenced('<!DOCTYPE html><link rel="stylesheet" href="style.css"><p>hi</p><script src="app.js"></script>'),
+            fenced("p { color: rgb(1, 2, 3) }", "css"),
+            fenced("document.querySelector('p').textContent = 'from app.js'", "js"),
+        ]
     )
     drawing = '<svg xmlns="http://www.w3.org/2000/svg" width="50" height="50"><circle r="20"/></svg>'
     answers = iter([files, fenced(drawing, "svg")])
@@ -142,7 +145,8 @@ def test_a_drawing_and_files_side_by_side(serve, open_page) -> None:
 
 def test_what_ordinary_pages_do_works(serve, open_page) -> None:
     todo = """<!DOCTYPE html><title>To do</title>
-    <form><input id="text" required><button>Add</button></form><ul></ul><a href="#end">jump</a><a href="/elsewhere">away</a>
+    <form><input id="text" required><button>Add</button></form><ul></ul>
+    <a href="#end">jump</a> <a href="/elsewhere">away</a>
     <script>
     const kept = JSON.parse(localStorage.getItem("items") ?? "[]");
     document.addEventListener("DOMContentLoaded", () => console.log("content loaded"));
@@ -151,7 +155,9 @@ def test_what_ordinary_pages_do_works(serve, open_page) -> None:
       event.preventDefault();
       kept.push(text.value);
       localStorage.items = JSON.stringify(kept);
-      document.querySelector("ul").append(Object.assign(document.createElement("li"), { textContent: text.value + " " + localStorage.length }));
+      const item = document.createElement("li");
+      item.textContent = text.value + " " + localStorage.length;
+      document.querySelector("ul").append(item);
       text.value = "";
     });
     console.log(eval("6 * 7"));
@@ -170,8 +176,7 @@ def test_what_ordinary_pages_do_works(serve, open_page) -> None:
     frame.get_by_text("away").click()
     frame.get_by_text("jump").click()
     said = page.locator(".console li")
-    page.get_by_text("Console: 2 of 6 are errors").wait_for()
-    assert said.nth(0).inner_text() == "42" if said.first.is_visible() else True
+    page.get_by_text("Console: 2 of 5 are errors").wait_for()
     page.locator(".console summary").click()
     texts = said.all_inner_texts()
     assert {"42", "content loaded", 'loaded {"a":1}'} <= set(texts)
@@ -188,19 +193,17 @@ def test_a_hostile_page_reaches_nothing(serve, open_page, stranger: Stranger) ->
     page.evaluate("() => { localStorage.setItem('codemill.secret', 'treasure'); document.cookie = 'secret=treasure'; }")
     opened: list[Any] = []
     for event in ("dialog", "popup", "download"):
-        page.on(event, opened.append)
-    page.context.on("page", opened.append)
+        page.on(event, lambda item: opened.append(item))
+    page.context.on("page", lambda item: opened.append(item))
     ask(page, "Build it")
     answered(page)
-    page.locator(".console summary").click()
-    page.locator(".console").get_by_text("DONE", exact=True).wait_for(timeout=60_000)
+    frame = next(frame for frame in page.frames if frame.url.endswith("/static/frame.html"))
+    frame.wait_for_function("() => window.finished", timeout=60_000)
+    results = frame.evaluate("() => results")
     page.wait_for_timeout(3_500)  # the refresh
 
-    results = dict(line.split(": ", 1) for line in page.locator(".console li").all_inner_texts() if ": " in line)
     harmless = {
-        **dict.fromkeys(("own origin", "own storage", "popup"), "null"),
-        "own storage": "null",
-        "frame element": "null",
+        **dict.fromkeys(("own origin", "own storage", "popup", "frame element"), "null"),
         **dict.fromkeys(("alert", "print", "link top", "link blank", "download", "messages"), "undefined"),
         "confirm": "false",
         "prompt": "null",
@@ -211,8 +214,6 @@ def test_a_hostile_page_reaches_nothing(serve, open_page, stranger: Stranger) ->
     }
     refused = {"SecurityError", "TypeError", "NotAllowedError", "blocked", "ReferenceError", "NotSupportedError"}
     for name, result in results.items():
-        if name.startswith("Not loaded"):
-            continue
         assert result == harmless.get(name) or result in refused, (name, result)
     assert len(results) > 40
     assert stranger.asked == []
@@ -220,7 +221,9 @@ def test_a_hostile_page_reaches_nothing(serve, open_page, stranger: Stranger) ->
     assert len(prompts) == 1
     assert page.url.startswith(str(client.base_url))
     assert page.title() == "Build it · Codemill"
-    assert page.locator(".console img").count() == 0
+    page.locator(".console summary").click()
+    assert page.locator(".console li").count() == 50  # the most that is listed
+    assert page.locator(".console li *").count() == 0
     ask(page, "Still there?")
     answered(page, 2)
 
@@ -344,13 +347,14 @@ def test_a_huge_answer_leaves_the_page_usable(serve, open_page) -> None:
     assert page.evaluate("() => performance.now()") - started < 3_000
 
 
-def test_no_name_is_looked_up_for_a_page(serve, open_page) -> None:
-    """WebRTC is the one road that no policy closes: its objects are taken out of the page."""
+def test_a_page_finds_no_web_rtc(serve, open_page) -> None:
+    """The one road that no policy closes: its objects are taken out of the page. docs/web.md says what that is worth."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.settimeout(3)
+        address = f"stun:127.0.0.1:{listener.getsockname()[1]}"
         call = (
-            f"const c = new RTCPeerConnection({{iceServers: [{{urls: 'stun:127.0.0.1:{listener.getsockname()[1]}'}}]}});"
+            f"const c = new RTCPeerConnection({{iceServers: [{{urls: '{address}'}}]}});"
             "c.createDataChannel('x'); c.createOffer().then((offer) => c.setLocalDescription(offer));"
         )
         page = open_page(serve(lambda prompt: fenced(f"<!DOCTYPE html><script>{call}</script>")))
