@@ -312,6 +312,18 @@ def test_schema(serve):
     assert body["text"] == {"format": form, "verbosity": "low"}
 
 
+def test_a_schema_forbids_no_calls(serve):
+    """As codex asks with --output-schema: tools until the answer is ready, and that in its form."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    body = {"input": "hi", "tools": [TOOL], "text": {"format": {"type": "json_schema", "name": "n", "schema": schema}}}
+    (call,) = whole(serve(lambda prompt: call_text("get_weather", city="Paris")), **body)["output"]
+    assert json.loads(call["arguments"]) == {"city": "Paris"}
+    (message,) = whole(serve(lambda prompt: '{"n": 3}'), **body)["output"]
+    assert json.loads(message["content"][0]["text"]) == {"n": 3}
+    (message,) = whole(serve(lambda prompt: "I would rather talk."), max_output_tokens=100, **body)["output"]
+    assert message["type"] == "function_call" or isinstance(json.loads(message["content"][0]["text"])["n"], int)
+
+
 def test_what_would_have_to_be_stored(serve):
     client = serve()
     reference = [{"type": "item_reference", "id": "msg_1"}]
