@@ -171,10 +171,14 @@ def _params(model: ServedModel, request: GenerationRequest) -> SamplingParams:
         return replace(params, stop_token_ids=tuple(dict.fromkeys(stops)))
     if use.tools and use.choice == "none":
         return _without_calls(model.tokenizer, params)
-    if not use.may_call or not (use.must_call or use.strict):
+    wanted = params.structured_output
+    is_json = wanted is not None and wanted.is_json and not use.must_call
+    if not use.may_call or not (use.must_call or use.strict or is_json):
         return params
-    form = StructuredOutput.for_tools(use.tools, use.choice, model.call_style, use.parallel)
-    if params.structured_output is not None:
+    # A schema binds the text; it does not forbid calls.
+    answer = wanted.schema if wanted is not None and is_json else None
+    form = StructuredOutput.for_tools(use.tools, use.choice, model.call_style, use.parallel, answer)
+    if wanted is not None and answer is None:
         logger.warning("tool calls and another form are both asked for: the tool calls win")
     return replace(params, structured_output=form)
 
