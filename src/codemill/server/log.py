@@ -16,6 +16,7 @@ from codemill.server.settings import LogFormat
 RECORD = "codemill.record"  # where it lies in an ASGI scope
 CLIENT_GONE = 499  # as nginx calls it: the client left before there was an answer
 QUIET_PATHS = frozenset({"/health", "/metrics", "/favicon.ico"})  # asked for all the time, and of no interest
+ID_HEADERS = (b"x-request-id", b"request-id")  # OpenAI's and Anthropic's clients read one each
 _REQUEST_ID = re.compile(rb"[\w.:-]{1,64}")
 _CONTROL = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]")
 log = logging.getLogger("codemill.server")
@@ -78,7 +79,8 @@ class RequestLog:
             nonlocal is_done
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", request_id)]}
+                ids = [(name, request_id) for name in ID_HEADERS]
+                message = {**message, "headers": [*message.get("headers", []), *ids]}
             elif not message.get("more_body", False):
                 is_done = True
             await send(message)
