@@ -2,6 +2,6 @@
 
 from fastapi import APIRouter
 
-from codemill.server.protocols import chat
+from codemill.server.protocols import chat, messages
 
-ROUTERS: tuple[APIRouter, ...] = (chat.router,)
+ROUTERS: tuple[APIRouter, ...] = (chat.router, messages.router)
