@@ -8,8 +8,9 @@ import httpx
 import pytest
 
 pytest.importorskip("fastapi")
-types = pytest.importorskip("anthropic.types")
+pytest.importorskip("anthropic")
 
+from anthropic import types
 from pydantic import BaseModel, TypeAdapter
 
 from codemill.server.settings import ServerSettings
@@ -25,7 +26,7 @@ TOOL = {
         "required": ["city"],
     },
 }
-CALL = "<tool_call>\n<function=get_weather>\n<parameter=city>\nPa\"ris\n</parameter>\n</function>\n</tool_call>"
+CALL = '<tool_call>\n<function=get_weather>\n<parameter=city>\nPa"ris\n</parameter>\n</function>\n</tool_call>'
 ARGUMENTS = {"city": 'Pa"ris'}
 THOUGHT = "<think>\nLet me see.\n</think>\n\n"
 EVENTS: TypeAdapter[Any] = TypeAdapter(types.RawMessageStreamEvent)
