@@ -117,6 +117,17 @@ def test_tools_that_a_system_message_adds_or_takes_away():
     assert content.endswith("The tool Bash is now available.\nThe tool Bash is no longer available.")
 
 
+def test_a_tool_that_a_message_brings_along():
+    added = {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": tool("Fetch")}}
+    request = request_of(USER, {"role": "system", "content": [added]}, tools=[tool("Bash")])
+    assert '"name": "Fetch", "parameters": {' in request.prompt.messages[1]["content"]
+    assert [each["function"]["name"] for each in request.tool_use.tools] == ["Bash"]
+    assert [each["function"]["name"] for each in request.tool_use.loaded] == ["Fetch"]
+    added["tool"]["definition"] = {"type": "custom"}
+    with pytest.raises(UsageError, match=r"^messages\.1\.content\.0\.tool\.definition: expected a tool"):
+        request_of(USER, {"role": "system", "content": [added]})
+
+
 def test_text_and_blocks_of_text_are_the_same():
     assert read({"role": "user", "content": [text("hi", **MARK)]}, system=[text("Be.", **MARK)]) == read(
         USER, system="Be."

@@ -53,7 +53,7 @@ class BlockReader:
         if text is not None:
             return text
         if block.type == "tool_addition":
-            return self._add(_name(block.content.get("tool")))
+            return self._add(block)
         if block.type == "tool_removal":
             return f"The tool {_name(block.content.get('tool'))} is no longer available."
         if block.type not in UNREADABLE:
@@ -67,7 +67,11 @@ class BlockReader:
         self.loaded += names
         return self._tools.description(names)
 
-    def _add(self, name: str) -> str:
+    def _add(self, block: Block) -> str:
+        tool = block.content.get("tool")
+        if isinstance(tool, Mapping) and "definition" in tool:
+            self._tools.declare(tool["definition"], f"{block.place}.tool.definition")
+        name = _name(tool)
         return self._load([name]) if self._tools.is_deferred(name) else f"The tool {name} is now available."
 
 

@@ -23,21 +23,35 @@ class DeclaredTools:
 
     def __init__(self, tools: Sequence[Any] | None) -> None:
         """Raises UsageError for a tool without a name."""
-        self._tools = [_function(tool, f"tools.{i}") for i, tool in enumerate(tools or ()) if _is_custom(tool)]
-        self._deferred = {
-            tool["name"] for tool in tools or () if isinstance(tool, Mapping) and tool.get("defer_loading")
-        }
-        self._by_name = {tool["function"]["name"]: tool["function"] for tool in self._tools}
+        self._tools: dict[str, dict[str, Any]] = {}
+        self._deferred: set[str] = set()
+        for i, tool in enumerate(tools or ()):
+            self._declare(tool, f"tools.{i}", is_deferred=False)
+
+    def declare(self, tool: Any, place: str) -> None:
+        """A tool that a message brings along. The prompt's list stays as it is. Raises UsageError."""
+        self._declare(tool, place, is_deferred=True)
+
+    def _declare(self, tool: Any, place: str, is_deferred: bool) -> None:
+        if not _is_custom(tool):
+            return
+        function = _function(tool, place)
+        name = _name(function)
+        if name in self._tools and not self.is_deferred(name):
+            return
+        self._tools[name] = function
+        if is_deferred or tool.get("defer_loading"):
+            self._deferred.add(name)
 
     def use(self, choice: Mapping[str, Any] | None, loaded: Iterable[str]) -> ToolUse:
         """What may be called; loaded: names of deferred tools that the conversation describes. Raises UsageError."""
         names, choice = set(loaded), choice or {}
-        usable = [tool for tool in self._tools if _name(tool) not in self._deferred or _name(tool) in names]
+        usable = [tool for name, tool in self._tools.items() if not self.is_deferred(name) or name in names]
         use = tool_use(usable, _openai_choice(choice), not choice.get("disable_parallel_tool_use"))
         return replace(
             use,
-            tools=[tool for tool in use.tools if _name(tool) not in self._deferred],
-            loaded=[tool for tool in use.tools if _name(tool) in self._deferred],
+            tools=[tool for tool in use.tools if not self.is_deferred(_name(tool))],
+            loaded=[tool for tool in use.tools if self.is_deferred(_name(tool))],
         )
 
     def is_deferred(self, name: str) -> bool:
@@ -50,9 +64,9 @@ class DeclaredTools:
         return "\n".join(["<functions>", *lines, "</functions>"])
 
     def _line(self, name: str) -> str:
-        function = self._by_name.get(name)
-        if function is None:
+        if name not in self._tools:
             return f"There is no tool {name}."
+        function = self._tools[name]["function"]
         known = {key: function[key] for key in ("description", "name", "parameters") if key in function}
         return f"<function>{json.dumps(known, ensure_ascii=False)}</function>"
 
