@@ -9,6 +9,7 @@ from codemill.server.asgi import App, Message, Receive, Scope, Send, header
 from codemill.server.log import CLIENT_GONE, RECORD, RequestRecord, log
 
 QUIET_PATHS = ("/health", "/metrics", "/favicon.ico", "/static/")  # asked for all the time, and of no interest
+ID_HEADERS = (b"x-request-id", b"request-id")  # OpenAI's and Anthropic's clients read one each
 MOST_LOGGED = 1 << 18  # bytes of a body
 _REQUEST_ID = re.compile(rb"[\w.:-]{1,64}")
 
@@ -58,7 +59,8 @@ class _Request:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._record.status = message["status"]
-            message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", self._id)]}
+            ids = [(name, self._id) for name in ID_HEADERS]
+            message = {**message, "headers": [*message.get("headers", []), *ids]}
         elif not message.get("more_body", False):
             self._is_done = True
         if self._bodies is not None:

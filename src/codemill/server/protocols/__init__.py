@@ -2,6 +2,6 @@
 
 from fastapi import APIRouter
 
-from codemill.server.protocols import chat, responses
+from codemill.server.protocols import chat, messages, responses
 
-ROUTERS: tuple[APIRouter, ...] = (chat.router, responses.router)
+ROUTERS: tuple[APIRouter, ...] = (chat.router, messages.router, responses.router)
