@@ -149,6 +149,8 @@ class ScriptedEngine(ServingEngine):
         now, num_tokens = time.perf_counter(), len(live.request.prompt.token_ids)
         for sequence in live.request.sequences:
             sequence.start_time = now
+            if sequence.params.prompt_logprobs is not None:
+                sequence.prompt_logprobs = [{token_id: 0.0} for token_id in sequence.prompt_token_ids[1:]]
         self._metrics.request_started(now - live.request.start, 0)
         for part in range(PREFILL_PARTS if self._prefill_seconds else 0):
             progress = Progress(None, num_tokens * part // PREFILL_PARTS, num_tokens)

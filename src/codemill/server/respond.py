@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -13,9 +13,10 @@ from fastapi import Request
 from codemill.engine.updates import Progress
 from codemill.errors import CodemillError
 from codemill.server.answer import Answer, collect
+from codemill.server.batch import generate_all
 from codemill.server.errors import ApiError, api_error_of
 from codemill.server.events import Done, Event, Finish, Waiting
-from codemill.server.generation import GenerationRequest, generate
+from codemill.server.generation import GenerationRequest
 from codemill.server.log import RequestRecord, log, record_of
 from codemill.server.registry import Registry
 from codemill.server.served_model import ServedModel
@@ -24,6 +25,8 @@ from codemill.server.stream import EventStream, run_unless_disconnected
 
 # A model that takes longer to load must not keep its clients without an answer: they would ask again.
 OPENING_SECONDS = 5.0
+# One request, or several, whose samples are counted through.
+Generation = GenerationRequest | Sequence[GenerationRequest]
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,7 @@ class Writer(Protocol):
         """What went wrong in the middle, and the end of the stream."""
 
 
-async def respond_whole(
-    request: Request, name: str | None, generation: GenerationRequest
-) -> tuple[Answer, ServedModel]:
+async def respond_whole(request: Request, name: str | None, generation: Generation) -> tuple[Answer, ServedModel]:
     """The whole answer, and the model that gave it. Raises what is wrong with the request."""
     return await run_unless_disconnected(request, _collect(request, name, generation))
 
@@ -60,7 +61,7 @@ async def respond_whole(
 async def respond_stream(
     request: Request,
     name: str | None,
-    generation: GenerationRequest,
+    generation: Generation,
     make_writer: Callable[[str], Writer],
     every_progress: bool = False,
 ) -> EventStream:
@@ -83,7 +84,7 @@ async def respond_stream(
 class _Source:
     """The events of one request, and the model that they come from, which stays loaded meanwhile."""
 
-    def __init__(self, request: Request, name: str | None, generation: GenerationRequest) -> None:
+    def __init__(self, request: Request, name: str | None, generation: Generation) -> None:
         self._events = _leased_events(request, name, generation)
         self._opening = asyncio.ensure_future(self._open())
         self.model_name = name or ""
@@ -153,7 +154,7 @@ def _logged(error: Exception, record: RequestRecord) -> ApiError:
     return told
 
 
-async def _collect(request: Request, name: str | None, generation: GenerationRequest) -> tuple[Answer, ServedModel]:
+async def _collect(request: Request, name: str | None, generation: Generation) -> tuple[Answer, ServedModel]:
     async with aclosing(_leased_events(request, name, generation, stream=False)) as events:
         model = await anext(events)
         assert isinstance(model, ServedModel)
@@ -161,16 +162,17 @@ async def _collect(request: Request, name: str | None, generation: GenerationReq
 
 
 async def _leased_events(
-    request: Request, name: str | None, generation: GenerationRequest, *, stream: bool = True
+    request: Request, name: str | None, generation: Generation, *, stream: bool = True
 ) -> AsyncGenerator[Event | ServedModel, None]:
     """First the model, once it is loaded, then the events. What they say of the request goes into its record."""
     server: Server = request.app.state.server
     record, begin = record_of(request.scope), time.perf_counter()
-    generation = _completed(generation, server.settings)
+    requests = [generation] if isinstance(generation, GenerationRequest) else generation
+    completed = [_completed(each, server.settings) for each in requests]
     async with server.registry.lease(name) as model:
         record.model = model.name
         yield model
-        async with aclosing(generate(model, generation, stream=stream)) as events:
+        async with aclosing(generate_all(model, completed, stream=stream)) as events:
             async for event in events:
                 _note(record, event, begin)
                 yield event

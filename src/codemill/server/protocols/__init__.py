@@ -2,6 +2,12 @@
 
 from fastapi import APIRouter
 
-from codemill.server.protocols import chat
+from codemill.server.protocols import chat, completions, models, status, tokens
 
-ROUTERS: tuple[APIRouter, ...] = (chat.router,)
+ROUTERS: tuple[APIRouter, ...] = (
+    chat.router,
+    completions.router,
+    tokens.router,
+    models.router,
+    status.router,
+)
