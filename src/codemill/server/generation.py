@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from codemill.chat.fitted_fim import fitted_fim_ids
 from codemill.chat.prompts import fim_ids
 from codemill.chat.reasoning import OPEN as THINK
 from codemill.chat.tokenizer import Tokenizer
@@ -53,13 +54,14 @@ class TokenPrompt:
 
 @dataclass(frozen=True)
 class FimPrompt:
-    """A hole to fill. context_files: (path, content) pairs, the nearest last."""
+    """A hole to fill. context_files: (path, content) pairs, the nearest last. fits: cut it to fit, never refuse it."""
 
     prefix: str
     suffix: str
     repo_name: str | None = None
     context_files: tuple[tuple[str, str], ...] = ()
     path: str | None = None
+    fits: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,10 +144,21 @@ async def _prepare(model: ServedModel, request: GenerationRequest) -> PreparedRe
 def prepare(model: ServedModel, request: GenerationRequest) -> PreparedRequest:
     """The prompt's ids, and parameters that make the output what the tools and the model need."""
     request = _without_thinking(request)
-    ids = prompt_ids(model.tokenizer, request)
+    ids = _fitted_ids(model, request) or prompt_ids(model.tokenizer, request)
     is_chat = isinstance(request.prompt, ChatPrompt)
     thinks = is_chat and model.tokenizer.decode(ids[-4:]).rstrip().endswith(THINK)
     return PreparedRequest(Prompt(None, tuple(ids)), _params(model, request), thinks)
+
+
+def _fitted_ids(model: ServedModel, request: GenerationRequest) -> list[int] | None:
+    """The ids of a prompt that is to be cut where it is too long; the answer gets a quarter of the context at most."""
+    prompt = request.prompt
+    if not isinstance(prompt, FimPrompt) or not prompt.fits:
+        return None
+    budget = model.max_model_len - min(request.params.max_tokens or 1, model.max_model_len // 4)
+    return fitted_fim_ids(
+        model.tokenizer, prompt.prefix, prompt.suffix, prompt.context_files, prompt.path, max(1, budget)
+    )
 
 
 def prompt_ids(tokenizer: Tokenizer, request: GenerationRequest) -> list[int]:

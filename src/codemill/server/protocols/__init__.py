@@ -2,11 +2,14 @@
 
 from fastapi import APIRouter
 
-from codemill.server.protocols import chat, completions, models, status, tokens
+from codemill.server.protocols import chat, completions, embeddings, infill, mistral_fim, models, status, tokens
 
 ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
     completions.router,
+    embeddings.router,
+    infill.router,
+    mistral_fim.router,
     tokens.router,
     models.router,
     status.router,
