@@ -37,7 +37,7 @@ class Echo:
         await send({"type": "http.response.body", "body": message.get("body", b"")})
 
 
-def make_scope(method: str = "POST", path: str = "/v1/chat/completions", headers: Mapping[str, str] = {}) -> Scope:  # noqa: B006
+def make_scope(method: str = "POST", path: str = "/v1/chat/completions", headers: Mapping[str, str] = {}) -> Scope:
     encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     return {"type": "http", "method": method, "path": path, "headers": encoded, "client": ("10.0.0.9", 4321)}
 

@@ -77,7 +77,9 @@ def test_what_a_client_sends_cannot_forge_a_line() -> None:
     assert json.loads(line)["id"].startswith("req-")
 
 
-@pytest.mark.parametrize(("given", "expected"), [("abc-1.2:3", "abc-1.2:3"), ("x" * 65, None), ("a b", None), ("", None)])
+@pytest.mark.parametrize(
+    ("given", "expected"), [("abc-1.2:3", "abc-1.2:3"), ("x" * 65, None), ("a b", None), ("", None)]
+)
 def test_the_answer_has_the_id_of_the_request(given: str, expected: str | None) -> None:
     answer = call(RequestLog(Echo()), make_scope(headers={"x-request-id": given}))
     found = answer.headers["x-request-id"]

@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from codemill.errors import CodemillError, UsageError
-from codemill.server.asgi import App, Message, Receive, Scope, Send, header, send_error
+from codemill.server.asgi import App, Message, Receive, Scope, Send, header
+from codemill.server.body import IncomingBody, refuse
 from codemill.server.errors import ApiError
 from codemill.server.settings import ServerSettings
 
@@ -49,7 +50,7 @@ class Access:
         if refusal is None:
             await self._app(scope, receive, send)
         else:
-            await send_error(scope, send, refusal)
+            await refuse(scope, IncomingBody(scope, receive), send, refusal)
 
     def _refusal(self, scope: Scope, origin: bytes | None) -> ApiError | None:
         if not self._keys:

@@ -6,6 +6,7 @@ from starlette.exceptions import HTTPException
 
 from codemill import __version__
 from codemill.errors import CodemillError
+from codemill.server import web_page
 from codemill.server.access import Access
 from codemill.server.errors import ApiError, api_error_of
 from codemill.server.json_response import error_response
@@ -22,7 +23,7 @@ def create_app(registry: Registry, settings: ServerSettings | None = None) -> Fa
     settings = settings or ServerSettings()
     app = FastAPI(title="Codemill", version=__version__, docs_url="/docs", redoc_url=None)
     app.state.server = Server(registry, settings)
-    for router in ROUTERS:
+    for router in (web_page.router, *ROUTERS):
         app.include_router(router)
     for kind in (ApiError, CodemillError, Exception):
         app.add_exception_handler(kind, _answer_error)

@@ -123,6 +123,7 @@ class EnginePool:
     async def _start(self, entry: ModelEntry) -> None:
         self._check_open()
         begin = time.monotonic()
+        log.info("model %s is loading", entry.name)
         try:
             engine = await self._load_in_thread(entry.definition)
         except Exception as error:

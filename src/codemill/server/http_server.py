@@ -93,7 +93,7 @@ class Server(uvicorn.Server):
             self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        log.info("shutting down: %d requests are running", len(self.server_state.tasks))
+        log.info("shutting down; requests that run: %d", len(self.server_state.tasks))
         abort = asyncio.create_task(self._abort_late())
         try:
             await super().shutdown(sockets)
@@ -105,7 +105,7 @@ class Server(uvicorn.Server):
     async def _abort_late(self) -> None:
         await asyncio.sleep(self._settings.shutdown_seconds)
         if self.server_state.tasks:
-            log.warning("%d requests are cut short", len(self.server_state.tasks))
+            log.warning("requests that are cut short: %d", len(self.server_state.tasks))
             await self._registry.close(0.0)
 
     def _take_signal(self) -> None:

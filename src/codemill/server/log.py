@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, TextIO
 
 from codemill.server.asgi import App, Message, Receive, Scope, Send, header
@@ -15,7 +16,7 @@ from codemill.server.settings import LogFormat
 
 RECORD = "codemill.record"  # where it lies in an ASGI scope
 CLIENT_GONE = 499  # as nginx calls it: the client left before there was an answer
-QUIET_PATHS = frozenset({"/health", "/metrics", "/favicon.ico"})  # asked for all the time, and of no interest
+QUIET_PATHS = ("/health", "/metrics", "/favicon.ico", "/static/")  # asked for all the time, and of no interest
 _REQUEST_ID = re.compile(rb"[\w.:-]{1,64}")
 _CONTROL = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]")
 log = logging.getLogger("codemill.server")
@@ -92,8 +93,15 @@ class RequestLog:
             record.status = record.status or CLIENT_GONE
             record.is_cut = (not is_done and record.status != CLIENT_GONE) or None
             record.seconds = time.perf_counter() - begin
-            if record.path not in QUIET_PATHS or record.status >= 400:
-                log.info("request", extra={"record": record})
+            if record.status >= 400 or not record.path.startswith(QUIET_PATHS):
+                _log_request(record)
+
+
+def _log_request(record: RequestRecord) -> None:
+    """As `log.info` would, without the search for its caller, which costs as much as all else."""
+    if log.isEnabledFor(logging.INFO):
+        extra = {"record": record}
+        log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "request", (), None, extra=extra))
 
 
 class LineFormatter(logging.Formatter):
@@ -105,7 +113,7 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         request: RequestRecord | None = getattr(record, "record", None)
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z"
+        moment = f"{_second(int(record.created))}.{int(record.msecs):03}Z"
         values: dict[str, Any] = {"time": moment, "level": record.levelname.lower()}
         values |= {"event": "request", **request_fields(request)} if request else {"event": record.getMessage()}
         if record.exc_info and record.exc_info[1]:
@@ -136,6 +144,11 @@ def set_up_logging(log_format: LogFormat = "text", stream: TextIO | None = None)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
     logging.raiseExceptions = False  # a closed standard error must not end requests
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _text_line(values: dict[str, Any]) -> str:
@@ -170,5 +183,8 @@ def _request_id(scope: Scope) -> bytes:
 
 
 def _client(scope: Scope) -> str | None:
+    """Of one that a proxy speaks for only the address is known."""
     client = scope.get("client")
-    return f"{client[0]}:{client[1]}" if client else None
+    if not client:
+        return None
+    return f"{client[0]}:{client[1]}" if client[1] else str(client[0])
