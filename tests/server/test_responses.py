@@ -192,6 +192,7 @@ def test_namespaces(serve):
     [
         "required",
         {"type": "function", "name": "get_weather"},
+        {"type": "function", "function": {"name": "get_weather"}},
         {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "get_weather"}]},
     ],
 )
@@ -351,6 +352,7 @@ def test_what_would_have_to_be_stored(serve):
         {"input": "hi", "tools": [{"type": "namespace", "tools": 3}]},
         {"input": "hi", "tool_choice": "required"},
         {"input": "hi", "text": {"format": {"type": "poem"}}},
+        {"input": "hi", "text": {"format": "json"}},
         {"input": "hi", "temperature": -1},
     ],
 )
@@ -379,9 +381,10 @@ def test_odd_items_do_not_end_a_conversation(serve):
         {"type": "local_shell_call_output", "id": "2", "output": "files"},
         {"type": "custom_tool_call", "call_id": "3", "name": "apply_patch", "input": "PATCH"},
         {"type": "custom_tool_call_output", "call_id": "3", "output": "patched"},
-        {"type": "shell_call_output", "call_id": "4", "output": [{"stdout": "out", "stderr": "err"}]},
+        {"type": "shell_call_output", "call_id": "4", "output": [{"type": {}, "stdout": "out", "stderr": "err"}]},
         {"type": "web_search_call", "id": "ws_1", "status": "completed"},
         {"type": "no_such_thing"},
+        {"type": ["no", "name"]},
     ]
     whole(serve(script), input=items)
     (prompt,) = prompts
