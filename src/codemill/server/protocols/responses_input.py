@@ -122,12 +122,15 @@ def _text(content: Any) -> str:
         return content or ""
     if not isinstance(content, list):
         raise UsageError(f"input: content must be text or a list of parts, found {type(content).__name__}")
-    texts = [_part_text(part) for part in content]
-    for part, text in zip(content, texts, strict=True):
-        if text is None:
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            raise UsageError(f"input: a content part of type {kind!r} is not text, and this model reads only text")
-    return "".join(text or "" for text in texts)
+    return "".join(_message_part(part) for part in content)
+
+
+def _message_part(part: Any) -> str:
+    text = _part_text(part)
+    if text is None:
+        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+        raise UsageError(f"input: a content part of type {kind!r} is not text, and this model reads only text")
+    return text
 
 
 def _result(item: Mapping[str, Any]) -> str:
