@@ -91,7 +91,9 @@ def serve(
     ] = None,
     shutdown_seconds: Annotated[float, typer.Option(help="What requests may still take after Ctrl-C.")] = 30,
     log_format: Annotated[str, typer.Option(help="text or json.")] = "text",
-    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Bodies of requests and answers in the log.")] = False,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Bodies of requests and answers in the log.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say where the server is as one JSON object.")] = False,
 ) -> None:
     """Serve models over HTTP to OpenAI, Anthropic and llama.cpp clients, and a web page to chat on."""
