@@ -10,7 +10,7 @@ from typing import Any
 
 from codemill.chat.tool_tags import NAME, Tag
 from codemill.engine.json_schema import document
-from codemill.engine.structured_output import ToolCallSpec
+from codemill.engine.structured_output import StructuredOutput, ToolCallSpec
 from codemill.engine.tool_values import SHARED_RULES, value_rules
 from codemill.errors import UsageError
 
@@ -60,6 +60,8 @@ def _start_rules(
     more = f'("\\n" {first} call)*' if several else ""
     if spec.choice != "auto":
         return [f"start: {first} call {more}"]
+    if spec.text is not None:
+        return [f"start: answer{f' | {first} call {more}' if has_calls else ''}", f"answer: {_answer(spec.text)}"]
     others = set(control_tokens.values()) - {control_tokens.get(OPEN), control_tokens.get(CLOSE), *eos_token_ids}
     control = f"<[{','.join(map(str, sorted(others)))}]>"
     rules = [f"text: TEXT?{f' ({control} TEXT?)*' if others else ''}", f"TEXT: {TEXT}"]
@@ -71,6 +73,13 @@ def _start_rules(
     before = f"(TEXT? {control})* " if others else ""
     opening = [f"start: text | {before}opening call {more}", f'opening[lazy]: BEFORE_CALL "{OPEN}"']
     return [*opening, "BEFORE_CALL: TEXT?", *rules]
+
+
+def _answer(text: StructuredOutput) -> str:
+    """The right side of a rule for what a message without calls must be."""
+    if text.is_json:
+        return f"%json {document(text.schema)}"
+    return " | ".join(dict.fromkeys(json.dumps(each, ensure_ascii=False) for each in text.choice or ()))
 
 
 def _has_tokens(control_tokens: Mapping[str, int]) -> bool:

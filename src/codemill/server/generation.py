@@ -1,7 +1,6 @@
 """The one request type behind all protocols, and the events that answer it."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,6 @@ from codemill.server.served_model import ServedModel
 from codemill.server.shape import Shape, Shaper
 
 LONG = 4096  # characters; longer prompts are rendered where they do not hold up other requests
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -202,11 +200,10 @@ def _params(model: ServedModel, request: GenerationRequest) -> SamplingParams:
         return replace(params, stop_token_ids=tuple(dict.fromkeys(stops)))
     if use.tools and use.choice == "none":
         return _without_calls(model.tokenizer, params)
-    if not use.may_call or not (use.must_call or use.strict):
+    if not use.may_call or not (use.must_call or use.strict or params.structured_output is not None):
         return params
-    form = StructuredOutput.for_tools(use.tools, use.choice, model.call_style, use.parallel)
-    if params.structured_output is not None:
-        logger.warning("tool calls and another form are both asked for: the tool calls win")
+    text = None if use.must_call else params.structured_output  # a form is of the text, and calls leave none
+    form = StructuredOutput.for_tools(use.tools, use.choice, model.call_style, use.parallel, text)
     return replace(params, structured_output=form)
 
 
