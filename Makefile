@@ -18,12 +18,17 @@ COMPLETE_AT := examples/shopping.py:5
 BENCHES := $(filter-out $(addprefix benchmarks/,big_models.py busy_machine.py copying_model.py draw_cpu_speed.py),\
 	$(wildcard benchmarks/*.py))
 
-.PHONY: run test test-slow neon sanitize bench toolchains docs clean help
+# Programs of other people that talk to the server, each Python one in an environment of its own.
+CLIENTS := $(VENV)/clients
+
+.PHONY: run test test-slow test-clients test-web neon sanitize bench toolchains docs clean help
 
 help:
 	@echo 'make run        set up, then generate and complete code with the embedded model'
 	@echo 'make test       set up, then the whole check: format, lint, types, tests'
 	@echo 'make test-slow  the tests that take minutes'
+	@echo 'make test-clients  the server with the agents that people use, from npm and PyPI (about 3 GB)'
+	@echo 'make test-web   the tests of the web page in Chromium (installs it by apt-get where it is missing, as root)'
 	@echo 'make neon       the kernel tests against kernels for aarch64, in an emulator'
 	@echo 'make sanitize   the kernel tests with sanitizers for memory, arithmetic and threads'
 	@echo 'make bench      every script in benchmarks/ that needs no argument'
@@ -43,6 +48,16 @@ test: $(VENV)/dev.stamp
 
 test-slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
+
+test-clients: $(CLIENTS)/stamp
+	CODEMILL_CLIENTS=$(abspath $(CLIENTS)) $(BIN)/python -m pytest -m 'slow or not slow' tests/clients
+
+test-web: $(VENV)/dev.stamp
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || \
+	  { apt-get update && apt-get install --yes --no-install-recommends chromium; } || \
+	  { echo 'error: no Chromium here; install it, or name one with CODEMILL_CHROMIUM=FILE' >&2; exit 1; }
+	$(PIP_INSTALL) 'playwright>=1.50'
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/server/web
 
 neon: $(VENV)/dev.stamp
 	$(BIN)/python tests/kernels/builds/run.py neon
@@ -74,6 +89,16 @@ $(VENV)/dev.stamp: pyproject.toml constraints.txt $(KERNELS)
 	$(make_venv)
 	$(PIP_INSTALL) --editable '.[dev]'
 	@touch $(VENV)/run.stamp $@
+
+$(CLIENTS)/stamp: tests/clients/package.json tests/clients/python_clients.txt | $(VENV)/dev.stamp
+	@command -v npm >/dev/null || { echo 'error: npm is not there: install Node.js' >&2; exit 1; }
+	mkdir -p $(CLIENTS)
+	cp tests/clients/package.json $(CLIENTS)
+	npm install --prefix $(CLIENTS) --no-audit --no-fund
+	while read -r client requirement; do \
+	  $(PYTHON) -m venv $(CLIENTS)/$$client && $(CLIENTS)/$$client/bin/python -m pip install --quiet "$$requirement" </dev/null || exit 1; \
+	done < tests/clients/python_clients.txt
+	@touch $@
 
 define make_venv
 	@command -v $(PYTHON) >/dev/null || { echo 'error: $(PYTHON) is not there; try make $(MAKECMDGOALS) PYTHON=python3.11' >&2; exit 1; }

@@ -145,52 +145,20 @@ def test_the_number_of_calls_is_what_was_asked_for(
     assert all(message.content == "" for message in messages) == (choice == "required")
 
 
-TITLE = {"type": "object", "properties": {"title": STR, "n": INT}, "required": ["title", "n"]}
-
-
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("parallel", [True, False])
-def test_calls_or_an_answer_in_a_form(
-    compiler: GrammarCompiler, tokenizer: Tokenizer, parallel: bool, style: ToolCallStyle
+def test_a_form_of_the_text_forbids_no_calls(
+    compiler: GrammarCompiler, tokenizer: Tokenizer, style: ToolCallStyle
 ) -> None:
-    tools, form = TOOLS[:8], StructuredOutput(json_schema=TITLE)
-    output = StructuredOutput.for_tools(tools, "auto", style, parallel, form)
-    texts = [write(compiler, tokenizer, output, seed) for seed in range(60)]
-    messages = [parse(text, tools) for text in texts if text is not None]
-    assert len(messages) > 40
-    counts = {len(message.tool_calls) for message in messages}
-    assert {0, 1} <= counts
-    assert (max(counts) > 1) == parallel
+    schema = {"type": "object", "properties": {"n": INT}, "required": ["n"], "additionalProperties": False}
+    output = StructuredOutput.for_tools(TOOLS[:4], style=style, answer=schema)
+    texts = [write(compiler, tokenizer, output, seed) for seed in range(40)]
+    messages = [parse(text, TOOLS[:4]) for text in texts if text is not None]
+    assert {bool(message.tool_calls) for message in messages} == {True, False}
     for message in messages:
         if message.tool_calls:
             assert message.content == ""
         else:
-            jsonschema.validate(json.loads(BEYOND_DOUBLES.sub("e9", message.content)), TITLE)
-
-
-def test_calls_or_one_of_some_texts(compiler: GrammarCompiler, tokenizer: Tokenizer) -> None:
-    output = StructuredOutput.for_tools(TOOLS[:3], text=StructuredOutput(choice=["yes", 'a "no"']))
-    texts = {write(compiler, tokenizer, output, seed) for seed in range(40)} - {None}
-    plain = {text for text in texts if text is not None and "<tool_call>" not in text}
-    assert plain == {"yes", 'a "no"'}
-    assert plain != texts
-
-
-def test_only_an_answer_where_nothing_can_be_called(compiler: GrammarCompiler, tokenizer: Tokenizer) -> None:
-    tools = [_tool("a+b")]  # a name that cannot stand in a tag
-    output = StructuredOutput.for_tools(tools, text=StructuredOutput(choice=["yes"]))
-    assert write(compiler, tokenizer, output, 0) == "yes"
-
-
-def test_a_form_beside_calls_must_be_one_that_can() -> None:
-    for form in (StructuredOutput(regex="a"), StructuredOutput(lark='start: "a"')):
-        with pytest.raises(UsageError, match="beside calls"):
-            StructuredOutput.for_tools(TOOLS, text=form)
-    keys = {
-        StructuredOutput.for_tools(TOOLS, text=form).key
-        for form in (None, StructuredOutput(json_object=True), StructuredOutput(json_schema=TITLE))
-    }
-    assert len(keys) == 3
+            jsonschema.validate(json.loads(BEYOND_DOUBLES.sub("e9", message.content)), schema)
 
 
 @pytest.mark.parametrize("style", STYLES)

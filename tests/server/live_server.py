@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from codemill.server.access import Access
 from codemill.server.asgi import App, Receive, Scope, Send
 from codemill.server.http_server import Server
 from codemill.server.limits import BodyLimit
 from codemill.server.listening import open_sockets
-from codemill.server.log import RequestLog
+from codemill.server.request_log import RequestLog
 from codemill.server.settings import ServerSettings
 
 
@@ -96,7 +97,7 @@ def running(app: App, registry: Any = None, **settings: Any) -> Iterator[Live]:
     options = ServerSettings(**settings)
     (listening,) = open_sockets("127.0.0.1", 0)
     port = listening.getsockname()[1]
-    server = Server(RequestLog(BodyLimit(app, options)), registry or NoRegistry(), options)
+    server = Server(RequestLog(Access(BodyLimit(app, options), options)), registry or NoRegistry(), options)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
     thread.start()
     try:

@@ -201,8 +201,13 @@ def test_loopback(host: str, expected: bool) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"max_body_bytes": 0}, {"shutdown_seconds": -1.0}, {"log_format": "xml"}, {"max_request_seconds": 0.0}]
-    + [{"header_seconds": float("nan")}],
+    [
+        {"max_body_bytes": 0},
+        {"shutdown_seconds": -1.0},
+        {"log_format": "xml"},
+        {"max_request_seconds": 0.0},
+        {"header_seconds": float("nan")},
+    ],
 )
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):

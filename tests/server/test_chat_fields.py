@@ -44,13 +44,6 @@ def test_a_required_call_needs_no_form(serve):
     assert choice["finish_reason"] == "tool_calls"
 
 
-def test_a_form_that_calls_cannot_stand_beside(serve):
-    body = {"messages": MESSAGES, "tools": [TOOL], "guided_regex": "a+"}
-    client = serve(lambda prompt: "aaa")
-    assert client.post("/v1/chat/completions", json=body).status_code == 400
-    assert set(ask(client, **body, tool_choice="none", max_tokens=5)["choices"][0]["message"]["content"]) == {"a"}
-
-
 def test_several_samples_stream_apart(serve):
     choices = stream(serve(lambda prompt: f"text\n{CALL}"), n=3, tools=[TOOL], seed=1)
     for index in range(3):

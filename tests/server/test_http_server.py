@@ -1,6 +1,7 @@
 """Clients that hold connections without using them, and the end of the server."""
 
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from codemill.errors import CodemillError, UsageError
+from codemill.server import body
 from codemill.server.listening import open_sockets, raise_file_limit, url_of
 from server.live_server import Demo, Live, NoRegistry, read_all, request, running, status_of, wait_until
 
@@ -18,7 +20,8 @@ HEAD = b"POST /echo HTTP/1.1\r\nhost: 127.0.0.1\r\n"
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
     limits = {"header_seconds": 0.4, "body_seconds": 0.4, "write_seconds": 0.4, "max_header_bytes": 4096}
-    with running(Demo(), max_body_bytes=100_000, **limits) as live:
+    with pytest.MonkeyPatch.context() as patch, running(Demo(), max_body_bytes=100_000, **limits) as live:
+        patch.setattr(body, "LINGER_SECONDS", 1.0)
         yield live
 
 
@@ -30,6 +33,14 @@ def trickle(client: socket.socket, data: bytes, gap: float = 0.05) -> float:
             client.sendall(bytes([byte]))
             time.sleep(gap)
     return time.monotonic() - begin
+
+
+def is_refused(live: Live) -> bool:
+    try:
+        live.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def read_answer(client: socket.socket) -> bytes:
@@ -52,6 +63,17 @@ def test_a_request_is_answered(live: Live) -> None:
     assert answer.endswith(b"hello")
     assert b"x-request-id: req-" in answer
     assert b"server:" not in answer
+
+
+def test_the_log_has_the_client_that_a_proxy_names(live: Live, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "codemill.server")
+    with live.connect() as client:
+        client.sendall(request("GET", "/", "x-forwarded-for: 203.0.113.9\r\nconnection: close\r\n"))
+        read_all(client)
+    live.get()
+    clients = [record.record.client for record in caplog.records if hasattr(record, "record")]
+    assert clients[0] == "203.0.113.9"
+    assert clients[1].startswith("127.0.0.1:")
 
 
 def test_a_header_that_trickles_in_is_408(live: Live) -> None:
@@ -164,10 +186,18 @@ def chunked(size: int) -> bytes:
 def test_a_body_too_large_is_413_and_the_client_reads_that(live: Live, size: int, is_chunked: bool) -> None:
     headers = "transfer-encoding: chunked\r\n" if is_chunked else f"content-length: {size}\r\n"
     with live.connect() as client:
-        client.sendall(request("POST", "/echo", headers, chunked(size) if is_chunked else bytes(size)))
+        body = chunked(size) if is_chunked else bytes(size)
+        client.sendall(request("POST", "/echo", f"{headers}connection: close\r\n", body))
         answer = read_all(client)
     assert status_of(answer) == 413
     assert b"--max-body-mib" in answer
+
+
+@pytest.mark.parametrize("size", [100, 100_000, 20_000_000])
+def test_a_client_without_a_key_reads_that_whatever_it_sends(size: int) -> None:
+    with running(Demo(), api_keys=("k",)) as live, live.connect() as client:
+        client.sendall(request("POST", "/echo", f"content-length: {size}\r\n", bytes(size)))
+        assert status_of(read_answer(client)) == 401
 
 
 def test_expect_continue_is_refused_before_the_body_is_sent(live: Live) -> None:
@@ -237,10 +267,7 @@ def test_a_running_request_finishes_before_the_server_ends() -> None:
         client.sendall(request("GET", "/stream"))
         wait_until(lambda: demo.num_streams == 1)
         live.server.should_exit = True
-        with pytest.raises(OSError, match="refused"):
-            while True:
-                live.connect().close()
-                time.sleep(0.02)
+        wait_until(lambda: is_refused(live))
         demo.is_done.set()
         assert read_all(client).endswith(b"end\n\r\n0\r\n\r\n")
 

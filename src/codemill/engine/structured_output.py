@@ -23,19 +23,16 @@ class ToolCallSpec:
 
     tools: tool definitions as in the OpenAI API. choice: "auto" for text and then calls, if any; "required" for at
     least one call; the name of a function for exactly one call of that. parallel: whether there may be several calls.
-    text: with "auto", what the message must be if it calls nothing: a JSON schema, any JSON object, or one of some
-    texts; no text comes before calls then.
+    answer: with "auto" a JSON schema of the text that comes instead of calls; None for any text, also before calls.
     """
 
     tools: Sequence[Mapping[str, Any]]
     choice: str = "auto"
     style: ToolCallStyle = "qwen3_coder"
     parallel: bool = True
-    text: "StructuredOutput | None" = None
+    answer: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.text is not None and not self.text.is_json and self.text.choice is None:
-            raise UsageError("tools: beside calls the text can follow a JSON schema or a choice, but nothing else")
         if self.style not in get_args(ToolCallStyle):
             raise UsageError(f"style = {self.style!r}: must be one of {', '.join(get_args(ToolCallStyle))}")
         if self.choice == "required" and not self.functions:
@@ -83,10 +80,10 @@ class StructuredOutput:
         choice: str = "auto",
         style: ToolCallStyle = "qwen3_coder",
         parallel: bool = True,
-        text: "StructuredOutput | None" = None,
+        answer: Mapping[str, Any] | None = None,
     ) -> "StructuredOutput":
         """Calls of these tools, as `ToolCallSpec` says; what comes out is for `ToolCallParser`."""
-        return cls(tools=ToolCallSpec(tools, choice, style, parallel, text))
+        return cls(tools=ToolCallSpec(tools, choice, style, parallel, answer))
 
     def __post_init__(self) -> None:
         names = [field.name for field in fields(self)]
@@ -103,7 +100,7 @@ class StructuredOutput:
 
     @property
     def is_json(self) -> bool:
-        """Whether a JSON schema says what the output is."""
+        """Whether there is a `schema`."""
         return self.json_object or self.json_schema is not None
 
     @cached_property
@@ -133,8 +130,7 @@ class StructuredOutput:
         if self.tools is not None:
             spec = self.tools
             shapes = [[function["name"], function.get("parameters")] for function in spec.functions]
-            text = None if spec.text is None else spec.text._content
-            return ["tools", shapes, spec.choice, spec.style, spec.parallel, text]
+            return ["tools", shapes, spec.choice, spec.style, spec.parallel, spec.answer]
         if self.is_json:
             return ["json", self.schema]
         if self.choice is not None:

@@ -1,6 +1,7 @@
 """The grammar of a message with tool calls, as Lark for llguidance. No torch here.
 
-Text comes first (with `choice="auto"`), then the calls, each on a line after the one before. Only declared parameters
+Text comes first (with `choice="auto"`), then the calls, each on a line after the one before; where the text has a form
+of its own, it is this or the calls. Only declared parameters
 can be given. What the grammar lets through, `codemill.chat.ToolCallParser` reads as calls of these tools.
 """
 
@@ -10,7 +11,7 @@ from typing import Any
 
 from codemill.chat.tool_tags import NAME, Tag
 from codemill.engine.json_schema import document
-from codemill.engine.structured_output import StructuredOutput, ToolCallSpec
+from codemill.engine.structured_output import ToolCallSpec
 from codemill.engine.tool_values import SHARED_RULES, value_rules
 from codemill.errors import UsageError
 
@@ -55,13 +56,14 @@ def _callable_functions(spec: ToolCallSpec) -> list[Function]:
 def _start_rules(
     spec: ToolCallSpec, has_calls: bool, control_tokens: Mapping[str, int], eos_token_ids: Collection[int]
 ) -> list[str]:
-    """`start`: text, if it is allowed, and calls."""
+    """`start`: text, if it is allowed, and calls; or an answer in a form of its own, without words before calls."""
     first, several = _tag(OPEN, control_tokens), spec.parallel and spec.choice in ("auto", "required")
     more = f'("\\n" {first} call)*' if several else ""
     if spec.choice != "auto":
         return [f"start: {first} call {more}"]
-    if spec.text is not None:
-        return [f"start: answer{f' | {first} call {more}' if has_calls else ''}", f"answer: {_answer(spec.text)}"]
+    if spec.answer is not None:
+        calls = f" | {first} call {more}" if has_calls else ""
+        return [f"start: answer{calls}", f"answer: %json {document(spec.answer)}"]
     others = set(control_tokens.values()) - {control_tokens.get(OPEN), control_tokens.get(CLOSE), *eos_token_ids}
     control = f"<[{','.join(map(str, sorted(others)))}]>"
     rules = [f"text: TEXT?{f' ({control} TEXT?)*' if others else ''}", f"TEXT: {TEXT}"]
@@ -73,13 +75,6 @@ def _start_rules(
     before = f"(TEXT? {control})* " if others else ""
     opening = [f"start: text | {before}opening call {more}", f'opening[lazy]: BEFORE_CALL "{OPEN}"']
     return [*opening, "BEFORE_CALL: TEXT?", *rules]
-
-
-def _answer(text: StructuredOutput) -> str:
-    """The right side of a rule for what a message without calls must be."""
-    if text.is_json:
-        return f"%json {document(text.schema)}"
-    return " | ".join(dict.fromkeys(json.dumps(each, ensure_ascii=False) for each in text.choice or ()))
 
 
 def _has_tokens(control_tokens: Mapping[str, int]) -> bool:

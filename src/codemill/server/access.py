@@ -3,12 +3,14 @@
 import hashlib
 import hmac
 import ipaddress
+import socket
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from codemill.errors import CodemillError, UsageError
-from codemill.server.asgi import App, Message, Receive, Scope, Send, header, send_error
+from codemill.server.asgi import App, Message, Receive, Scope, Send, header
+from codemill.server.body import IncomingBody, refuse
 from codemill.server.errors import ApiError
 from codemill.server.settings import ServerSettings
 
@@ -33,7 +35,7 @@ class Access:
         self._app = app
         self._keys = ApiKeys(settings.api_keys)
         self._origins = frozenset(settings.cors_origins)
-        self._hosts = frozenset(name.lower() for name in settings.allowed_hosts)
+        self._hosts = frozenset(name.lower() for name in (*settings.allowed_hosts, socket.gethostname()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,7 +51,7 @@ class Access:
         if refusal is None:
             await self._app(scope, receive, send)
         else:
-            await send_error(scope, send, refusal)
+            await refuse(scope, IncomingBody(scope, receive), send, refusal)
 
     def _refusal(self, scope: Scope, origin: bytes | None) -> ApiError | None:
         if not self._keys:

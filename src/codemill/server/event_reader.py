@@ -126,7 +126,7 @@ class _SampleReader(_PlainReader):
     def __init__(self, index: int, tool_use: "ToolUse", thinks: bool) -> None:
         super().__init__(index)
         self._splitter = ReasoningSplitter(thinks)
-        self._parser = ToolCallParser(tool_use.tools) if tool_use.may_call else None
+        self._parser = ToolCallParser(tool_use.callable_tools) if tool_use.may_call else None
         self._parallel = tool_use.parallel
         self._has_calls = False
 

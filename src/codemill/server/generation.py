@@ -64,16 +64,24 @@ class FimPrompt:
 
 @dataclass(frozen=True)
 class ToolUse:
-    """Tools in OpenAI's form. choice: auto, none, required or a name. strict: calls must fit the schemas."""
+    """Tools in OpenAI's form. choice: auto, none, required or a name. strict: calls must fit the schemas.
+
+    loaded: tools that may be called as well, which the conversation itself describes, not the list before it.
+    """
 
     tools: Sequence[Mapping[str, Any]] = ()
     choice: str = "auto"
     parallel: bool = True
     strict: bool = False
+    loaded: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def callable_tools(self) -> list[Mapping[str, Any]]:
+        return [*self.tools, *self.loaded]
 
     @property
     def may_call(self) -> bool:
-        return bool(self.tools) and self.choice != "none"
+        return bool(self.callable_tools) and self.choice != "none"
 
     @property
     def must_call(self) -> bool:
@@ -129,8 +137,8 @@ async def generate(model: ServedModel, request: GenerationRequest, *, stream: bo
 
 
 def count_tokens(model: ServedModel, request: GenerationRequest) -> int:
-    """Tokens of the prompt."""
-    return len(prompt_ids(model.tokenizer, request))
+    """Tokens of the prompt that `generate` would make of the request."""
+    return len(prompt_ids(model.tokenizer, _without_thinking(request)))
 
 
 async def _prepare(model: ServedModel, request: GenerationRequest) -> PreparedRequest:
@@ -198,12 +206,17 @@ def _params(model: ServedModel, request: GenerationRequest) -> SamplingParams:
     if isinstance(request.prompt, FimPrompt):
         stops = (*params.stop_token_ids, *model.tokenizer.fim_stop_ids)
         return replace(params, stop_token_ids=tuple(dict.fromkeys(stops)))
-    if use.tools and use.choice == "none":
+    if use.callable_tools and use.choice == "none":
         return _without_calls(model.tokenizer, params)
-    if not use.may_call or not (use.must_call or use.strict or params.structured_output is not None):
+    wanted = params.structured_output
+    is_json = wanted is not None and wanted.is_json and not use.must_call
+    if not use.may_call or not (use.must_call or use.strict or is_json):
         return params
-    text = None if use.must_call else params.structured_output  # a form is of the text, and calls leave none
-    form = StructuredOutput.for_tools(use.tools, use.choice, model.call_style, use.parallel, text)
+    # A schema binds the text; it does not forbid calls.
+    answer = wanted.schema if wanted is not None and is_json else None
+    form = StructuredOutput.for_tools(use.callable_tools, use.choice, model.call_style, use.parallel, answer)
+    if wanted is not None and answer is None:
+        logger.warning("tool calls and another form are both asked for: the tool calls win")
     return replace(params, structured_output=form)
 
 

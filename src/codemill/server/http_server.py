@@ -53,8 +53,6 @@ async def _serve(
         await registry.start()
         try:
             await server.serve(list(sockets))
-        except OSError as error:
-            raise refused(error, settings.host, settings.port) from error
         finally:
             await _close(registry)
 
@@ -88,12 +86,15 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # another program began to listen there while the model was loading
+            raise refused(error, self._settings.host, self._settings.port) from error
         if self.started:
             self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        log.info("shutting down: %d requests are running", len(self.server_state.tasks))
+        log.info("shutting down; requests that run: %d", len(self.server_state.tasks))
         abort = asyncio.create_task(self._abort_late())
         try:
             await super().shutdown(sockets)
@@ -105,7 +106,7 @@ class Server(uvicorn.Server):
     async def _abort_late(self) -> None:
         await asyncio.sleep(self._settings.shutdown_seconds)
         if self.server_state.tasks:
-            log.warning("%d requests are cut short", len(self.server_state.tasks))
+            log.warning("requests that are cut short: %d", len(self.server_state.tasks))
             await self._registry.close(0.0)
 
     def _take_signal(self) -> None:

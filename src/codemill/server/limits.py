@@ -2,21 +2,12 @@
 
 import asyncio
 
-from codemill.server.asgi import App, Message, Receive, Scope, Send, header, send_error
+from codemill.server.asgi import App, Message, Receive, Scope, Send, header
+from codemill.server.body import IncomingBody, has_body, refuse
 from codemill.server.errors import ApiError
 from codemill.server.settings import ServerSettings
 
-LINGER_SECONDS = 2.0
 MOST_DIGITS = 18  # of a Content-Length
-
-
-class BodyRefused(Exception):
-    """A body that is not read to its end, and whether it has arrived all the same."""
-
-    def __init__(self, error: ApiError, has_arrived: bool = False) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.has_arrived = has_arrived
 
 
 class BodyLimit:
@@ -35,52 +26,39 @@ class BodyLimit:
         if scope["type"] != "http" or not has_body(scope):
             await self._app(scope, receive, send)
             return
+        body = IncomingBody(scope, receive)
         try:
-            body = await self._read(scope, receive)
-        except BodyRefused as refused:
-            await _refuse(scope, receive, send, refused)
+            content = await self._read(scope, body)
+        except ApiError as error:
+            await refuse(scope, body, send, error)
             return
-        if body is not None:
-            await self._app(scope, _replay(body, receive), send)
+        if not body.has_left:
+            await self._app(scope, _replay(content, receive), send)
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The body; None if the client has left. Raises BodyRefused."""
+    async def _read(self, scope: Scope, body: IncomingBody) -> bytes:
+        """All that arrives. Raises ApiError."""
         length = header(scope, b"content-length")
         if length is not None and (len(length) > MOST_DIGITS or int(length) > self._max_bytes):
             raise self._too_large()
         try:
             async with asyncio.timeout(self._seconds):
-                return await self._read_all(receive)
+                return await self._read_all(body)
         except TimeoutError:
             message = f"the request's body has not arrived within {self._seconds:g} s: send it faster, or in parts"
-            raise BodyRefused(ApiError(408, message, code="request_timeout")) from None
+            raise ApiError(408, message, code="request_timeout") from None
 
-    async def _read_all(self, receive: Receive) -> bytes | None:
+    async def _read_all(self, body: IncomingBody) -> bytes:
         pieces, size = [], 0
-        while True:
-            message = await receive()
-            if message["type"] != "http.request":
-                return None
-            piece = message.get("body", b"")
-            size += len(piece)
-            is_last = not message.get("more_body", False)
+        while not body.is_over:
+            pieces.append(await body.next())
+            size += len(pieces[-1])
             if size > self._max_bytes:
-                raise self._too_large(is_last)
-            pieces.append(piece)
-            if is_last:
-                return b"".join(pieces)
+                raise self._too_large()
+        return b"".join(pieces)
 
-    def _too_large(self, has_arrived: bool = False) -> "BodyRefused":
+    def _too_large(self) -> ApiError:
         message = f"the request's body is larger than {self._max_bytes} bytes: send less, or raise --max-body-mib"
-        return BodyRefused(ApiError(413, message, code="request_too_large"), has_arrived)
-
-
-def has_body(scope: Scope) -> bool:
-    """Whether a request's header announces a body."""
-    for name, value in scope["headers"]:
-        if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
-            return True
-    return False
+        return ApiError(413, message, code="request_too_large")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -93,22 +71,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return first if first is not None else await receive()
 
     return replay
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send, refused: BodyRefused) -> None:
-    """Answer, then take what is still under way before the connection is closed.
-
-    Closing it at once would reset it, and the client, still sending, would lose the answer.
-    """
-    error = refused.error
-    error.headers["connection"] = "close"
-    await send_error(scope, send, error, more_body=not refused.has_arrived)
-    if refused.has_arrived:
-        return
-    try:
-        async with asyncio.timeout(LINGER_SECONDS):
-            while (await receive()).get("more_body", False):
-                pass
-    except TimeoutError:
-        pass
-    await send({"type": "http.response.body", "body": b"", "more_body": False})

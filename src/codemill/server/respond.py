@@ -3,10 +3,10 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from fastapi import Request
 
@@ -23,6 +23,7 @@ from codemill.server.served_model import ServedModel
 from codemill.server.settings import ServerSettings
 from codemill.server.stream import EventStream, run_unless_disconnected
 
+T = TypeVar("T")
 # A model that takes longer to load must not keep its clients without an answer: they would ask again.
 OPENING_SECONDS = 5.0
 # One request, or several, whose samples are counted through.
@@ -55,7 +56,17 @@ class Writer(Protocol):
 
 async def respond_whole(request: Request, name: str | None, generation: Generation) -> tuple[Answer, ServedModel]:
     """The whole answer, and the model that gave it. Raises what is wrong with the request."""
-    return await run_unless_disconnected(request, _collect(request, name, generation))
+    return await respond_with(request, name, generation, collect)
+
+
+async def respond_with(
+    request: Request,
+    name: str | None,
+    generation: Generation,
+    read: Callable[[AsyncIterator[Event]], Awaitable[T]],
+) -> tuple[T, ServedModel]:
+    """What `read` makes of the answer's events, and the model that gave them. Raises what is wrong with the request."""
+    return await run_unless_disconnected(request, _read(request, name, generation, read))
 
 
 async def respond_stream(
@@ -154,11 +165,16 @@ def _logged(error: Exception, record: RequestRecord) -> ApiError:
     return told
 
 
-async def _collect(request: Request, name: str | None, generation: Generation) -> tuple[Answer, ServedModel]:
+async def _read(
+    request: Request,
+    name: str | None,
+    generation: Generation,
+    read: Callable[[AsyncIterator[Event]], Awaitable[T]],
+) -> tuple[T, ServedModel]:
     async with aclosing(_leased_events(request, name, generation, stream=False)) as events:
         model = await anext(events)
         assert isinstance(model, ServedModel)
-        return await collect(events), model  # type: ignore[arg-type]
+        return await read(events), model  # type: ignore[arg-type]
 
 
 async def _leased_events(

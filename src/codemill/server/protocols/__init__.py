@@ -2,12 +2,25 @@
 
 from fastapi import APIRouter
 
-from codemill.server.protocols import chat, completions, embeddings, infill, mistral_fim, models, status, tokens
+from codemill.server.protocols import (
+    chat,
+    completions,
+    embeddings,
+    infill,
+    messages,
+    mistral_fim,
+    models,
+    responses,
+    status,
+    tokens,
+)
 
 ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
     completions.router,
     embeddings.router,
+    responses.router,
+    messages.router,
     infill.router,
     mistral_fim.router,
     tokens.router,

@@ -1,0 +1,80 @@
+// All chats of this browser, in memory and in the store; out to files and in again.
+import { download } from "./dom.js";
+import { ChatStore, remembered } from "./store.js";
+import { Thread } from "./thread.js";
+
+const FORMAT = "codemill-chats";
+
+export class Chats {
+  static async load() {
+    const store = await ChatStore.open();
+    return new Chats(store, (await store.all()).map(Thread.restore));
+  }
+
+  constructor(store, threads) {
+    this.store = store;
+    this.threads = threads;
+    this.lasts = store.lasts;
+  }
+
+  find(id) {
+    return this.threads.find((thread) => thread.id === id) ?? null;
+  }
+
+  /** A chat with nothing in it, which is not kept before it has a message. */
+  fresh(model = remembered("model", null)) {
+    return Thread.begin(model, remembered("params", {}));
+  }
+
+  keep(thread) {
+    if (!this.threads.includes(thread)) this.threads.push(thread);
+    this.save(thread);
+  }
+
+  save(thread) {
+    if (this.threads.includes(thread)) this.store.put(thread.record());
+  }
+
+  remove(thread) {
+    this.threads = this.threads.filter((other) => other !== thread);
+    this.store.remove(thread.id);
+  }
+
+  putBack(thread) {
+    this.keep(thread);
+  }
+
+  exportOne(thread, form) {
+    const name = thread.title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 50).toLowerCase() || "chat";
+    if (form === "md") download(`${name}.md`, thread.toMarkdown(), "text/markdown");
+    else download(`${name}.json`, this.#file([thread]), "application/json");
+  }
+
+  exportAll() {
+    download("codemill-chats.json", this.#file(this.threads), "application/json");
+  }
+
+  #file(threads) {
+    return JSON.stringify({ format: FORMAT, version: 1, chats: threads.map((thread) => thread.record()) }, null, 1);
+  }
+
+  /** Take in the chats of an exported file; gives their number. Throws Error where it is no such file. */
+  async importAll(text) {
+    const file = JSON.parse(text);
+    if (file.format !== FORMAT || !Array.isArray(file.chats)) throw new Error("it was not exported by this page");
+    const threads = file.chats.map(checked).map(Thread.restore);
+    for (const thread of threads) {
+      this.threads = this.threads.filter((other) => other.id !== thread.id);
+      this.keep(thread);
+    }
+    return threads.length;
+  }
+}
+
+function checked(record) {
+  const isText = (value) => typeof value === "string";
+  const messages = Object.values(record.messages ?? {});
+  const fits = isText(record.id) && isText(record.title) && messages.every((message) => isText(message.id) && isText(message.content) && ["user", "assistant"].includes(message.role));
+  if (!fits || !messages.every(({ parent }) => parent === null || Object.hasOwn(record.messages, parent))) throw new Error("a chat in it is damaged");
+  return record;
+}
