@@ -1,6 +1,6 @@
 """Servers in processes of their own, for the measurements of the server; also the script that such a process runs.
 
-    python benchmarks/server_process.py [--script fixed|echo] [--answer TEXT] [--token-seconds 0] [--plain]
+python benchmarks/server_process.py [--script fixed|echo] [--answer TEXT] [--token-seconds 0] [--plain]
 """
 
 import argparse

@@ -88,11 +88,17 @@ FORMED = {
         },
     },
 }
-GUIDED = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 8, "structured_outputs": {"regex": "[a-z]{1,5}"}}
+GUIDED = {
+    "messages": [{"role": "user", "content": "hi"}],
+    "max_tokens": 8,
+    "structured_outputs": {"regex": "[a-z]{1,5}"},
+}
 LARK = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 8, "guided_grammar": 'start: "a" | "b" start'}
 BODIES: dict[str, list[dict[str, Any]]] = {
     "/v1/chat/completions": [CHAT, {**CHAT, "stream": True}, FORMED, GUIDED, LARK],
-    "/v1/completions": [{"prompt": "def f(", "suffix": "return x", "max_tokens": 8, "logprobs": 2, "echo": True, "n": 2}],
+    "/v1/completions": [
+        {"prompt": "def f(", "suffix": "return x", "max_tokens": 8, "logprobs": 2, "echo": True, "n": 2}
+    ],
     "/v1/responses": [
         {
             "input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}],
@@ -216,7 +222,9 @@ class Fuzzer:
         paths = self.client.get("/openapi.json").json()["paths"]
         known = [path for path in BODIES if path in paths]
         for path in known:
-            self._run(spoiled_bodies(path), lambda body, path=path: self._check_body(path, body), num_cases // len(known))
+            self._run(
+                spoiled_bodies(path), lambda body, path=path: self._check_body(path, body), num_cases // len(known)
+            )
 
     def _run(self, strategy: st.SearchStrategy[Any], check: Any, num_cases: int) -> None:
         @seed(0)

