@@ -32,6 +32,7 @@ class Job:
     detail: str = ""
     kill_at: float | None = None
     free_at_start: int = 0
+    written_at_start: int = 0  # by children of this process that it has waited for
     namespace: str = field(default="")
 
 
@@ -50,7 +51,7 @@ class Jobs:
         return next((job for job in self._jobs.values() if not job.background), None)
 
     def add(self, job: Job) -> None:
-        job.free_at_start = _free_space(self._workspace)
+        job.free_at_start, job.written_at_start = _free_space(self._workspace), watch.written(["self"])
         if job.background:
             job.namespace = _namespace(job.pid)
         self._jobs[job.number] = job
@@ -80,10 +81,12 @@ class Jobs:
             largest = max(groups, key=lambda number: len(groups[number]))
             self._exceed(self._jobs[largest], "processes", f"more than {self._limits.processes} processes")
         for number, pids in groups.items():
-            job = self._jobs[number]
+            job = self._jobs.get(number)
+            if job is None:  # just ended
+                continue
             if self._uses_too_much_memory(pids):
                 self._exceed(job, "memory", f"more than {self._limits.memory / MIB:.0f} MiB of memory")
-            elif job.free_at_start - _free_space(self._workspace) > self._limits.disk:
+            elif self._fills_the_disk(job, pids):
                 self._exceed(job, "disk", f"more than {self._limits.disk / MIB:.0f} MiB written to the disk")
             elif job.kill_at is not None and time.monotonic() > job.kill_at:
                 self._kill(job)
@@ -91,6 +94,14 @@ class Jobs:
     def _uses_too_much_memory(self, pids: list[int]) -> bool:
         limit = self._limits.memory
         return watch.memory(pids) > limit and watch.exact_memory(pids) > limit
+
+    def _fills_the_disk(self, job: Job, pids: list[int]) -> bool:
+        """Whether it has written more than it may, and the disk has so much less space: others write to it as well, and
+        what is written may replace something."""
+        limit = self._limits.disk
+        if job.free_at_start - _free_space(self._workspace) <= limit:
+            return False
+        return watch.written(("self", *pids)) - job.written_at_start > limit
 
     def _exceed(self, job: Job, reason: str, detail: str) -> None:
         if not job.reason:

@@ -40,6 +40,15 @@ def _status(pid: int) -> str:
     return next((other for other in others if "RssAnon:" in other), text)
 
 
+def written(pids: Iterable[int | str]) -> int:
+    """Bytes that these processes and the children they have waited for wrote to disks, "self" for this one."""
+    return sum(_written(_read(f"/proc/{pid}/io")) for pid in pids)
+
+
+def _written(text: str) -> int:
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("write_bytes:"))
+
+
 def name(pid: int) -> str:
     """What it calls itself; nothing for a zombie."""
     text = _read(f"/proc/{pid}/stat")

@@ -27,7 +27,7 @@ _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _COVERS = {"/tmp": 0o1777, "/var/tmp": 0o1777, "/run": 0o755}
 _CACHES = (".cache", ".npm", ".cargo/registry", ".local/share", "go/pkg")  # where a home cannot be an overlay
 _PID_MAX_IS_OWN = (6, 14)  # the first kernel in which each process namespace has its own
-_SMALLEST_PID_MAX = 301
+_RESERVED_PIDS = 300  # which are given out once only
 _RESOLVER = "/etc/resolv.conf"
 
 
@@ -159,7 +159,7 @@ def _mount_proc(processes: int) -> None:
     release = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
     if release >= _PID_MAX_IS_OWN:
         with contextlib.suppress(OSError):
-            Path("/proc/sys/kernel/pid_max").write_text(str(max(processes + 64, _SMALLEST_PID_MAX)))
+            Path("/proc/sys/kernel/pid_max").write_text(str(_RESERVED_PIDS + processes + 64))
     linux.set_mount_attributes("/proc", _READ_ONLY, recursive=False)
 
 

@@ -189,6 +189,9 @@ class WorkspaceShell:
     ) -> RunningCommand:
         if "\0" in command:
             raise UsageError("a command cannot contain a zero byte")
+        if self._process is not None and self._process.poll() is not None:
+            self._end_server()
+            self._start_server()  # a new one, for a command that was told "broken" must not be the last
         self._count += 1
         message = {
             "number": self._count,
@@ -203,7 +206,8 @@ class WorkspaceShell:
         running = RunningCommand(output, status, OutputKeeper(self.limits.shown, self.limits.output, file))
         owner = self.workspace.stat()
         try:
-            os.fchown(output_writer, owner.st_uid, owner.st_gid)  # so that /dev/stderr can be opened
+            if os.geteuid() == 0:
+                os.fchown(output_writer, owner.st_uid, owner.st_gid)  # so that /dev/stderr can be opened
             self._transmit(message, [output_writer, status_writer])
         except BaseException:
             running.close()
@@ -233,16 +237,19 @@ class WorkspaceShell:
         if self._process is not None:
             self._process.kill()
 
-    def close(self) -> None:
-        """End everything that runs in it, and delete the files of long outputs."""
+    def _end_server(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             self._control.close()
             process.kill()
             process.wait()
-            for each in self._background:
-                each.wait(5.0)
             self._stderr.close()
+
+    def close(self) -> None:
+        """End everything that runs in it, and delete the files of long outputs."""
+        self._end_server()
+        for each in self._background:
+            each.wait(5.0)
         shutil.rmtree(self._output_folder, ignore_errors=True)
 
     def __enter__(self) -> "WorkspaceShell":
