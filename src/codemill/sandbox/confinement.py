@@ -36,12 +36,12 @@ def confine(identity: Identity, limits: Limits, address_space: int | None) -> No
     here: the child has it from the server.
     """
     seconds = math.ceil(limits.cpu_seconds) + 1  # for each process; the sum over all of them is watched from outside
-    _limit(resource.RLIMIT_CPU, seconds, seconds + 1)
-    _limit(resource.RLIMIT_NOFILE, limits.open_files)
-    _limit(resource.RLIMIT_NPROC, limits.processes)
-    _limit(resource.RLIMIT_FSIZE, limits.disk)
+    set_limit(resource.RLIMIT_CPU, seconds, seconds + 1)
+    set_limit(resource.RLIMIT_NOFILE, limits.open_files)
+    set_limit(resource.RLIMIT_NPROC, limits.processes)
+    set_limit(resource.RLIMIT_FSIZE, limits.disk)
     if address_space is not None:
-        _limit(resource.RLIMIT_AS, address_space)
+        set_limit(resource.RLIMIT_AS, address_space)
     if identity.switch:  # the change of user takes all capabilities with it
         os.setgroups([])
         os.setresgid(identity.gid, identity.gid, identity.gid)
@@ -51,7 +51,7 @@ def confine(identity: Identity, limits: Limits, address_space: int | None) -> No
     linux.prctl(linux.PR_SET_DUMPABLE, 1)  # or its own /proc/self is closed to it; ptrace is refused anyway
 
 
-def _limit(kind: int, soft: int, hard: int | None = None) -> None:
+def set_limit(kind: int, soft: int, hard: int | None = None) -> None:
     """Set a limit, or leave the host's where that is lower."""
     highest = resource.getrlimit(kind)[1]
     hard = soft if hard is None else hard

@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from codemill.sandbox import linux
@@ -24,7 +24,8 @@ _NAMESPACES = (
     | linux.CLONE_NEWNET
     | linux.CLONE_NEWTIME
 )
-_AF_UNIX, _AF_NETLINK = 1, 16
+_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
+INTERNET = (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK)  # families that programs with servers and clients use
 
 # Name -> number on (x86_64, aarch64); None where the call does not exist. A program that makes one is told EPERM.
 # mount and umount2 are not among them: the server, which the filter holds too, needs them for a run's own file system,
@@ -106,8 +107,9 @@ class _Instruction:
     target: str = ""  # label to jump to where the comparison holds; otherwise the next instruction
 
 
-def filter_program() -> bytes:
-    """The filter for this machine. A refused call waits for the listener, which answers EPERM."""
+def filter_program(families: Sequence[int] = (_AF_UNIX,), report: bool = True) -> bytes:
+    """The filter for this machine. families: of sockets that may be made. A refused call waits for the listener, which
+    answers EPERM; without `report` nobody listens, and the kernel answers so itself."""
     calls = linux.calls()
     if calls is None:
         raise OSError("no system call numbers for this machine")
@@ -140,11 +142,11 @@ def filter_program() -> bytes:
         ],
         "socket": [
             _Instruction(_LOAD, _FIRST_ARGUMENT),
-            _Instruction(_JUMP_EQUAL, _AF_UNIX, "allow"),
+            *[_Instruction(_JUMP_EQUAL, family, "allow") for family in families],
             _Instruction(_JUMP_EQUAL, _AF_NETLINK, "no family"),
         ],
         # "socket" runs on into "refuse"
-        "refuse": [_Instruction(_RETURN, _NOTIFY)],
+        "refuse": [_Instruction(_RETURN, _NOTIFY if report else _ERRNO | errno.EPERM)],
         "absent": [_Instruction(_RETURN, _ERRNO | errno.ENOSYS)],
         "no family": [_Instruction(_RETURN, _ERRNO | errno.EAFNOSUPPORT)],
         "allow": [_Instruction(_RETURN, _ALLOW)],

@@ -40,6 +40,27 @@ def _status(pid: int) -> str:
     return next((other for other in others if "RssAnon:" in other), text)
 
 
+def written(pids: Iterable[int | str]) -> int:
+    """Bytes that these processes and the children they have waited for wrote to disks, "self" for this one."""
+    return sum(_written(_read(f"/proc/{pid}/io")) for pid in pids)
+
+
+def _written(text: str) -> int:
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("write_bytes:"))
+
+
+def name(pid: int) -> str:
+    """What it calls itself; nothing for a zombie."""
+    text = _read(f"/proc/{pid}/stat")
+    return "" if text.rpartition(")")[2].split()[:1] == ["Z"] else text.partition("(")[2].rpartition(")")[0]
+
+
+def is_nested(pid: int) -> bool:
+    """Whether it is in a process namespace within this one."""
+    text = _read(f"/proc/{pid}/status")
+    return any(line.startswith("NSpid:") and len(line.split()) > 2 for line in text.splitlines())
+
+
 def waited_seconds(pids: Iterable[int]) -> float:
     """The longest that any thread of these processes was ready to run and had no CPU; 0 if the kernel does not say."""
     return max((_waited(pid, thread) for pid in pids for thread in _threads(pid)), default=0.0)
