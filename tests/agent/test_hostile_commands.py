@@ -25,7 +25,14 @@ TESTS = Path(__file__).resolve().parents[1]
 SOURCE = TESTS.parent / "src"
 SECRET = "hunter2-of-the-host"
 MIB = 1 << 20
-LIMITS = {"memory": 256 * MIB, "processes": 200, "scratch": 64 * MIB, "disk": 64 * MIB, "output": 2 * MIB, "shown": 2000}
+LIMITS = {
+    "memory": 256 * MIB,
+    "processes": 200,
+    "scratch": 64 * MIB,
+    "disk": 64 * MIB,
+    "output": 2 * MIB,
+    "shown": 2000,
+}
 SYSTEM_PYTHON = "/usr/bin/python3"
 
 
@@ -126,7 +133,9 @@ def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def bystander(machine: Machine) -> Iterator[subprocess.Popen[bytes]]:
     """A process of the host of the same user, with a secret in its environment."""
     user = pwd.getpwnam(machine.user).pw_uid if machine.user else None
-    with subprocess.Popen(["sleep", "60"], env={"CODEMILL_SECRET": SECRET, "PATH": "/usr/bin:/bin"}, user=user) as process:
+    with subprocess.Popen(
+        ["sleep", "60"], env={"CODEMILL_SECRET": SECRET, "PATH": "/usr/bin:/bin"}, user=user
+    ) as process:
         yield process
         assert process.poll() is None, "a process of the host was ended"
         process.kill()
@@ -160,7 +169,8 @@ def test_deleting_the_home_directory(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["~/.ssh/id_ed25519", "~/.aws/credentials", "~/.bash_history", "~/.local/state/codemill/session.jsonl", ".env"]
+    "path",
+    ["~/.ssh/id_ed25519", "~/.aws/credentials", "~/.bash_history", "~/.local/state/codemill/session.jsonl", ".env"],
 )
 def test_reading_keys(machine: Machine, path: str) -> None:
     result = machine.run(f"cat {path}; cat < {path}; cp {path} copy; grep -r hunter2 {path}; cat copy")
@@ -333,7 +343,9 @@ def test_signals_and_tracing(machine: Machine, bystander: subprocess.Popen[bytes
 
 
 def test_the_sandbox_s_own_processes(machine: Machine) -> None:
-    result = machine.run("kill -9 1; kill -TERM 1; kill -INT 1; kill -9 -1; cat /proc/1/environ; ls /proc/1/root /proc/1/fd")
+    result = machine.run(
+        "kill -9 1; kill -TERM 1; kill -INT 1; kill -9 -1; cat /proc/1/environ; ls /proc/1/root /proc/1/fd"
+    )
     assert result.status == "failed"
     assert machine.run("ls -l /proc/1/root /proc/1/cwd /proc/1/fd/ 2>&1 | grep -c denied").output.strip() != "0"
     assert machine.run("echo alive").output == "alive\n"
@@ -363,7 +375,9 @@ def test_mounts_and_namespaces(machine: Machine, command: str) -> None:
 
 
 def test_other_processes_roots(machine: Machine) -> None:
-    result = machine.run("for p in /proc/[0-9]*; do ls -d $p/root/. && cat $p/root/etc/shadow; done; cat /proc/1/root/etc/shadow")
+    result = machine.run(
+        "for p in /proc/[0-9]*; do ls -d $p/root/. && cat $p/root/etc/shadow; done; cat /proc/1/root/etc/shadow"
+    )
     assert "root:" not in result.output
     assert "Permission denied" in result.output
 
@@ -476,4 +490,3 @@ def test_a_shell_that_is_killed_leaves_nothing(tmp_path_factory: pytest.TempPath
 
 def no_process_mentions_now(text: str) -> bool:
     return not any(text.encode() in path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
-
