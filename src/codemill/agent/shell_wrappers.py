@@ -36,7 +36,9 @@ _WRAPPERS: Mapping[str, _Wrapper] = {
     "command": _Wrapper("p"),
     "builtin": _Wrapper(),
     "exec": _Wrapper("cl", "a"),
-    "sudo": _Wrapper("AbEHnPSkK", "ugpCDhRTrt", ("--preserve-env", "--non-interactive"), ("--user", "--group"), kept=True),
+    "sudo": _Wrapper(
+        "AbEHnPSkK", "ugpCDhRTrt", ("--preserve-env", "--non-interactive"), ("--user", "--group"), kept=True
+    ),
     "doas": _Wrapper("nL", "uC", kept=True),
     "xargs": _Wrapper(
         "0rtxop",
@@ -109,7 +111,7 @@ def _after_options(name: str, wrapper: _Wrapper, arguments: Sequence[Word]) -> S
 def _option_words(name: str, wrapper: _Wrapper, option: str) -> int:
     """How many words an option takes, with its value."""
     if option.startswith("--"):
-        if option in wrapper.long_flags or option.partition("=")[0] in wrapper.long_valued and "=" in option:
+        if option in wrapper.long_flags or (option.partition("=")[0] in wrapper.long_valued and "=" in option):
             return 1
         if option in wrapper.long_valued:
             return 2
@@ -118,7 +120,7 @@ def _option_words(name: str, wrapper: _Wrapper, option: str) -> int:
     else:
         for place, letter in enumerate(option[1:], start=1):
             if letter in wrapper.valued:
-                return 1 if option[place + 1 :] or letter in "iel" and name == "xargs" else 2
+                return 1 if option[place + 1 :] or (letter in "iel" and name == "xargs") else 2
             if letter not in wrapper.flags:
                 break
         else:

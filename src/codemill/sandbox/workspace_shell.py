@@ -66,9 +66,7 @@ class WorkspaceShell:
         self._process: subprocess.Popen[bytes] | None = None
         try:
             readable = [self._output_folder, *interpreter_folders()]
-            self._plan = make_plan(
-                workspace, writable, hidden, allowed_secrets, readable, self.limits.scratch, network
-            )
+            self._plan = make_plan(workspace, writable, hidden, allowed_secrets, readable, self.limits.scratch, network)
             self.workspace = Path(self._plan.writable[0])
             self._git = plan_git(str(self.workspace))
             self._start_server()
@@ -119,8 +117,8 @@ class WorkspaceShell:
         on_output: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> ShellResult:
-        """Run a command to its end. timeout: seconds. environment: variables besides the usual. on_output: gets complete
-        lines as they come. cancel: ends the command when set. Raises IsolationError when the sandbox has ended."""
+        """Run a command to its end. timeout: seconds. environment: variables besides the usual. on_output: gets
+        complete lines as they come. cancel: ends the command when set. Raises IsolationError when the sandbox has ended."""
         with self._lock:
             running = self._send(command, cwd, environment, background=False)
             show = on_output or (lambda text: None)
