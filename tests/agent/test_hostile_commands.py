@@ -336,7 +336,8 @@ def test_signals_and_tracing(machine: Machine, bystander: subprocess.Popen[bytes
         "    try:\n        os.kill(pid, signal.SIGKILL)\n        print('SIGNALLED')\n    except OSError as error:\n"
         "        print(error.strerror)\n"
         "    print(libc.ptrace(16, pid, 0, 0), ctypes.get_errno())\n"
-        "    try:\n        open(f'/proc/{pid}/mem', 'r+b')\n        print('OPENED')\n    except OSError as error:\n        pass\n"
+        "    try:\n        open(f'/proc/{pid}/mem', 'r+b')\n        print('OPENED')\n"
+        "    except OSError as error:\n        pass\n"
     )
     output = machine.python(program).output
     assert output.count("No such process") == 3

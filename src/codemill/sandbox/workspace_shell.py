@@ -117,8 +117,8 @@ class WorkspaceShell:
         on_output: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> ShellResult:
-        """Run a command to its end. timeout: seconds. environment: variables besides the usual. on_output: gets
-        complete lines as they come. cancel: ends the command when set. Raises IsolationError when the sandbox has ended."""
+        """Run a command to its end. timeout: seconds. environment: variables besides the usual. cancel: ends the command
+        when set. on_output: gets complete lines as they come. Raises IsolationError where no sandbox can be started."""
         with self._lock:
             running = self._send(command, cwd, environment, background=False)
             show = on_output or (lambda text: None)
@@ -238,9 +238,12 @@ class WorkspaceShell:
     def _end_server(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            self._control.close()
-            process.kill()
-            process.wait()
+            self._control.close()  # the server ends by that, and has ended when everything in it has
+            try:
+                process.wait(_LAST_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
             self._stderr.close()
 
     def close(self) -> None:
