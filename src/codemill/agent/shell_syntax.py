@@ -61,8 +61,8 @@ class _Reader:
     # Commands
 
     def read_commands(self, closer: str) -> str:
-        """Up to `closer` at the place of a command -> what was found. closer: ")", or ";;" for a branch of `case`, which
-        "esac" closes too."""
+        """Up to `closer` at the place of a command -> what was found. closer: ")", or ";;" for a branch of `case`,
+        which "esac" closes too."""
         while True:
             self._skip_blanks()
             here = self._next()
