@@ -24,7 +24,7 @@ Calls = Callable[[Path], str]
 class Agent:
     """program: its file. page: of docs/clients. arguments: of a run that asks nobody.
 
-    call: what a model says to write TEXT into hello.txt in a folder. impatient: variables or, if they begin with "-",
+    call: what a model says to write TEXT into a file. impatient: variables or, if they begin with "-",
     arguments, that make it give up on a stream without data after three seconds. project: files that are there.
     """
 
@@ -35,8 +35,10 @@ class Agent:
     impatient: dict[str, str] = field(default_factory=dict)
     project: dict[str, str] = field(default_factory=dict)
 
-    def run(self, url: str, folder: Path, *, impatient: bool = False) -> subprocess.CompletedProcess[str]:
-        """Run it in `folder`/work, with a home of its own."""
+    def run(
+        self, url: str, folder: Path, *more: str, impatient: bool = False, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run it in `folder`/work, with a home of its own, more arguments and more variables."""
         if not self.program.exists():
             pytest.skip(f"{self.program} is not there: make test-clients installs it")
         home, work = folder / "home", folder / "work"
@@ -55,10 +57,11 @@ class Agent:
             "SHELL": "/bin/bash",
             **page.variables,
             **{key: value for key, value in extra.items() if not key.startswith("-")},
+            **variables,
         }
         options = [word for key, value in extra.items() if key.startswith("-") for word in (key, value)]
         arguments = [word.replace("~", str(home)) if word.startswith("~/") else word for word in self.arguments]
-        command = [str(self.program), *arguments, *options]
+        command = [str(self.program), *arguments, *options, *more]
         return subprocess.run(
             command, cwd=work, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
             check=False,
@@ -67,12 +70,12 @@ class Agent:
 
 def shell(name: str, parameter: str) -> Calls:
     """A tool that runs a command."""
-    return lambda work: call(name, **{parameter: f"echo '{TEXT}' > hello.txt"})
+    return lambda path: call(name, **{parameter: f"echo '{TEXT}' > {path}"})
 
 
 def writer(name: str, parameter: str) -> Calls:
-    """A tool that writes a file, which wants an absolute path."""
-    return lambda work: call(name, **{parameter: work / "hello.txt", "content": TEXT})
+    """A tool that writes a file."""
+    return lambda path: call(name, **{parameter: path, "content": TEXT})
 
 
 QWEN_CODE = Agent(
@@ -101,6 +104,6 @@ CONTINUE = Agent(
     "continue",
     NODE / "cn",
     ("--config", "~/.continue/config.yaml", "--auto", "--print", TASK),
-    lambda work: call("Write", filepath="hello.txt", content=TEXT),
+    lambda path: call("Write", filepath=path.name, content=TEXT),
 )
 AGENTS = (QWEN_CODE, OPENCODE, CODEX, CLAUDE_CODE, CONTINUE)

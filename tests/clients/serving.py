@@ -7,7 +7,7 @@ from typing import Any
 from codemill.engine.scripted import Script, ScriptedEngine
 from codemill.server.registry import Registry
 from codemill.server.settings import ServerSettings
-from server.conftest import LiveServer
+from server.live import LiveServer
 
 MODEL = "qwen3-coder"
 

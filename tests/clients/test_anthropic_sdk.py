@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from clients.pages import Page
 from clients.scripts import Conversation, call
 from clients.serving import MODEL, serve
 from clients.weather import ANSWER, ARGUMENTS, DESCRIPTION, PARAMETERS, RESULT, get_weather
@@ -129,3 +130,9 @@ def test_a_full_queue_is_a_rate_limit_error() -> None:
             with pytest.raises(anthropic.RateLimitError) as caught:
                 client(url).messages.create(**request)
     assert int(caught.value.response.headers["retry-after"]) >= 1
+
+
+def test_the_program_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    with serve(lambda prompt: "Loops unroll at dawn") as url:
+        exec(Page("anthropic-sdk", url).program, {})
+    assert capsys.readouterr().out == "Loops unroll at dawn"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from clients.pages import Page
 from clients.scripts import Conversation, call
-from clients.serving import MODEL, serve
+from clients.serving import serve
 from clients.weather import ANSWER, ARGUMENTS, RESULT
 
 pytest.importorskip("llm")
@@ -23,10 +24,7 @@ def get_weather(city: str, days: int) -> str:
 
 def llm(home: Path, url: str, *arguments: str) -> str:
     """What the command prints."""
-    entry = {"model_id": "codemill", "model_name": MODEL, "api_base": f"{url}/v1"}
-    home.joinpath("extra-openai-models.yaml").write_text(
-        json.dumps([{**entry, "supports_tools": True, "supports_schema": True}])
-    )
+    Page("llm", url).write_files(home, home)
     command = [str(Path(sys.executable).parent / "llm"), "--model", "codemill", "--no-log", *arguments]
     environment = {**os.environ, "LLM_USER_PATH": str(home), "HOME": str(home)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, input="", check=False)

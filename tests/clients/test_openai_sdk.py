@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from clients.pages import Page
 from clients.scripts import Conversation, call
 from clients.serving import MODEL, serve
 from clients.weather import ANSWER, ARGUMENTS, DESCRIPTION, PARAMETERS, RESULT, get_weather
@@ -203,3 +204,9 @@ def test_a_full_queue_is_a_rate_limit_error_and_the_client_waits_as_it_is_told()
             patient = client(url, max_retries=3).chat.completions.create(**request)
         assert patient.choices[0].message.content == answer
         assert time.monotonic() - start > 0.9
+
+
+def test_the_program_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    with serve(lambda prompt: "Loops unroll at dawn") as url:
+        exec(Page("openai-sdk", url).program, {})
+    assert capsys.readouterr().out == "Loops unroll at dawn"

@@ -41,13 +41,14 @@ def test_aider_applies_an_edit(tmp_path: Path) -> None:
 def test_mini_swe_agent_runs_commands(tmp_path: Path) -> None:
     program = CLIENTS / "mini-swe-agent" / "bin" / "mini"
     arguments = ("--model", "openai/qwen3-coder", "--task", "Write hello.txt", "--yolo", "--exit-immediately")
-    write = shell("bash", "command")(tmp_path)
+    file = tmp_path / "work" / "hello.txt"
+    write = shell("bash", "command")(file)
     end = call("bash", command="echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT")
     talk = Conversation(write, end)
     with serve(talk) as url:
         done = Agent("python-agents", program, arguments).run(url, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "work" / "hello.txt").read_text().strip() == TEXT
+    assert file.read_text().strip() == TEXT
     assert '"returncode": 0' in talk.results[0]
 
 

@@ -22,10 +22,17 @@ from codemill.engine_config import SpeculativeConfig
 from codemill.errors import CodemillError, UsageError
 from commands.conftest import CONTEXT, VOCAB_SIZE, Run
 from models.reference import make_reference
+from server.logging_state import restored_logging
 
 KEY = "a-secret-key"
 PROMPT = "my very own prompt"
 CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    with restored_logging():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +196,7 @@ def test_a_short_request_finishes_and_a_second_signal_ends_at_once(endless_direc
         assert server.ready["models"] == ["endless"]
         assert server.ready["needs_key"] is False
         assert server.chat("gpt-4o").json()["model"] == "endless"
+        wait_for(lambda: PROMPT in server.log)
         with server.client.stream("POST", CHAT, json=chat_body(max_tokens=400_000, stream=True)) as stream:
             lines = stream.iter_lines()  # which ends the request once nobody refers to it
             next(lines)
@@ -226,6 +234,14 @@ def test_a_signal_while_a_model_loads_ends_at_once() -> None:
         assert process.wait(10) == 0
         assert time.monotonic() - begin < 2
         assert process.stderr.read() == b""
+
+
+def test_a_model_that_cannot_be_loaded_is_one_line(codemill: Run, model_directory: Path) -> None:
+    outcome = codemill("serve", model_directory, "--max-model-len", "999999", "--port", "0")
+    assert outcome.status == 1
+    assert [line for line in outcome.err.splitlines() if " info " not in line] == [outcome.err.splitlines()[-1]]
+    assert outcome.err.splitlines()[-1].startswith("codemill: error: the model ")
+    assert "max_model_len = 999999" in outcome.err
 
 
 def test_a_port_in_use_is_one_line(codemill: Run) -> None:

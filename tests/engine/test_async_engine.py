@@ -319,6 +319,7 @@ def test_a_failed_step_fails_those_who_ran_and_nobody_else(
 def test_a_dead_loop_fails_everybody(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
     engine = AsyncEngine(llm)
+    assert engine.is_alive
 
     async def main() -> list[Any]:
         running = asyncio.create_task(engine.generate("def f(", ENDLESS))
@@ -332,6 +333,7 @@ def test_a_dead_loop_fails_everybody(llm: LLM, monkeypatch: pytest.MonkeyPatch) 
     for outcome in asyncio.run(main()):
         assert isinstance(outcome, CodemillError)
         assert "thread has ended because of an error" in str(outcome)
+    assert not engine.is_alive
     engine.shutdown()
     for sequence in list(llm.engine.scheduler.running):
         llm.engine.scheduler.remove(sequence)

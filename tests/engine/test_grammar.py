@@ -196,6 +196,20 @@ def test_an_error_ends_where_the_grammars_inner_life_begins(
     assert str(caught.value) == said
 
 
+@pytest.mark.parametrize(
+    "output",
+    [
+        StructuredOutput(choice=[f"value {i}" for i in range(100_000)]),
+        StructuredOutput(json_schema={"properties": {f"p{i}": {"type": "string"} for i in range(10_000)}}),
+    ],
+)
+def test_what_llguidance_would_take_long_over_is_refused_at_once(
+    compiler: GrammarCompiler, output: StructuredOutput
+) -> None:
+    with pytest.raises(UsageError, match="use one of at most 131072"):
+        compiler.compile(output)
+
+
 def test_a_regex_that_is_too_large_is_refused_at_once(compiler: GrammarCompiler) -> None:
     with pytest.raises(UsageError, match="too large: use a simpler one"):
         compiler.compile(StructuredOutput(regex="((a{100}){100}){100}"))

@@ -191,6 +191,7 @@ def test_a_dead_replica_fails_its_requests_and_is_replaced(llm: LLM, replicas: R
     assert len(errors) == 2
     assert all(isinstance(error, CodemillError) and "was killed by signal 9" in str(error) for error in errors)
     assert sum(one != other for one, other in zip(before, replicas.process_ids, strict=True)) == 1
+    assert replicas.is_alive
 
     llm.update_weights(dict(changed.named_parameters()))
     expected = [output.outputs[0].token_ids for output in llm.generate(PROMPTS, greedy())]

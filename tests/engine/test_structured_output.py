@@ -67,6 +67,7 @@ def test_equal_requests_have_equal_keys_and_different_ones_do_not() -> None:
         StructuredOutput.for_tools(TOOLS, "read"),
         StructuredOutput.for_tools(TOOLS, style="hermes"),
         StructuredOutput.for_tools(TOOLS, parallel=False),
+        StructuredOutput.for_tools(TOOLS, answer=schema),
     ]
     assert len({output.key for output in different}) == len(different)
     assert len(set(different)) == len(different)

@@ -146,6 +146,22 @@ def test_the_number_of_calls_is_what_was_asked_for(
 
 
 @pytest.mark.parametrize("style", STYLES)
+def test_a_form_of_the_text_forbids_no_calls(
+    compiler: GrammarCompiler, tokenizer: Tokenizer, style: ToolCallStyle
+) -> None:
+    schema = {"type": "object", "properties": {"n": INT}, "required": ["n"], "additionalProperties": False}
+    output = StructuredOutput.for_tools(TOOLS[:4], style=style, answer=schema)
+    texts = [write(compiler, tokenizer, output, seed) for seed in range(40)]
+    messages = [parse(text, TOOLS[:4]) for text in texts if text is not None]
+    assert {bool(message.tool_calls) for message in messages} == {True, False}
+    for message in messages:
+        if message.tool_calls:
+            assert message.content == ""
+        else:
+            jsonschema.validate(json.loads(BEYOND_DOUBLES.sub("e9", message.content)), schema)
+
+
+@pytest.mark.parametrize("style", STYLES)
 def test_text_comes_before_calls_and_not_after(
     compiler: GrammarCompiler, tokenizer: Tokenizer, style: ToolCallStyle
 ) -> None:

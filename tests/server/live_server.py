@@ -14,7 +14,7 @@ from codemill.server.asgi import App, Receive, Scope, Send
 from codemill.server.http_server import Server
 from codemill.server.limits import BodyLimit
 from codemill.server.listening import open_sockets
-from codemill.server.log import RequestLog
+from codemill.server.request_log import RequestLog
 from codemill.server.settings import ServerSettings
 
 

@@ -1,6 +1,7 @@
 """Clients that hold connections without using them, and the end of the server."""
 
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from codemill.errors import CodemillError, UsageError
+from codemill.server import body
 from codemill.server.listening import open_sockets, raise_file_limit, url_of
 from server.live_server import Demo, Live, NoRegistry, read_all, request, running, status_of, wait_until
 
@@ -18,7 +20,8 @@ HEAD = b"POST /echo HTTP/1.1\r\nhost: 127.0.0.1\r\n"
 @pytest.fixture(scope="module")
 def live() -> Iterator[Live]:
     limits = {"header_seconds": 0.4, "body_seconds": 0.4, "write_seconds": 0.4, "max_header_bytes": 4096}
-    with running(Demo(), max_body_bytes=100_000, **limits) as live:
+    with pytest.MonkeyPatch.context() as patch, running(Demo(), max_body_bytes=100_000, **limits) as live:
+        patch.setattr(body, "LINGER_SECONDS", 1.0)
         yield live
 
 
@@ -60,6 +63,17 @@ def test_a_request_is_answered(live: Live) -> None:
     assert answer.endswith(b"hello")
     assert b"x-request-id: req-" in answer
     assert b"server:" not in answer
+
+
+def test_the_log_has_the_client_that_a_proxy_names(live: Live, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "codemill.server")
+    with live.connect() as client:
+        client.sendall(request("GET", "/", "x-forwarded-for: 203.0.113.9\r\nconnection: close\r\n"))
+        read_all(client)
+    live.get()
+    clients = [record.record.client for record in caplog.records if hasattr(record, "record")]
+    assert clients[0] == "203.0.113.9"
+    assert clients[1].startswith("127.0.0.1:")
 
 
 def test_a_header_that_trickles_in_is_408(live: Live) -> None:

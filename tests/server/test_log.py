@@ -7,22 +7,22 @@ from typing import Any
 
 import pytest
 
+from codemill.server.access import Access
 from codemill.server.asgi import Receive, Scope, Send
-from codemill.server.log import RequestLog, record_of, set_up_logging
+from codemill.server.limits import BodyLimit
+from codemill.server.log import record_of, set_up_logging
+from codemill.server.request_log import RequestLog
+from codemill.server.settings import ServerSettings
 from server.asgi_calls import Echo, call, make_scope
+from server.logging_state import restored_logging
 
-LOGGERS = ("codemill", "uvicorn", "asyncio")
+CHUNKED = {"transfer-encoding": "chunked"}
 
 
 @pytest.fixture(autouse=True)
-def restored_logging() -> Iterator[None]:
-    before = {name: (logging.getLogger(name).handlers, logging.getLogger(name).level) for name in LOGGERS}
-    raises = logging.raiseExceptions
-    yield
-    logging.raiseExceptions = raises
-    for name, (handlers, level) in before.items():
-        logger = logging.getLogger(name)
-        logger.handlers, logger.level, logger.propagate = handlers, level, True
+def logging_as_before() -> Iterator[None]:
+    with restored_logging():
+        yield
 
 
 def logged(app: Any, scope: Scope, log_format: str = "json") -> list[str]:
@@ -134,14 +134,33 @@ def test_an_exception_is_logged_by_place_and_kind_alone(log_format: str) -> None
         assert [json.loads(line)["level"] for line in text.splitlines()] == ["info", "error"]
 
 
-def test_prompts_appear_where_a_protocol_puts_them_in() -> None:
-    async def telling(scope: Scope, receive: Receive, send: Send) -> None:
-        record_of(scope).prompt = "two\nlines"
-        await Echo()(scope, receive, send)
+def test_a_refusal_says_why() -> None:
+    app = Access(Echo(), ServerSettings(api_keys=("k",)))
+    (line,) = logged(app, make_scope())
+    assert json.loads(line)["error"] == "invalid_api_key"
 
-    assert json.loads(logged(telling, make_scope())[0])["prompt"] == "two\nlines"
-    (line,) = logged(telling, make_scope(), "text")
-    assert 'prompt="two\\nlines"' in line
+
+def test_prompts_are_logged_where_that_is_asked_for() -> None:
+    stream = io.StringIO()
+    set_up_logging("json", stream)
+    body = '{"prompt": "zwei Zeilen, größer"}'.encode()
+    middle = body.index("ß".encode()) + 1
+    pieces = [body[:middle], body[middle:]]
+    for log_prompts in (False, True):
+        call(RequestLog(BodyLimit(Echo(), ServerSettings()), log_prompts), make_scope(headers=CHUNKED), pieces)
+    plain, full = map(json.loads, stream.getvalue().splitlines())
+    assert "Zeilen" not in json.dumps(plain)
+    assert full["body"] == full["answer"] == body.decode()
+
+
+def test_no_more_of_a_body_is_logged_than_is_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codemill.server.request_log.MOST_LOGGED", 10)
+    stream = io.StringIO()
+    set_up_logging("text", stream)
+    answer = call(RequestLog(BodyLimit(Echo(), ServerSettings()), True), make_scope(headers=CHUNKED), [b"x" * 8] * 3)
+    assert len(answer.body) == 24
+    (line,) = stream.getvalue().splitlines()
+    assert f" body={'x' * 10} answer={'x' * 10}" in line
 
 
 def test_without_the_middleware_a_record_is_still_there() -> None:

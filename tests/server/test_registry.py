@@ -3,6 +3,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,8 @@ class FakeEngine:
     def __init__(self, spec: str | None) -> None:
         self.spec = spec
         self.is_closed = False
+        self.is_alive = True
+        self.num_users = 0
         self.adapters: list[str] = []
         self.metrics_seconds = 0.0
 
@@ -39,6 +42,7 @@ class FakeEngine:
         return {"running": len(self.adapters)}
 
     async def close(self, timeout: float) -> None:
+        assert not self.num_users, "closed while it was used"
         self.is_closed = True
 
 
@@ -319,6 +323,33 @@ def test_adapters_are_loaded_when_they_are_asked_for(load: FakeLoader, tmp_path:
     asyncio.run(main())
 
 
+def test_adapters_of_the_first_model_are_loaded_with_it(load: FakeLoader, tmp_path: Path) -> None:
+    definitions = [ModelDefinition("a", adapters={"sql": tmp_path}), ModelDefinition("b", adapters={"x": tmp_path})]
+    asyncio.run(Registry(definitions, load).start())
+    assert [engine.adapters for engine in load.engines] == [["sql"]]
+    broken = Registry([ModelDefinition("a", adapters={"sql": tmp_path / "gone"})], load)
+    with pytest.raises(CodemillError, match="no such directory"):
+        asyncio.run(broken.start())
+
+
+def test_a_failed_load_is_logged_once_the_server_runs(load: FakeLoader, caplog: pytest.LogCaptureFixture) -> None:
+    registry = Registry(ONE, load)
+    load.broken["a/coder"] = RuntimeError("out of luck")
+
+    async def main() -> None:
+        with pytest.raises(CodemillError):
+            await registry.start()
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+        registry._pool.start()
+        with pytest.raises(CodemillError):
+            await name_of(registry, None)
+
+    asyncio.run(main())
+    (logged,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "out of luck" in logged.getMessage()
+    assert logged.exc_info
+
+
 def test_cards_name_models_aliases_and_adapters(load: FakeLoader) -> None:
     registry = Registry([ModelDefinition("coder", "a/coder", ("gpt",), {"sql": Path("/x/sql")})], load)
     created = registry.models()[0].created
@@ -378,6 +409,68 @@ def test_close_closes_each_engine(load: FakeLoader) -> None:
     asyncio.run(main())
     assert [engine.is_closed for engine in load.engines] == [True, True]
     assert not registry.is_ready
+
+
+def test_an_engine_that_died_is_replaced(load: FakeLoader) -> None:
+    registry = Registry(ONE, load)
+
+    async def main() -> None:
+        await registry.start()
+        async with registry.lease(None):
+            load.engines[0].is_alive = False
+            assert await asyncio.gather(*[name_of(registry, None) for _ in range(5)]) == ["coder"] * 5
+        assert [engine.is_closed for engine in load.engines] == [True, False]
+        assert registry._entries[0].num_leases == 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_engine_is_closed_under_a_request(load: FakeLoader, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random requests for five models of which two fit, with clients that leave, idle unloading and failing loads."""
+    monkeypatch.setattr(engine_pool, "PATIENCE", 0.02)
+    random = Random(seed)
+    names = "abcde"
+    definitions = [ModelDefinition(name, f"x/{name}", adapters={f"{name}-sql": Path("/")}) for name in names]
+    registry = Registry(definitions, load, max_loaded=2, idle_seconds=0.02)
+    served = failed = 0
+
+    async def client() -> None:
+        nonlocal served, failed
+        for _ in range(12):
+            name = random.choice(names) + random.choice(("", "-sql"))
+            load.broken = {"x/e": CodemillError("broken")} if random.random() < 0.3 else {}
+            try:
+                async with registry.lease(name) as model:
+                    engine: Any = model.engine
+                    engine.num_users += 1
+                    assert (engine.spec, model.name) == (f"x/{name[0]}", name)
+                    assert sum(not each.is_closed for each in load.engines) <= 2
+                    try:
+                        await asyncio.sleep(random.random() * 0.01)
+                        assert not engine.is_closed
+                        served += 1
+                    finally:
+                        engine.num_users -= 1
+            except CodemillError:
+                failed += 1
+            await asyncio.sleep(random.random() * 0.02)
+
+    async def main() -> None:
+        registry._pool.start()
+        clients = [asyncio.create_task(client()) for _ in range(12)]
+        await asyncio.sleep(0.05)
+        for leaving in clients[:4]:
+            leaving.cancel()
+        await asyncio.wait_for(asyncio.gather(*clients[4:]), 20)
+        await asyncio.gather(*clients[:4], return_exceptions=True)
+        assert all(entry.num_leases == entry.num_waiting == 0 for entry in registry._entries)
+        await until(lambda: all(engine.is_closed for engine in load.engines))
+        await registry.close()
+
+    asyncio.run(main())
+    assert served + failed >= 8 * 12
+    assert served > failed
 
 
 def test_an_engine_that_exists_is_served() -> None:

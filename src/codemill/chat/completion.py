@@ -74,7 +74,7 @@ def completion_prompt(
                 f"{cursor.path} takes {len(ids)} tokens of the {budget} that the context leaves for a prompt: "
                 "add --window to use only what surrounds the cursor"
             )
-        prefix, suffix = _surroundings(tokenizer, cursor, budget)
+        prefix, suffix = surroundings(tokenizer, prefix, suffix, budget)
         full, ids = len(ids), fim_ids(tokenizer, prefix, suffix)
         dropped = full - len(ids)
     if repo is None or dropped:
@@ -82,12 +82,13 @@ def completion_prompt(
     return _with_repository(tokenizer, cursor, budget, repo, ids)
 
 
-def _surroundings(tokenizer: Tokenizer, cursor: Cursor, budget: int) -> tuple[str, str]:
-    """The end of the prefix and the start of the suffix that fit; what one side does not need the other gets.
+def surroundings(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int) -> tuple[str, str]:
+    """The end of the prefix and the start of the suffix that fit into a prompt of so many tokens.
 
-    A character that the cut would break is left out.
+    What one side does not need the other gets. A character that the cut would break is left out. Raises UsageError if
+    there is no room for either.
     """
-    before, after = tokenizer.encode(cursor.prefix), tokenizer.encode(cursor.suffix)
+    before, after = tokenizer.encode(prefix), tokenizer.encode(suffix)
     room = budget - len(fim_ids(tokenizer, "", "")) - 8  # a text cut inside a token may encode to a few more
     if room < 1:
         raise UsageError(f"a prompt of {budget} tokens is too short for a window: allow a longer context")

@@ -128,6 +128,11 @@ class Tokenizer:
 
     # Chat
 
+    @property
+    def chat_template(self) -> str | None:
+        """The checkpoint's chat template, in Jinja; None if it has none, and ours is used."""
+        return self._files.templates.get("default")
+
     @cached_property
     def call_style(self) -> Literal["qwen3_coder", "hermes"]:
         """How the chat format writes tool calls: Qwen3-Coder's XML, or JSON between `<tool_call>` tags as Hermes."""

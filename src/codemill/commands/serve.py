@@ -1,7 +1,9 @@
 """`codemill serve`: the HTTP server and web page."""
 
 import json
+import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,7 +91,9 @@ def serve(
     ] = None,
     shutdown_seconds: Annotated[float, typer.Option(help="What requests may still take after Ctrl-C.")] = 30,
     log_format: Annotated[str, typer.Option(help="text or json.")] = "text",
-    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Prompts and answers in the log.")] = False,
+    log_prompts: Annotated[
+        bool, typer.Option("--log-prompts", help="Bodies of requests and answers in the log.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say where the server is as one JSON object.")] = False,
 ) -> None:
     """Serve models over HTTP to OpenAI, Anthropic and llama.cpp clients, and a web page to chat on."""
@@ -137,6 +141,10 @@ def serve(
         strict_names=strict_model_names,
     )
     set_up_logging(settings.log_format)
+    if "*" in settings.cors_origins and not settings.needs_key:
+        logging.getLogger("codemill.server").warning(
+            "--cors * without a key: each web page in a browser that reaches this server may use it"
+        )
     _run(registry, settings, as_json)
 
 
@@ -164,7 +172,8 @@ def _announce(url: str, registry: "Registry", settings: "ServerSettings", as_jso
     else:
         key = "an API key is needed" if settings.needs_key else "no API key is needed"
         line = f"Serving {', '.join(names)} on {url} ({key}); Ctrl-C ends."
-    print(line, flush=True)
+    with suppress(OSError):  # nobody has to listen
+        print(line, flush=True)
 
 
 def _loader(llm_options: dict[str, Any], replicas: int, threads: int | None, max_waiting: int) -> Any:

@@ -34,6 +34,10 @@ class AsyncEngine(ServingEngine):
         self._adapters = llm.adapters
         self._loop = EngineLoop(llm, self._deliver)
 
+    @property
+    def is_alive(self) -> bool:
+        return super().is_alive and self._loop.is_alive
+
     async def call(self, function: Callable[[LLM], T]) -> T:
         """Call `function` with the `LLM` in the engine's thread, between two steps -> its result, or what it raises."""
         return await asyncio.wrap_future(self._loop.call(function))

@@ -158,6 +158,7 @@ class Engine:
         self._counts.pass_begins(step)
         done = self.runner.run(step, self.cache.state_copies)
         self.runner.record_prompt_logprobs(done, step)
+        self.runner.record_hidden_states(done, step)
         chosen = [each.sequence for each in step.scheduled if each.reaches_end]
         beginning = [sequence for sequence in chosen if not sequence.token_ids]
         num_accepted = self._choose(done, step)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 MAX_REASON = 300  # characters of llguidance's reason in an error
+# Characters of a grammar. llguidance gives up on most that are too large, but takes a minute over some of a megabyte.
+MAX_SOURCE = 128 << 10
 # Between what is wrong and how: the regex again, and a line that points into it.
 REGEX_ERROR = re.compile(r"(?: \(in regex\): )?regex parse error:.*?^error: ", re.DOTALL | re.MULTILINE)
 SOURCE_LINES = re.compile(r"^ +(?:\d+ \|.*|\^+)$", re.MULTILINE)
@@ -190,7 +192,12 @@ class GrammarState:
 def _matcher(structured_output: StructuredOutput, vocabulary: GrammarVocabulary) -> LLMatcher:
     from llguidance import LLMatcher
 
-    matcher = LLMatcher(vocabulary.tokenizer, _source(structured_output, vocabulary), log_level=0)
+    source = _source(structured_output, vocabulary)
+    if len(source) > MAX_SOURCE:
+        raise UsageError(
+            f"structured output: the grammar has {len(source)} characters: use one of at most {MAX_SOURCE}"
+        )
+    matcher = LLMatcher(vocabulary.tokenizer, source, log_level=0)
     if matcher.is_error():
         reason = _reason(matcher.get_error())
         if structured_output.regex is not None:

@@ -52,7 +52,8 @@ class RequestOutput:
     """All samples of one prompt. `prompt` is None if the request gave token ids.
 
     `prompt_logprobs[t]`, if asked for, has the log-probability of prompt token t first, then those of the likeliest
-    ids there, best first; it is None for the first token, which nothing predicts.
+    ids there, best first; it is None for the first token, which nothing predicts. `hidden_state` [D], if asked for, is
+    the final hidden state of the prompt's last token, after the last norm.
     """
 
     prompt: str | None
@@ -60,6 +61,7 @@ class RequestOutput:
     outputs: list[CompletionOutput]
     metrics: RequestMetrics
     prompt_logprobs: list[dict[int, float] | None] | None = None
+    hidden_state: list[float] | None = None
 
 
 class StreamPiece(str):

@@ -82,6 +82,11 @@ class Replicas(ServingEngine):
         self._restarts_left = max_restarts
 
     @property
+    def is_alive(self) -> bool:
+        has_any = self._restarts_left > 0 or not all(replica.has_ended for replica in self._replicas)
+        return super().is_alive and has_any
+
+    @property
     def process_ids(self) -> list[int | None]:
         """The process of each replica."""
         return [replica.process.pid for replica in self._replicas]

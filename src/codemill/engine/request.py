@@ -48,7 +48,10 @@ class Request:
         if self.params.prompt_logprobs is not None:
             prompt_logprobs = [None, *self.sequences[0].prompt_logprobs]
         prompt = self.prompt
-        return RequestOutput(prompt.text, list(prompt.token_ids), outputs, self.metrics(), prompt_logprobs)
+        hidden_state = self.sequences[0].hidden_state
+        return RequestOutput(
+            prompt.text, list(prompt.token_ids), outputs, self.metrics(), prompt_logprobs, hidden_state
+        )
 
     def metrics(self) -> RequestMetrics:
         """Counts and times of the finished request."""

@@ -75,6 +75,13 @@ class ModelRunner:
                 logits = self.logits(hidden, [sequence], [len(targets)])
                 sequence.prompt_logprobs += _logprobs_of(logits, targets, count)
 
+    def record_hidden_states(self, done: ForwardPass, step: Step) -> None:
+        """Give the sequences that ask for it the hidden state of their prompt's last token."""
+        for first, each in zip(done.rows, step.scheduled, strict=True):
+            sequence = each.sequence
+            if sequence.params.hidden_state and each.reaches_end and not sequence.token_ids:
+                sequence.hidden_state = done.hidden[first + each.num_new - 1].float().tolist()
+
     def _copy_states(self, copies: list[tuple[int | None, int]]) -> None:
         for source, target in copies:
             for layer in self.cache.linear_states:

@@ -36,6 +36,7 @@ class SamplingParams:
     logprobs: the log-probability of each token and of this many alternatives (at most 20), under the model's own
         distribution, before penalties, bias, temperature and filters.
     prompt_logprobs: the same for the tokens of the prompt; such a prompt is computed whole, not taken from the cache.
+    hidden_state: give back what the network makes of the prompt's last token, see `RequestOutput`.
     n: samples per prompt. best_of: so many are made, and the n of highest log-probability per token given back.
     structured_output: what form the output must have.
     speculative: False for no drafts where the engine makes them.
@@ -64,12 +65,13 @@ class SamplingParams:
     best_of: int | None = None
     structured_output: StructuredOutput | None = None
     speculative: bool = True
+    hidden_state: bool = False
 
     def __post_init__(self) -> None:
         self._check_distribution()
         self._check_lengths()
         self._check_stops()
-        for name in ("ignore_eos", "skip_special_tokens", "speculative"):
+        for name in ("ignore_eos", "skip_special_tokens", "speculative", "hidden_state"):
             if not isinstance(getattr(self, name), bool):
                 raise _wrong(name, getattr(self, name), "True or False")
         _check_bias(self.logit_bias)

@@ -1,6 +1,7 @@
 """`ScriptedEngine`: a function decides what the model says; all else is real. For tests and measurements."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,6 +24,8 @@ from codemill.spec import resolve
 
 Script = Callable[[str], str]
 CLOSERS = '"}],'  # where the grammar allows no token of the script, what soon ends the text
+HIDDEN_SIZE = 64
+TOKENS_IN_A_ROW = 64  # before others have their turn
 PREFILL_PARTS = 10  # reports of how far a slow prompt is
 
 
@@ -30,7 +33,7 @@ class ScriptedEngine(ServingEngine):
     """Answers a prompt with the text that `script(prompt)` returns, token by token, within the request's grammar.
 
     tokenizer: None for the embedded model's. token_seconds, prefill_seconds: how long a token and a prompt take.
-    max_num_seqs: requests that run at the same time; others wait. A script that raises CodemillError fails its request.
+    max_num_seqs: requests that run at the same time; others wait. A script that raises fails its request.
     """
 
     def __init__(
@@ -121,8 +124,9 @@ class ScriptedEngine(ServingEngine):
             text = self._script(self._prompt_text(live.request))
             for sequence in live.request.sequences:
                 await self._answer(live, sequence, text)
-        except CodemillError as error:
-            self._deliver([(live.request_id, error)])
+        except Exception as error:  # noqa: BLE001 - as in EngineLoop, it ends this request and no other
+            told = error if isinstance(error, CodemillError) else CodemillError(f"{type(error).__name__}: {error}")
+            self._deliver([(live.request_id, told)])
         finally:
             self._live.pop(live.request_id, None)
             self._give_place()
@@ -149,6 +153,10 @@ class ScriptedEngine(ServingEngine):
         now, num_tokens = time.perf_counter(), len(live.request.prompt.token_ids)
         for sequence in live.request.sequences:
             sequence.start_time = now
+            if sequence.params.prompt_logprobs is not None:
+                sequence.prompt_logprobs = [{token_id: 0.0} for token_id in sequence.prompt_token_ids[1:]]
+            if sequence.params.hidden_state:
+                sequence.hidden_state = _hidden_state(sequence)
         self._metrics.request_started(now - live.request.start, 0)
         for part in range(PREFILL_PARTS if self._prefill_seconds else 0):
             progress = Progress(None, num_tokens * part // PREFILL_PARTS, num_tokens)
@@ -168,7 +176,7 @@ class ScriptedEngine(ServingEngine):
             if sequence.finish_reason is not None:
                 break
             self._report(live, sequence)
-            if self._token_seconds:
+            if self._token_seconds or len(sequence.token_ids) % TOKENS_IN_A_ROW == 0:
                 await asyncio.sleep(self._token_seconds)
         if sequence.finish_reason is None:
             sequence.finish("stop")
@@ -223,3 +231,9 @@ class ScriptedEngine(ServingEngine):
     def _prompt_text(self, request: Request) -> str:
         text = request.prompt.text
         return self.tokenizer.decode(request.prompt.token_ids) if text is None else text
+
+
+def _hidden_state(sequence: Sequence) -> list[float]:
+    """The same numbers for the same prompt."""
+    draw = random.Random(repr(sequence.prompt_token_ids))
+    return [draw.gauss(0, 1) for _ in range(HIDDEN_SIZE)]

@@ -82,6 +82,7 @@ class Sequence:
     logprobs: list[float] = field(default_factory=list)
     top_logprobs: list[dict[int, float]] = field(default_factory=list)
     prompt_logprobs: list[dict[int, float]] = field(default_factory=list)
+    hidden_state: list[float] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     cached: CachedTokens = field(default_factory=CachedTokens)

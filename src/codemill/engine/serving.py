@@ -71,6 +71,11 @@ class ServingEngine(ABC):
         return self._builder.max_model_len
 
     @property
+    def is_alive(self) -> bool:
+        """Whether requests can be served: it was not closed, and what computes has not died."""
+        return not self._is_closed
+
+    @property
     def num_waiting(self) -> int:
         """Requests that have not begun."""
         return sum(inbox.is_waiting for inbox in list(self._inboxes.values()))

@@ -23,12 +23,14 @@ class ToolCallSpec:
 
     tools: tool definitions as in the OpenAI API. choice: "auto" for text and then calls, if any; "required" for at
     least one call; the name of a function for exactly one call of that. parallel: whether there may be several calls.
+    answer: with "auto" a JSON schema of the text that comes instead of calls; None for any text, also before calls.
     """
 
     tools: Sequence[Mapping[str, Any]]
     choice: str = "auto"
     style: ToolCallStyle = "qwen3_coder"
     parallel: bool = True
+    answer: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.style not in get_args(ToolCallStyle):
@@ -78,9 +80,10 @@ class StructuredOutput:
         choice: str = "auto",
         style: ToolCallStyle = "qwen3_coder",
         parallel: bool = True,
+        answer: Mapping[str, Any] | None = None,
     ) -> "StructuredOutput":
         """Calls of these tools, as `ToolCallSpec` says; what comes out is for `ToolCallParser`."""
-        return cls(tools=ToolCallSpec(tools, choice, style, parallel))
+        return cls(tools=ToolCallSpec(tools, choice, style, parallel, answer))
 
     def __post_init__(self) -> None:
         names = [field.name for field in fields(self)]
@@ -94,6 +97,11 @@ class StructuredOutput:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+    @property
+    def is_json(self) -> bool:
+        """Whether there is a `schema`."""
+        return self.json_object or self.json_schema is not None
 
     @cached_property
     def schema(self) -> Mapping[str, Any]:
@@ -122,8 +130,8 @@ class StructuredOutput:
         if self.tools is not None:
             spec = self.tools
             shapes = [[function["name"], function.get("parameters")] for function in spec.functions]
-            return ["tools", shapes, spec.choice, spec.style, spec.parallel]
-        if self.json_object or self.json_schema is not None:
+            return ["tools", shapes, spec.choice, spec.style, spec.parallel, spec.answer]
+        if self.is_json:
             return ["json", self.schema]
         if self.choice is not None:
             return ["choice", list(self.choice)]

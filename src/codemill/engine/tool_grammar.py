@@ -1,6 +1,7 @@
 """The grammar of a message with tool calls, as Lark for llguidance. No torch here.
 
-Text comes first (with `choice="auto"`), then the calls, each on a line after the one before. Only declared parameters
+Text comes first (with `choice="auto"`), then the calls, each on a line after the one before; where the text has a form
+of its own, it is this or the calls. Only declared parameters
 can be given. What the grammar lets through, `codemill.chat.ToolCallParser` reads as calls of these tools.
 """
 
@@ -55,11 +56,14 @@ def _callable_functions(spec: ToolCallSpec) -> list[Function]:
 def _start_rules(
     spec: ToolCallSpec, has_calls: bool, control_tokens: Mapping[str, int], eos_token_ids: Collection[int]
 ) -> list[str]:
-    """`start`: text, if it is allowed, and calls."""
+    """`start`: text, if it is allowed, and calls; or an answer in a form of its own, without words before calls."""
     first, several = _tag(OPEN, control_tokens), spec.parallel and spec.choice in ("auto", "required")
     more = f'("\\n" {first} call)*' if several else ""
     if spec.choice != "auto":
         return [f"start: {first} call {more}"]
+    if spec.answer is not None:
+        calls = f" | {first} call {more}" if has_calls else ""
+        return [f"start: answer{calls}", f"answer: %json {document(spec.answer)}"]
     others = set(control_tokens.values()) - {control_tokens.get(OPEN), control_tokens.get(CLOSE), *eos_token_ids}
     control = f"<[{','.join(map(str, sorted(others)))}]>"
     rules = [f"text: TEXT?{f' ({control} TEXT?)*' if others else ''}", f"TEXT: {TEXT}"]

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import ipaddress
+import socket
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -34,7 +35,7 @@ class Access:
         self._app = app
         self._keys = ApiKeys(settings.api_keys)
         self._origins = frozenset(settings.cors_origins)
-        self._hosts = frozenset(name.lower() for name in settings.allowed_hosts)
+        self._hosts = frozenset(name.lower() for name in (*settings.allowed_hosts, socket.gethostname()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from codemill.chat.tool_types import ToolCall
+from codemill.engine.outputs import RequestMetrics
 from codemill.server.events import (
     CallEnd,
     Done,
@@ -46,22 +47,23 @@ class Sample:
 
 @dataclass(frozen=True)
 class Answer:
-    """All samples, in order, and what they cost."""
+    """All samples, in order, and what they cost. metrics: as in `Done`."""
 
     samples: list[Sample]
     usage: Usage
+    metrics: RequestMetrics | None = None
 
 
 async def collect(events: AsyncIterator[Event]) -> Answer:
     """The whole answer."""
     samples: dict[int, Sample] = defaultdict(Sample)
-    usage = Usage()
+    done = Done(Usage())
     async for event in events:
         if isinstance(event, Done):
-            usage = event.usage
+            done = event
         else:
             _add(samples, event)
-    return Answer([samples[index] for index in sorted(samples)], usage)
+    return Answer([samples[index] for index in sorted(samples)], done.usage, done.metrics)
 
 
 def _add(samples: dict[int, Sample], event: Event) -> None:

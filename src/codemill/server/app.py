@@ -9,11 +9,14 @@ from codemill.errors import CodemillError
 from codemill.server import web_page
 from codemill.server.access import Access
 from codemill.server.errors import ApiError, api_error_of
+from codemill.server.http_metrics import HttpMetrics
 from codemill.server.json_response import error_response
 from codemill.server.limits import BodyLimit
-from codemill.server.log import RequestLog, log, record_of
+from codemill.server.log import log, record_of
+from codemill.server.metrics_page import MetricsPage
 from codemill.server.protocols import ROUTERS
 from codemill.server.registry import Registry
+from codemill.server.request_log import RequestLog
 from codemill.server.respond import Server
 from codemill.server.settings import ServerSettings
 
@@ -23,6 +26,7 @@ def create_app(registry: Registry, settings: ServerSettings | None = None) -> Fa
     settings = settings or ServerSettings()
     app = FastAPI(title="Codemill", version=__version__, docs_url="/docs", redoc_url=None)
     app.state.server = Server(registry, settings)
+    app.state.metrics = MetricsPage()
     for router in (web_page.router, *ROUTERS):
         app.include_router(router)
     for kind in (ApiError, CodemillError, Exception):
@@ -32,7 +36,8 @@ def create_app(registry: Registry, settings: ServerSettings | None = None) -> Fa
     # The last one added stands first.
     app.add_middleware(BodyLimit, settings=settings)
     app.add_middleware(Access, settings=settings)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, log_prompts=settings.log_prompts)
+    app.add_middleware(HttpMetrics, counts=app.state.metrics.http)
     return app
 
 

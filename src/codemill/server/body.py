@@ -4,6 +4,7 @@ import asyncio
 
 from codemill.server.asgi import Receive, Scope, Send, send_error
 from codemill.server.errors import ApiError
+from codemill.server.log import record_of
 
 LINGER_SECONDS = 2.0
 
@@ -46,6 +47,7 @@ async def refuse(scope: Scope, body: IncomingBody, send: Send, error: ApiError) 
 
     Closing it at once would reset it, and the client, still sending, would lose the answer.
     """
+    record_of(scope).error = error.code
     if body.is_over:
         await send_error(scope, send, error)
         return

@@ -41,7 +41,7 @@ class EnginePool:
         self._reaper: asyncio.Task[None] | None = None
         self._loads: set[asyncio.Task[None]] = set()
         self._num_load_threads = 0
-        self._is_closed = False
+        self._is_started = self._is_closed = False
 
     @property
     def is_loading(self) -> bool:
@@ -57,7 +57,8 @@ class EnginePool:
         self._loaded.append(entry)
 
     def start(self) -> None:
-        """Begin to watch for engines that nobody uses."""
+        """Begin to watch for engines that nobody uses, and to log what cannot be loaded."""
+        self._is_started = True
         if self._idle_seconds is not None and self._reaper is None:
             self._reaper = asyncio.create_task(self._reap(self._idle_seconds))
 
@@ -114,6 +115,8 @@ class EnginePool:
     async def _load(self, entry: ModelEntry) -> None:
         try:
             async with self._turn:
+                if entry.has_dead_engine:
+                    await self._unload(entry, "its engine has died")
                 if not entry.is_usable:
                     await self._make_room()
                     await self._start(entry)
@@ -127,8 +130,10 @@ class EnginePool:
         try:
             engine = await self._load_in_thread(entry.definition)
         except Exception as error:
-            reason = str(error) if isinstance(error, CodemillError) else f"{type(error).__name__}: {error}"
-            log.error("model %s cannot be loaded: %s", entry.name, reason)
+            is_known = isinstance(error, CodemillError)
+            reason = str(error) if is_known else f"{type(error).__name__}: {error}"
+            if self._is_started:  # before, whoever starts the server is told
+                log.error("model %s cannot be loaded: %s", entry.name, reason, exc_info=None if is_known else error)
             raise CodemillError(f"the model {entry.name} cannot be loaded: {reason}") from error
         entry.set_engine(engine)
         self._loaded.append(entry)

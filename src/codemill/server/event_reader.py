@@ -1,6 +1,6 @@
 """Reads an engine's updates as events: reasoning apart from text, tool calls apart from both."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from codemill.chat.reasoning import Answer, ReasoningSplitter
@@ -60,7 +60,7 @@ class EventReader:
             shown = True
             yield event
         if update.output is not None:
-            yield Done(self._usage(update))
+            yield Done(self._usage(update), update.metrics)
         elif not shown:
             yield Waiting()
 
@@ -86,12 +86,14 @@ class EventReader:
         if update.logprobs is None or update.top_logprobs is None:
             return ()
         each = zip(update.token_ids, update.logprobs, update.top_logprobs, strict=True)
-        return tuple(self._logprob(token_id, logprob, top) for token_id, logprob, top in each)
+        return tuple(token_logprob(self._tokenizer, token_id, logprob, top) for token_id, logprob, top in each)
 
-    def _logprob(self, token_id: int, logprob: float, top: dict[int, float]) -> TokenLogprob:
-        likeliest = tuple(self._logprob(each, value, {}) for each, value in top.items())
-        raw = self._tokenizer.token_bytes(token_id)
-        return TokenLogprob(token_id, raw.decode("utf-8", "replace"), raw, logprob, likeliest)
+
+def token_logprob(tokenizer: Tokenizer, token_id: int, logprob: float | None, top: Mapping[int, float]) -> TokenLogprob:
+    """A token's log-probability with its text; `top` has those of the likeliest ids."""
+    likeliest = tuple(token_logprob(tokenizer, each, value, {}) for each, value in top.items())
+    raw = tokenizer.token_bytes(token_id)
+    return TokenLogprob(token_id, raw.decode("utf-8", "replace"), raw, logprob, likeliest)
 
 
 class _PlainReader:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from codemill.chat.tool_types import ToolCall
+from codemill.engine.outputs import RequestMetrics
 from codemill.engine.updates import Progress
 
 FinishReason = Literal["stop", "length", "tool_calls"]
@@ -11,12 +12,15 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token's text, its exact bytes and its log-probability; `top` are the likeliest there, best first."""
+    """A token's text, its exact bytes and its log-probability; `top` are the likeliest there, best first.
+
+    logprob: None for the first token of a prompt, which nothing predicts.
+    """
 
     token_id: int
     text: str
     raw: bytes
-    logprob: float
+    logprob: float | None
     top: tuple["TokenLogprob", ...] = ()
 
 
@@ -100,9 +104,10 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """All samples are whole."""
+    """All samples are whole. metrics: of the engine, where one request gave them all."""
 
     usage: Usage
+    metrics: RequestMetrics | None = None
 
 
 Event = Waiting | TextDelta | ReasoningDelta | CallStart | ArgumentsDelta | CallEnd | Finish | Done

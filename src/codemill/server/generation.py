@@ -1,12 +1,12 @@
 """The one request type behind all protocols, and the events that answer it."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from codemill.chat.fitted_fim import fitted_fim_ids
 from codemill.chat.prompts import fim_ids
 from codemill.chat.reasoning import OPEN as THINK
 from codemill.chat.tokenizer import Tokenizer
@@ -18,9 +18,9 @@ from codemill.engine.updates import StreamUpdate
 from codemill.server.event_reader import EventReader
 from codemill.server.events import Event
 from codemill.server.served_model import ServedModel
+from codemill.server.shape import Shape, Shaper
 
 LONG = 4096  # characters; longer prompts are rendered where they do not hold up other requests
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ class ChatPrompt:
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """Text to go on from."""
+    """Text to go on from. has_control_tokens: control tokens in it are meant as such, and not as their text."""
 
     text: str
+    has_control_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,14 @@ class TokenPrompt:
 
 @dataclass(frozen=True)
 class FimPrompt:
-    """A hole to fill. context_files: (path, content) pairs, the nearest last."""
+    """A hole to fill. context_files: (path, content) pairs, the nearest last. fits: cut it to fit, never refuse it."""
 
     prefix: str
     suffix: str
     repo_name: str | None = None
     context_files: tuple[tuple[str, str], ...] = ()
     path: str | None = None
+    fits: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,10 @@ class ToolUse:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What every protocol asks for. deadline: seconds after which the answer ends with what it has."""
+    """What every protocol asks for. deadline: seconds after which the answer ends with what it has.
+
+    shape: what the answer is made of besides what the model says.
+    """
 
     prompt: ChatPrompt | TextPrompt | TokenPrompt | FimPrompt
     params: SamplingParams
@@ -96,6 +101,7 @@ class GenerationRequest:
     priority: int = 0
     deadline: float | None = None
     request_id: str | None = None
+    shape: Shape = field(default_factory=Shape)
 
 
 @dataclass(frozen=True)
@@ -120,11 +126,13 @@ async def generate(model: ServedModel, request: GenerationRequest, *, stream: bo
         thinks=prepared.thinks,
         is_chat=isinstance(request.prompt, ChatPrompt),
     )
+    shaper = Shaper(request.shape, model.tokenizer, prepared.prompt, _echoed(request), prepared.params)
+    stream = stream or request.shape.line_limits is not None
     async with aclosing(_updates(model, request, prepared, stream)) as updates:
         async for update in updates:
-            for event in reader.read(update):
+            for event in shaper.shape(update, reader.read(update)):
                 yield event
-            if reader.is_done and update.output is None:  # enough was said: the rest is not wanted
+            if (reader.is_done or shaper.is_done) and update.output is None:  # enough was said: the rest is not wanted
                 model.engine.abort(request.request_id or "")
 
 
@@ -142,10 +150,21 @@ async def _prepare(model: ServedModel, request: GenerationRequest) -> PreparedRe
 def prepare(model: ServedModel, request: GenerationRequest) -> PreparedRequest:
     """The prompt's ids, and parameters that make the output what the tools and the model need."""
     request = _without_thinking(request)
-    ids = prompt_ids(model.tokenizer, request)
+    ids = _fitted_ids(model, request) or prompt_ids(model.tokenizer, request)
     is_chat = isinstance(request.prompt, ChatPrompt)
     thinks = is_chat and model.tokenizer.decode(ids[-4:]).rstrip().endswith(THINK)
     return PreparedRequest(Prompt(None, tuple(ids)), _params(model, request), thinks)
+
+
+def _fitted_ids(model: ServedModel, request: GenerationRequest) -> list[int] | None:
+    """The ids of a prompt that is to be cut where it is too long; the answer gets a quarter of the context at most."""
+    prompt = request.prompt
+    if not isinstance(prompt, FimPrompt) or not prompt.fits:
+        return None
+    budget = model.max_model_len - min(request.params.max_tokens or 1, model.max_model_len // 4)
+    return fitted_fim_ids(
+        model.tokenizer, prompt.prefix, prompt.suffix, prompt.context_files, prompt.path, max(1, budget)
+    )
 
 
 def prompt_ids(tokenizer: Tokenizer, request: GenerationRequest) -> list[int]:
@@ -154,13 +173,23 @@ def prompt_ids(tokenizer: Tokenizer, request: GenerationRequest) -> list[int]:
     if isinstance(prompt, TokenPrompt):
         return list(prompt.token_ids)
     if isinstance(prompt, TextPrompt):
-        return tokenizer.encode(prompt.text)
+        return tokenizer.encode(prompt.text, allowed_special="all" if prompt.has_control_tokens else frozenset())
     if isinstance(prompt, FimPrompt):
         place = (prompt.repo_name, prompt.context_files, prompt.path)
         return fim_ids(tokenizer, prompt.prefix, prompt.suffix, *place)
     # Tools stay in the prompt where none may be called, so that it begins as the turns before did.
     ids = tokenizer.encode_chat(prompt.messages, list(request.tool_use.tools) or None, **prompt.variables)
     return ids + tokenizer.encode(prompt.prefill)
+
+
+def _echoed(request: GenerationRequest) -> str | None:
+    """What an echo says; None for the text of the ids."""
+    prompt = request.prompt
+    if isinstance(prompt, ChatPrompt):
+        return prompt.prefill
+    if isinstance(prompt, FimPrompt):
+        return prompt.prefix
+    return prompt.text if isinstance(prompt, TextPrompt) else None
 
 
 def _without_thinking(request: GenerationRequest) -> GenerationRequest:
@@ -179,11 +208,13 @@ def _params(model: ServedModel, request: GenerationRequest) -> SamplingParams:
         return replace(params, stop_token_ids=tuple(dict.fromkeys(stops)))
     if use.callable_tools and use.choice == "none":
         return _without_calls(model.tokenizer, params)
-    if not use.may_call or not (use.must_call or use.strict):
+    wanted = params.structured_output
+    is_json = wanted is not None and wanted.is_json and not use.must_call
+    if not use.may_call or not (use.must_call or use.strict or is_json):
         return params
-    form = StructuredOutput.for_tools(use.callable_tools, use.choice, model.call_style, use.parallel)
-    if params.structured_output is not None:
-        logger.warning("tool calls and another form are both asked for: the tool calls win")
+    # A schema binds the text; it does not forbid calls.
+    answer = wanted.schema if wanted is not None and is_json else None
+    form = StructuredOutput.for_tools(use.callable_tools, use.choice, model.call_style, use.parallel, answer)
     return replace(params, structured_output=form)
 
 

@@ -53,8 +53,6 @@ async def _serve(
         await registry.start()
         try:
             await server.serve(list(sockets))
-        except OSError as error:
-            raise refused(error, settings.host, settings.port) from error
         finally:
             await _close(registry)
 
@@ -88,7 +86,10 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # another program began to listen there while the model was loading
+            raise refused(error, self._settings.host, self._settings.port) from error
         if self.started:
             self._on_ready()
 

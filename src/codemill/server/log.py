@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 import sys
 import time
@@ -11,14 +10,11 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, TextIO
 
-from codemill.server.asgi import App, Message, Receive, Scope, Send, header
+from codemill.server.asgi import Scope
 from codemill.server.settings import LogFormat
 
 RECORD = "codemill.record"  # where it lies in an ASGI scope
 CLIENT_GONE = 499  # as nginx calls it: the client left before there was an answer
-QUIET_PATHS = ("/health", "/metrics", "/favicon.ico", "/static/")  # asked for all the time, and of no interest
-ID_HEADERS = (b"x-request-id", b"request-id")  # OpenAI's and Anthropic's clients read one each
-_REQUEST_ID = re.compile(rb"[\w.:-]{1,64}")
 _CONTROL = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]")
 log = logging.getLogger("codemill.server")
 
@@ -28,7 +24,8 @@ class RequestRecord:
     """What the log says of a request. Protocols fill in what they know; None stays out of the line.
 
     seconds: until the last byte was sent. ttft_seconds: until the first token. is_cut: the client left in mid-answer.
-    error: the code or kind of what went wrong. prompt, answer: only where the settings say `log_prompts`.
+    error: the code or kind of what went wrong. body, answer: as they were sent, and only where the settings say
+    `log_prompts`.
     """
 
     method: str
@@ -45,7 +42,7 @@ class RequestRecord:
     is_cut: bool | None = None
     client: str | None = None
     id: str | None = None
-    prompt: str | None = None
+    body: str | None = None
     answer: str | None = None
 
 
@@ -58,52 +55,6 @@ def record_of(scope: Scope) -> RequestRecord:
     if record is None:
         record = scope[RECORD] = RequestRecord(scope["method"], scope["path"])
     return record
-
-
-class RequestLog:
-    """ASGI middleware that writes a line when a request has ended, and gives each answer an `x-request-id`."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        begin = time.perf_counter()
-        request_id = _request_id(scope)
-        record = RequestRecord(scope["method"], scope["path"], client=_client(scope), id=request_id.decode())
-        scope[RECORD] = record
-        is_done = False
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal is_done
-            if message["type"] == "http.response.start":
-                record.status = message["status"]
-                ids = [(name, request_id) for name in ID_HEADERS]
-                message = {**message, "headers": [*message.get("headers", []), *ids]}
-            elif not message.get("more_body", False):
-                is_done = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_with_id)
-        except Exception as error:
-            record.status, record.error, is_done = record.status or 500, type(error).__name__, True
-            raise
-        finally:
-            record.status = record.status or CLIENT_GONE
-            record.is_cut = (not is_done and record.status != CLIENT_GONE) or None
-            record.seconds = time.perf_counter() - begin
-            if record.status >= 400 or not record.path.startswith(QUIET_PATHS):
-                _log_request(record)
-
-
-def _log_request(record: RequestRecord) -> None:
-    """As `log.info` would, without the search for its caller, which costs as much as all else."""
-    if log.isEnabledFor(logging.INFO):
-        extra = {"record": record}
-        log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, "request", (), None, extra=extra))
 
 
 class LineFormatter(logging.Formatter):
@@ -138,10 +89,13 @@ def trace_of(error: BaseException) -> list[str]:
 
 
 def set_up_logging(log_format: LogFormat = "text", stream: TextIO | None = None) -> None:
-    """Have the server's events, and what uvicorn and asyncio warn of, written as lines to standard error."""
+    """Have the server's events, and errors of uvicorn and asyncio, written as lines to standard error.
+
+    uvicorn's warnings stay out: each broken request has one, so that a stranger could fill the log.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(LineFormatter(log_format))
-    for name, level in (("codemill", logging.INFO), ("uvicorn", logging.WARNING), ("asyncio", logging.WARNING)):
+    for name, level in (("codemill", logging.INFO), ("uvicorn", logging.ERROR), ("asyncio", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
@@ -174,19 +128,3 @@ def _plain(value: Any) -> str:
     """A value in one word: what a client sent must not look like a line of the log."""
     text = str(value)
     return json.dumps(text) if _CONTROL.search(text) else text
-
-
-def _request_id(scope: Scope) -> bytes:
-    """The client's own, so that it finds its request in the log, or a new one."""
-    given = header(scope, b"x-request-id")
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given
-    return b"req-" + os.urandom(8).hex().encode()
-
-
-def _client(scope: Scope) -> str | None:
-    """Of one that a proxy speaks for only the address is known."""
-    client = scope.get("client")
-    if not client:
-        return None
-    return f"{client[0]}:{client[1]}" if client[1] else str(client[0])

@@ -52,7 +52,12 @@ class ModelEntry:
     @property
     def is_usable(self) -> bool:
         """Whether a lease can be given at once."""
-        return self.engine is not None and not self.is_leaving
+        return self.engine is not None and not self.is_leaving and self.engine.is_alive
+
+    @property
+    def has_dead_engine(self) -> bool:
+        """Whether the engine has ended by an error of its own."""
+        return self.engine is not None and not self.engine.is_alive
 
     @property
     def is_idle(self) -> bool:

@@ -80,11 +80,12 @@ class Registry:
         return [card for entry in self._entries for card in entry.cards()]
 
     async def start(self) -> None:
-        """Load the first model, unless the registry is lazy. Raises CodemillError if it cannot be loaded."""
-        self._pool.start()
+        """Load the first model and its adapters, unless the registry is lazy. Raises CodemillError if that fails."""
         if not self._is_lazy:
-            async with self.lease(None):
-                pass
+            for name in (None, *self._entries[0].definition.adapters):
+                async with self.lease(name):
+                    pass
+        self._pool.start()
         self._is_ready = True
 
     def lease(self, name: str | None) -> "Lease":

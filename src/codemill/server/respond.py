@@ -3,27 +3,31 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from fastapi import Request
 
 from codemill.engine.updates import Progress
 from codemill.errors import CodemillError
 from codemill.server.answer import Answer, collect
+from codemill.server.batch import generate_all
 from codemill.server.errors import ApiError, api_error_of
 from codemill.server.events import Done, Event, Finish, Waiting
-from codemill.server.generation import GenerationRequest, generate
+from codemill.server.generation import GenerationRequest
 from codemill.server.log import RequestRecord, log, record_of
 from codemill.server.registry import Registry
 from codemill.server.served_model import ServedModel
 from codemill.server.settings import ServerSettings
 from codemill.server.stream import EventStream, run_unless_disconnected
 
+T = TypeVar("T")
 # A model that takes longer to load must not keep its clients without an answer: they would ask again.
 OPENING_SECONDS = 5.0
+# One request, or several, whose samples are counted through.
+Generation = GenerationRequest | Sequence[GenerationRequest]
 
 
 @dataclass(frozen=True)
@@ -50,17 +54,25 @@ class Writer(Protocol):
         """What went wrong in the middle, and the end of the stream."""
 
 
-async def respond_whole(
-    request: Request, name: str | None, generation: GenerationRequest
-) -> tuple[Answer, ServedModel]:
+async def respond_whole(request: Request, name: str | None, generation: Generation) -> tuple[Answer, ServedModel]:
     """The whole answer, and the model that gave it. Raises what is wrong with the request."""
-    return await run_unless_disconnected(request, _collect(request, name, generation))
+    return await respond_with(request, name, generation, collect)
+
+
+async def respond_with(
+    request: Request,
+    name: str | None,
+    generation: Generation,
+    read: Callable[[AsyncIterator[Event]], Awaitable[T]],
+) -> tuple[T, ServedModel]:
+    """What `read` makes of the answer's events, and the model that gave them. Raises what is wrong with the request."""
+    return await run_unless_disconnected(request, _read(request, name, generation, read))
 
 
 async def respond_stream(
     request: Request,
     name: str | None,
-    generation: GenerationRequest,
+    generation: Generation,
     make_writer: Callable[[str], Writer],
     every_progress: bool = False,
 ) -> EventStream:
@@ -83,7 +95,7 @@ async def respond_stream(
 class _Source:
     """The events of one request, and the model that they come from, which stays loaded meanwhile."""
 
-    def __init__(self, request: Request, name: str | None, generation: GenerationRequest) -> None:
+    def __init__(self, request: Request, name: str | None, generation: Generation) -> None:
         self._events = _leased_events(request, name, generation)
         self._opening = asyncio.ensure_future(self._open())
         self.model_name = name or ""
@@ -153,24 +165,30 @@ def _logged(error: Exception, record: RequestRecord) -> ApiError:
     return told
 
 
-async def _collect(request: Request, name: str | None, generation: GenerationRequest) -> tuple[Answer, ServedModel]:
+async def _read(
+    request: Request,
+    name: str | None,
+    generation: Generation,
+    read: Callable[[AsyncIterator[Event]], Awaitable[T]],
+) -> tuple[T, ServedModel]:
     async with aclosing(_leased_events(request, name, generation, stream=False)) as events:
         model = await anext(events)
         assert isinstance(model, ServedModel)
-        return await collect(events), model  # type: ignore[arg-type]
+        return await read(events), model  # type: ignore[arg-type]
 
 
 async def _leased_events(
-    request: Request, name: str | None, generation: GenerationRequest, *, stream: bool = True
+    request: Request, name: str | None, generation: Generation, *, stream: bool = True
 ) -> AsyncGenerator[Event | ServedModel, None]:
     """First the model, once it is loaded, then the events. What they say of the request goes into its record."""
     server: Server = request.app.state.server
     record, begin = record_of(request.scope), time.perf_counter()
-    generation = _completed(generation, server.settings)
+    requests = [generation] if isinstance(generation, GenerationRequest) else generation
+    completed = [_completed(each, server.settings) for each in requests]
     async with server.registry.lease(name) as model:
         record.model = model.name
         yield model
-        async with aclosing(generate(model, generation, stream=stream)) as events:
+        async with aclosing(generate_all(model, completed, stream=stream)) as events:
             async for event in events:
                 _note(record, event, begin)
                 yield event

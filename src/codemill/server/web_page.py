@@ -1,11 +1,11 @@
 """The web page at `/`, its files, and the frame in which pages that a model wrote are shown.
 
-Text of a model never becomes part of the page: `Content-Security-Policy` allows the page its own files alone, and trusted
-types refuse every string as HTML. A generated page runs in an iframe with `sandbox="allow-scripts"`, which has an origin of
-its own. It is loaded from `/static/frame.html`, a small fixed file with headers of its own, and gets its source by
-`postMessage`: an iframe with `srcdoc` or a `blob:` address would inherit the policy of the page, which forbids inline
-scripts, and that one must not be loosened. The frame's headers say `sandbox` once more, so that the file is harmless
-wherever it is opened, and refuse every connection. docs/web.md lists what is kept out, and what is not.
+Text of a model never becomes part of the page: `Content-Security-Policy` allows the page its own files alone, and
+trusted types refuse every string as HTML. A generated page runs in an iframe with `sandbox="allow-scripts"`, which has
+an origin of its own. It is loaded from `/static/frame.html`, a small fixed file with headers of its own, and gets its
+source by `postMessage`: an iframe with `srcdoc` or a `blob:` address would inherit the policy of the page, which
+forbids inline scripts, and that one must not be loosened. The frame's headers say `sandbox` once more, so that the file
+is harmless wherever it is opened, and refuse every connection. docs/web.md lists what is kept out, and what is not.
 """
 
 import hashlib

@@ -24,7 +24,7 @@ def browser() -> Iterator[Any]:
     if path is None:
         pytest.skip("no Chromium here: make test-web installs it, or name one with CODEMILL_CHROMIUM")
     # Chromium's own sandbox refuses to run as root; the iframe's sandbox, which is tested here, is another thing.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    arguments = ["--use-fake-device-for-media-stream", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=arguments)
         yield chromium
@@ -56,18 +56,3 @@ def open_page(browser: Any) -> Iterator[OpenPage]:
     yield start
     for context in contexts:
         context.close()
-
-
-def ask(page: Any, text: str) -> None:
-    """Write a message and send it."""
-    page.get_by_role("textbox", name="Message", exact=True).fill(text)
-    page.keyboard.press("Enter")
-
-
-def answered(page: Any, number: int = 1) -> Any:
-    """The last of so many answers, once it is complete."""
-    page.wait_for_function(
-        "number => document.querySelectorAll('.answer').length === number && !document.querySelector('[data-running]')",
-        arg=number,
-    )
-    return page.locator(".answer").last

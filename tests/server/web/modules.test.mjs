@@ -83,7 +83,7 @@ test("pages are versions of one artifact, files with names are artifacts of thei
   assert.ok(first.source.includes("<style>p { color: red }</style>"));
   assert.ok(first.source.includes('<script type="module">alert("<\\/script>")</script>'));
   assert.ok(first.source.includes("https://cdn.example/x.js"));
-  assert.deepEqual([second.title, second.closed, third.closed], ["Two", true, false]);
+  assert.deepEqual([second.title, second.isClosed, second.isWhole, third.isClosed, third.answer], ["Two", true, true, false, 2]);
 });
 
 test("a few lines of HTML that explain something are no page", () => {

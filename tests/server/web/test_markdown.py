@@ -23,7 +23,7 @@ EXAMPLES = [
     "a **b *c* d** `x` ***both*** ~~no~~ snake_case_x __init__ 2*3*4 * not * this",
     "**bold**text, **note:**text, *(a)*b, _a_b, 'a'*b*",
     "`` a`b `` `c``d` `unclosed",
-    "[l](http://a.b/c_(d)) [t](<x y> \"title\") [n](no link) ![alt *e*](i.png) [a [b](c) d](e)",
+    '[l](http://a.b/c_(d)) [t](<x y> "title") [n](no link) ![alt *e*](i.png) [a [b](c) d](e)',
     "<https://a.b/c?d=e> <me@example.com> <b>no html</b> <script>alert(1)</script> &amp; &lt; &#65; &nope;",
     "line one  \nline two\\\nline three\nline four",
     "1. one\n2. two\n   - nested\n     continued\n\n     paragraph\n3. three\n\n5) other\n",
@@ -68,7 +68,9 @@ def canonical(html: str) -> str:
     """Without what differs on purpose: languages, titles, white space between blocks, the names of equal tags."""
     html = re.sub(r'<code class="[^"]*">', "<code>", html)
     html = html.replace(" />", ">").replace("<s>", "<del>").replace("</s>", "</del>")
-    html = re.sub(r' style="text-align:(\w+)"', lambda m: {"left": "", "right": " end", "center": " center"}[m[1]], html)
+    html = re.sub(
+        r' style="text-align:(\w+)"', lambda m: {"left": "", "right": " end", "center": " center"}[m[1]], html
+    )
     html = re.sub(r' title="[^"]*"', "", html)
     html = re.sub(r"\n*</code></pre>", "</code></pre>", html)
     return re.sub(rf"\n*({BLOCK_TAG})\n*", r"\1", html).strip()

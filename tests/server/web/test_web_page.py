@@ -15,7 +15,9 @@ from codemill.server.web_page import WEB
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = sorted(WEB.glob("*.js"))
 # What would make a string that a model wrote into HTML or code of the page's own.
-DANGEROUS = r"innerHTML|outerHTML|insertAdjacentHTML|DOMParser|createContextualFragment|\beval\(|new Function|srcdoc|import\("
+DANGEROUS = (
+    r"innerHTML|outerHTML|insertAdjacentHTML|DOMParser|createContextualFragment|\beval\(|new Function|srcdoc|import\("
+)
 
 
 def policy(response) -> dict[str, str]:
@@ -41,7 +43,9 @@ def test_the_frame_is_sandboxed_wherever_it_is_opened(serve) -> None:
     assert rules["sandbox"] == "allow-scripts"
     assert rules["default-src"] == rules["connect-src"] == rules["form-action"] == "'none'"
     assert rules["frame-ancestors"] == "'self'"
-    assert not any("http" in sources or "'self'" in sources for name, sources in rules.items() if name != "frame-ancestors")
+    assert not any(
+        "http" in sources or "'self'" in sources for name, sources in rules.items() if name != "frame-ancestors"
+    )
 
 
 @pytest.mark.parametrize("path", sorted(WEB.iterdir()), ids=lambda path: path.name)
@@ -68,7 +72,9 @@ def test_head_says_what_get_would(serve) -> None:
     assert head.headers["content-length"] == get.headers["content-length"] == str(len(get.content))
 
 
-@pytest.mark.parametrize("path", ["/static/none.js", "/static/index.html", "/static/..%2fapp.py", "/static/%2e%2e/app.py"])
+@pytest.mark.parametrize(
+    "path", ["/static/none.js", "/static/index.html", "/static/..%2fapp.py", "/static/%2e%2e/app.py"]
+)
 def test_nothing_else_is_served(serve, path: str) -> None:
     assert serve().get(path).status_code == 404
 

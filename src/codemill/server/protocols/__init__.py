@@ -2,6 +2,28 @@
 
 from fastapi import APIRouter
 
-from codemill.server.protocols import chat, messages
+from codemill.server.protocols import (
+    chat,
+    completions,
+    embeddings,
+    infill,
+    messages,
+    mistral_fim,
+    models,
+    responses,
+    status,
+    tokens,
+)
 
-ROUTERS: tuple[APIRouter, ...] = (chat.router, messages.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    chat.router,
+    completions.router,
+    embeddings.router,
+    responses.router,
+    messages.router,
+    infill.router,
+    mistral_fim.router,
+    tokens.router,
+    models.router,
+    status.router,
+)

@@ -42,6 +42,7 @@ class SamplingBody(BaseModel):
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
     priority: int | None = Field(None, description="Lower runs first.")
     deadline: float | None = Field(None, description="Seconds after which the answer ends with what it has.")
     return_progress: bool | None = Field(None, description="A stream tells how far the prompt is, about once a second.")

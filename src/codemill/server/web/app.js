@@ -237,12 +237,14 @@ class App {
     }
   }
 
-  ended({ thread, message }) {
+  ended(generation) {
+    const { thread, message } = generation;
     if (this.chats.threads.includes(thread)) this.chats.save(thread);
     if (thread === this.thread) {
       this.dialogue.update(message, null);
+      this.dialogue.draw();
       this.composer.setRunning(this.generation() !== null);
-      this.showArtifacts();
+      this.showArtifacts(generation);
     }
     this.showHistory();
     announce({ done: "The answer is complete", stopped: "Stopped" }[message.state] ?? "");
@@ -264,21 +266,16 @@ class App {
     this.artifactTimer ??= setTimeout(() => { this.artifactTimer = null; this.showArtifacts(); }, 250);
   }
 
-  showArtifacts() {
-    const answers = this.thread.path().filter(({ role }) => role === "assistant").map(({ content }) => content);
-    const artifacts = findArtifacts(answers);
+  showArtifacts(generation = this.generation()) {
+    const answers = this.thread.path().filter(({ role }) => role === "assistant");
+    const artifacts = findArtifacts(answers.map(({ content }) => content));
     this.pane.setArtifacts(artifacts);
     byId("show-artifact").hidden = !artifacts.length;
-    this.openNewPage(artifacts);
-  }
-
-  /** A page that is being written opens by itself, where there is room beside the chat; once, so that it can be closed. */
-  openNewPage(artifacts) {
-    const generation = this.generation();
-    const open = artifacts.find(({ versions }) => !versions.at(-1).closed);
-    if (!generation || !open || NARROW.matches || this.openedFor === generation || !/<(?:!doctype|html|svg)/i.test(open.versions.at(-1).code)) return;
-    this.openedFor = generation;
-    this.openArtifact(open.versions.at(-1).code);
+    if (!generation || NARROW.matches || this.openedFor === generation) return;
+    const fresh = artifacts.flatMap(({ versions }) => versions).find(({ answer, isWhole }) => isWhole && answers[answer] === generation.message);
+    if (!fresh) return;
+    this.openedFor = generation; // a new page opens by itself once, so that it can be closed
+    this.openArtifact(fresh.code);
   }
 
   openArtifact(code = null) {

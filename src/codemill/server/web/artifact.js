@@ -24,18 +24,27 @@ export function titleOf(block) {
 }
 
 /**
- * The artifacts of a dialogue, in the order in which they first appear: {key, kind, versions: [{title, code, source, closed}]}.
+ * The artifacts of a dialogue, in the order in which they first appear: {key, kind, versions}.
+ * A version is {answer, title, code, source, isWhole, isClosed}: `answer` is the index of the answer that it stands in, `code`
+ * what was written, `source` the same with the files that it names, and `isClosed` says whether it is complete.
  * Blocks with the same file name are versions of one artifact; without a name, all pages are, and all drawings.
  */
 export function findArtifacts(answers) {
   const found = new Map();
-  for (const answer of answers) {
-    const blocks = codeBlocks(answer);
+  for (const [answer, text] of answers.entries()) {
+    const blocks = codeBlocks(text);
     for (const block of blocks.filter(artifactKind)) {
       const kind = artifactKind(block);
       const key = fileName(block) ?? kind;
       if (!found.has(key)) found.set(key, { key, kind, versions: [] });
-      found.get(key).versions.push({ title: titleOf(block), code: block.text, source: joined(block.text, blocks), closed: block.closed });
+      found.get(key).versions.push({
+        answer,
+        title: titleOf(block),
+        code: block.text,
+        source: joined(block.text, blocks),
+        isWhole: isWholePage(block),
+        isClosed: block.closed,
+      });
     }
   }
   return [...found.values()];

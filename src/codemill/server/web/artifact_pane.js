@@ -121,7 +121,7 @@ export class ArtifactPane {
     this.number.textContent = `${count(at + 1)} of ${count(total)}`;
     this.previous.disabled = at === 0;
     this.next.disabled = at === total - 1;
-    this.drawTab(version.closed ? this.tab : "code");
+    this.drawTab(version.isClosed ? this.tab : "code");
     this.drawCode();
   }
 
@@ -133,7 +133,7 @@ export class ArtifactPane {
       tab.setAttribute("aria-selected", String(selected));
       tab.tabIndex = selected ? 0 : -1;
     }
-    preview.disabled = !this.version.closed;
+    preview.disabled = !this.version.isClosed;
     this.preview.hidden = name === "code";
     this.code.hidden = name !== "code";
     if (name === "preview") this.run();
@@ -147,7 +147,7 @@ export class ArtifactPane {
       code.replaceChildren(this.lines.element);
       code.scrollTop = 0;
     }
-    const follows = !version.closed && code.scrollHeight - code.scrollTop - code.clientHeight < 80;
+    const follows = !version.isClosed && code.scrollHeight - code.scrollTop - code.clientHeight < 80;
     this.lines.update(version.code);
     this.lines.text = version.code;
     if (follows) code.scrollTop = code.scrollHeight;
@@ -171,7 +171,7 @@ export class ArtifactPane {
 
   restart() {
     this.stop();
-    if (this.version.closed) this.showTab("preview");
+    if (this.version.isClosed) this.showTab("preview");
   }
 
   /** Messages come from code that a model wrote: they are shown as text, and cause nothing else. */

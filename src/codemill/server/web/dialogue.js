@@ -66,6 +66,7 @@ export class Dialogue {
 
   draw() {
     const started = performance.now();
+    clearTimeout(this.drawing);
     this.drawing = null;
     const follows = this.follows;
     for (const [message, generation] of this.dirty) this.views.get(message.id)?.update(generation);

@@ -2,7 +2,7 @@
 import { announce, copyButton, count, icon, iconButton, make, plural } from "./dom.js";
 import { MarkdownView } from "./render.js";
 
-const seconds = (value) => (value < 10 ? `${value.toFixed(1)} s` : value < 90 ? `${Math.round(value)} s` : `${Math.round(value / 60)} min`);
+const seconds = (value) => (value < 1 ? `${Math.round(value * 1000)} ms` : value < 10 ? `${value.toFixed(1)} s` : value < 90 ? `${Math.round(value)} s` : `${Math.round(value / 60)} min`);
 
 /** "2 / 3" with buttons to the neighbours; nothing where there is one variant only. */
 function variantSwitch(variants, message, choose) {
@@ -137,7 +137,7 @@ function waiting(generation, message) {
   const elapsed = generation?.speed.elapsed ?? 0;
   if (!progress) return make("p", { class: "meta" }, message.reasoning ? "" : `Waiting for the first word${elapsed >= 2 ? `, ${seconds(elapsed)}` : ""}`);
   const { processed, total, ahead } = progress;
-  if (ahead) return make("p", { class: "meta" }, `Waiting: ${plural(ahead, "request")} ahead, ${seconds(elapsed)}`);
+  if (ahead !== null) return make("p", { class: "meta" }, `Waiting: ${ahead ? `${plural(ahead, "request")} ahead` : "next in the queue"}, ${seconds(elapsed)}`);
   const left = processed > 0 && elapsed > 2 ? `, about ${seconds((elapsed / processed) * (total - processed))} left` : "";
   return make("div", { class: "reading" },
     make("progress", { max: total, value: processed, "aria-label": "Prompt read" }),

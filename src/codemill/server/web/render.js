@@ -43,7 +43,7 @@ export class MarkdownView {
   }
 
   show(block, growing = false) {
-    if (this.last?.code && block.type === "code") {
+    if (this.last?.code && block.type === "code" && block.info === this.last.code.block.info) {
       this.last.code.update(block);
       return;
     }
@@ -69,7 +69,7 @@ function viewOf(block) {
 
 export function elementOf(block) {
   switch (block.type) {
-    case "heading": return make(`h${Math.min(6, block.level + 2)}`, {}, ...inline(block.text)); // the page has its own h1 and h2
+    case "heading": return make(`h${Math.min(6, block.level + 1)}`, {}, ...inline(block.text)); // the page has its own h1
     case "paragraph": return make("p", {}, ...inline(block.text));
     case "rule": return make("hr");
     case "quote": return make("blockquote", {}, ...block.blocks.map(elementOf));
