@@ -49,10 +49,6 @@ def open_page(browser: Any) -> Iterator[OpenPage]:
         page.on("console", lambda message: message.type == "error" and page.errors.append(message.text))
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         context.on("request", lambda request: page.requests.append(request.url))
-        if client.get("/v1/models").status_code == 404:  # TEMPORARY
-            context.route(
-                "**/v1/models", lambda route: route.fulfill(json={"data": [{"id": "scripted"}, {"id": "other"}]})
-            )
         page.goto(f"{client.base_url}/")
         page.wait_for_selector("#model option", state="attached")
         return page

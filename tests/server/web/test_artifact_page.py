@@ -348,7 +348,7 @@ def test_a_huge_answer_leaves_the_page_usable(serve, open_page) -> None:
 
 
 def test_a_page_finds_no_web_rtc(serve, open_page) -> None:
-    """The one road that no policy closes: its objects are taken out of the page. docs/web.md says what that is worth."""
+    """No policy forbids it: its objects are taken out of the page. docs/web.md says what that is worth."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.settimeout(3)

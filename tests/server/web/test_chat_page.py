@@ -116,7 +116,7 @@ def test_the_models_of_the_server_can_be_chosen(serve, open_page) -> None:
     answered(page, 2)
     assert asked == ["other", "scripted"]
     page.reload()
-    assert picker.input_value() == "scripted"
+    page.wait_for_function("() => document.querySelector('#model').value === 'scripted'")
 
 
 def test_parameters_reach_the_server(serve, open_page) -> None:
@@ -198,6 +198,16 @@ def test_chats_are_exported_and_imported(serve, open_page, tmp_path) -> None:
     chooser.value.set_files(file)
     other.get_by_role("button", name="alpha", exact=True).click()
     shown(other, "answer to alpha").wait_for()
+
+    chats = json.loads(file.read_text())
+    message = next(iter(chats["chats"][0]["messages"].values()))
+    message["parent"] = message["id"]
+    file.write_text(json.dumps(chats))
+    other.get_by_role("button", name="Export or import chats").click()
+    with other.expect_file_chooser() as chooser:
+        other.get_by_role("menuitem", name="Import chats").click()
+    chooser.value.set_files(file)
+    other.get_by_text("a chat in it is damaged").wait_for()
 
 
 def test_the_keyboard_is_enough(serve, open_page) -> None:

@@ -49,8 +49,8 @@ export async function listModels(key) {
 }
 
 /**
- * The events of one answer: {kind: "progress", processed, total, ahead}, {kind: "reasoning", text}, {kind: "text", text},
- * {kind: "finish", reason} and {kind: "usage", usage}. Throws ApiFailure, or an AbortError where `signal` says stop.
+ * The events of one answer: {kind: "model", model}, {kind: "progress", processed, total, ahead}, {kind: "reasoning", text},
+ * {kind: "text", text}, {kind: "finish", reason} and {kind: "usage", usage}. Throws ApiFailure, or an AbortError where `signal` says stop.
  */
 export async function* streamChat(body, key, signal) {
   const response = await request("v1/chat/completions", key, { method: "POST", body: JSON.stringify(body), signal });
@@ -71,6 +71,7 @@ export async function* streamChat(body, key, signal) {
 }
 
 function* eventsOf(chunk) {
+  if (chunk.model) yield { kind: "model", model: chunk.model }; // a server of one model answers to any name
   if (chunk.error) throw new ApiFailure(chunk.error.message ?? "The server failed.", { status: 500, code: chunk.error.code ?? null });
   const progress = chunk.prompt_progress;
   if (progress) yield { kind: "progress", processed: progress.processed, total: progress.total, ahead: progress.num_ahead ?? null };

@@ -62,7 +62,7 @@ export class Chats {
   async importAll(text) {
     const file = JSON.parse(text);
     if (file.format !== FORMAT || !Array.isArray(file.chats)) throw new Error("it was not exported by this page");
-    const threads = file.chats.map(checked).map(Thread.restore);
+    const threads = file.chats.map(readChat);
     for (const thread of threads) {
       this.threads = this.threads.filter((other) => other.id !== thread.id);
       this.keep(thread);
@@ -71,10 +71,32 @@ export class Chats {
   }
 }
 
-function checked(record) {
-  const isText = (value) => typeof value === "string";
-  const messages = Object.values(record.messages ?? {});
-  const fits = isText(record.id) && isText(record.title) && messages.every((message) => isText(message.id) && isText(message.content) && ["user", "assistant"].includes(message.role));
-  if (!fits || !messages.every(({ parent }) => parent === null || Object.hasOwn(record.messages, parent))) throw new Error("a chat in it is damaged");
-  return record;
+/** A chat from a file that may be anybody's: only what is known, and only where it fits together. */
+function readChat({ id, title, created, updated, model, params, messages, leaf }) {
+  const times = { created: Number(created) || 0, updated: Number(updated) || 0 };
+  const thread = new Thread({ id: text(id), title: text(title), ...times, model: model ?? null, params: params ?? {}, messages: {}, leaf });
+  for (const message of Object.values(messages)) thread.messages[text(message.id)] = readMessage(message);
+  for (const start of [leaf, ...Object.keys(thread.messages)]) reachRoot(thread.messages, start);
+  return thread;
+}
+
+function reachRoot(messages, start) {
+  const seen = new Set();
+  for (let at = start; at !== null; at = messages[at].parent) {
+    if (seen.has(at) || !Object.hasOwn(messages, at)) throw new Error("a chat in it is damaged");
+    seen.add(at);
+  }
+}
+
+function readMessage({ id, parent, role, content, created, reasoning, state, finish, model, stats, thought }) {
+  if (!["user", "assistant"].includes(role)) throw new Error("a message in it is of nobody");
+  const message = { id, parent: parent === null ? null : text(parent), role, content: text(content), created: Number(created) || 0 };
+  if (role === "user") return message;
+  const answer = { reasoning: text(reasoning ?? ""), state: state === "done" ? "done" : "stopped", error: null, model: text(model ?? ""), stats: stats ?? null };
+  return { ...message, ...answer, ...(finish ? { finish } : {}), ...(thought ? { thought: Number(thought) } : {}) };
+}
+
+function text(value) {
+  if (typeof value !== "string") throw new Error("something in it is no text");
+  return value;
 }

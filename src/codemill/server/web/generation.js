@@ -54,6 +54,7 @@ export class Generation {
   take(event) {
     if (event.kind === "progress") this.progress = event;
     else if (event.kind === "reasoning" || event.kind === "text") this.grow(event);
+    else if (event.kind === "model") this.message.model = event.model;
     else if (event.kind === "finish") this.message.finish = event.reason;
     else this.speed.usage = event.usage;
     this.onchange();

@@ -27,7 +27,7 @@ export class History {
     let age = null;
     for (const thread of found) {
       const next = ageOf(thread.updated, Date.now());
-      if (next !== age) items.push(make("li", { class: "age", role: "presentation" }, next));
+      if (next !== age) items.push(make("li", { class: "age" }, next));
       age = next;
       items.push(this.item(thread));
     }

@@ -2,7 +2,7 @@
 import { announce, copyButton, count, icon, iconButton, make, plural } from "./dom.js";
 import { MarkdownView } from "./render.js";
 
-const seconds = (value) => (value < 10 ? `${value.toFixed(1)} s` : value < 90 ? `${Math.round(value)} s` : `${Math.round(value / 60)} min`);
+const seconds = (value) => (value < 1 ? `${Math.round(value * 1000)} ms` : value < 10 ? `${value.toFixed(1)} s` : value < 90 ? `${Math.round(value)} s` : `${Math.round(value / 60)} min`);
 
 /** "2 / 3" with buttons to the neighbours; nothing where there is one variant only. */
 function variantSwitch(variants, message, choose) {

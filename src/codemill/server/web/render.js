@@ -69,7 +69,7 @@ function viewOf(block) {
 
 export function elementOf(block) {
   switch (block.type) {
-    case "heading": return make(`h${Math.min(6, block.level + 2)}`, {}, ...inline(block.text)); // the page has its own h1 and h2
+    case "heading": return make(`h${Math.min(6, block.level + 1)}`, {}, ...inline(block.text)); // the page has its own h1
     case "paragraph": return make("p", {}, ...inline(block.text));
     case "rule": return make("hr");
     case "quote": return make("blockquote", {}, ...block.blocks.map(elementOf));
