@@ -132,4 +132,19 @@ def rule_for(command: str) -> str:
 
 
 # "Always" would allow nearly everything with these.
-_TOO_MUCH = ("bash", "sh", "zsh", "python", "python3", "node", "perl", "ruby", "sudo", "doas", "ssh", "rm", "env", "xargs")
+_TOO_MUCH = (
+    "bash",
+    "sh",
+    "zsh",
+    "python",
+    "python3",
+    "node",
+    "perl",
+    "ruby",
+    "sudo",
+    "doas",
+    "ssh",
+    "rm",
+    "env",
+    "xargs",
+)

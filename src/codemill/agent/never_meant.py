@@ -48,7 +48,8 @@ def _of_files(part: CommandPart) -> str:
 
 def _is_recursive(arguments: tuple[Word, ...]) -> bool:
     return any(
-        "--recursive".startswith(word.value) and len(word.value) > 2
+        "--recursive".startswith(word.value)
+        and len(word.value) > 2
         or re.fullmatch(r"-[A-Za-z]*[rR][A-Za-z]*", word.value) is not None
         for word in arguments
     )

@@ -85,8 +85,21 @@ _GIT: Mapping[str, _Options] = {
     "count-objects": _ANY,
     "check-ignore": _ANY,
     "version": _ANY,
-    "branch": _Options(short="dDmMcCuft", long=("delete", "move", "copy", "set-upstream-to", "unset-upstream", "force",
-                       "edit-description", "track", "create-reflog"), most=0),
+    "branch": _Options(
+        short="dDmMcCuft",
+        long=(
+            "delete",
+            "move",
+            "copy",
+            "set-upstream-to",
+            "unset-upstream",
+            "force",
+            "edit-description",
+            "track",
+            "create-reflog",
+        ),
+        most=0,
+    ),
     "tag": _Options(short="adsuFfem", long=("annotate", "delete", "sign", "force", "message", "file", "edit"), most=0),
     "remote": _Options(most=0),
 }
@@ -96,8 +109,10 @@ _VERSIONS = (
     " pip3 git docker uv poetry pytest ruff mypy tsc deno bun"
 ).split()
 _SED_PRINTS = re.compile(r"(?:\d+|\$)(?:,(?:\d+|\$|\+\d+))?p")
-_AWK_DOES_MORE = re.compile(r'system|getline|[|>@`]|close|fflush|ENVIRON|printf?\s+-')
-_HARMLESS_VARIABLE = re.compile(r"[a-z_][a-z0-9_]*|LC_ALL|LANG|TZ|NO_COLOR|CI|FORCE_COLOR|COLUMNS|PYTHONDONTWRITEBYTECODE|RUST_BACKTRACE|DEBUG|NODE_ENV")
+_AWK_DOES_MORE = re.compile(r"system|getline|[|>@`]|close|fflush|ENVIRON|printf?\s+-")
+_HARMLESS_VARIABLE = re.compile(
+    r"[a-z_][a-z0-9_]*|LC_ALL|LANG|TZ|NO_COLOR|CI|FORCE_COLOR|COLUMNS|PYTHONDONTWRITEBYTECODE|RUST_BACKTRACE|DEBUG|NODE_ENV"
+)
 _SHELL_SETTINGS = re.compile(r"[-+][efux]+|[-+]o|pipefail|errexit|nounset|--")
 
 
@@ -130,7 +145,14 @@ def _git(arguments: tuple[Word, ...]) -> bool:
         return False
     if tuple(values[:2]) in _GIT_WORDS:
         return not any(word.may_be_option for word in arguments)
-    if values[0] in ("remote", "branch") and values[1:] in (["-v"], ["-a"], ["-vv"], ["--list"], ["--show-current"], ["-r"]):
+    if values[0] in ("remote", "branch") and values[1:] in (
+        ["-v"],
+        ["-a"],
+        ["-vv"],
+        ["--list"],
+        ["--show-current"],
+        ["-r"],
+    ):
         return True
     return values[0] in _GIT and _GIT[values[0]].permit(arguments[1:])
 
@@ -162,5 +184,3 @@ def _pip(arguments: tuple[Word, ...]) -> bool:
 
 def _npm(arguments: tuple[Word, ...]) -> bool:
     return [word.value for word in arguments] in (["ls"], ["list"], ["outdated"], ["run"])
-
-

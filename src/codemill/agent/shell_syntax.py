@@ -18,7 +18,9 @@ _REDIRECTION = re.compile(r"(?:\d+|\{[A-Za-z_]\w*\})?(<<<|<<-|<<|<>|<&|>>|>\||>&
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\[[^\]]*\])?\+?=")
 _NUMERIC = re.compile(r"[\d\s+\-*/%()<>=!&|^~?:,]*")
 # Others evaluate subscripts or prompts, in which commands may stand.
-_PARAMETER = re.compile(r"#?(?:[A-Za-z_]\w*|\d+|[@*#?$!-])(?:\[(?:[@*]|\d+)\])?(?::?[-=+?]|##?|%%?|//?|\^\^?|,,?|$)|#?$")
+_PARAMETER = re.compile(
+    r"#?(?:[A-Za-z_]\w*|\d+|[@*#?$!-])(?:\[(?:[@*]|\d+)\])?(?::?[-=+?]|##?|%%?|//?|\^\^?|,,?|$)|#?$"
+)
 _SLICE = re.compile(r"(?:[A-Za-z_]\w*|\d+|[@*]):\s*-?\d+(?::\s*-?\d+)?")
 _BRACES = re.compile(r"\{[^\s;&|]*(?:,|\.\.)[^\s;&|]*\}")
 _NOT_A_FILE = re.compile(r"/dev/(?:null|stdout|stderr|tty|fd/\d+)")

@@ -36,7 +36,9 @@ _WRAPPERS: Mapping[str, _Wrapper] = {
     "command": _Wrapper("p"),
     "builtin": _Wrapper(),
     "exec": _Wrapper("cl", "a"),
-    "sudo": _Wrapper("AbEHnPSkK", "ugpCDhRTrt", ("--preserve-env", "--non-interactive"), ("--user", "--group"), kept=True),
+    "sudo": _Wrapper(
+        "AbEHnPSkK", "ugpCDhRTrt", ("--preserve-env", "--non-interactive"), ("--user", "--group"), kept=True
+    ),
     "doas": _Wrapper("nL", "uC", kept=True),
     "xargs": _Wrapper(
         "0rtxop",
