@@ -4,6 +4,7 @@ python benchmarks/server_process.py [--script fixed|echo] [--answer TEXT] [--tok
 """
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -126,6 +127,32 @@ async def plain_app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b'{"answer": 1}'})
 
 
+class LeftOver:
+    """The application, and at `/left-over` what the process holds: nothing while no request runs but the one asking."""
+
+    def __init__(self, app: Any, registry: Any, engine: Any) -> None:
+        self._app, self._registry, self._engine = app, registry, engine
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope.get("path") != "/left-over":
+            await self._app(scope, receive, send)
+            return
+        body = json.dumps(await self._counts()).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _counts(self) -> dict[str, int]:
+        metrics = await self._engine.metrics()
+        return {
+            "tasks": len(asyncio.all_tasks()),
+            "inboxes": len(self._engine._inboxes),
+            "leases": sum(entry.num_leases for entry in self._registry._entries),
+            "running": metrics["running"],
+            "waiting": metrics["waiting"],
+        }
+
+
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
@@ -144,6 +171,27 @@ def _wait_for(url: str, process: "subprocess.Popen[Any]", seconds: float) -> Non
     raise RuntimeError(f"nothing answers at {url}")
 
 
+def scripted_engine(args: argparse.Namespace) -> Any:
+    from codemill.engine.scripted import ScriptedEngine
+
+    return ScriptedEngine(
+        echo if args.script == "echo" else lambda prompt: args.answer,
+        max_num_seqs=args.max_num_seqs,
+        max_waiting=args.max_waiting,
+        token_seconds=args.token_seconds,
+        prefill_seconds=args.prefill_seconds,
+    )
+
+
+def real_engine(args: argparse.Namespace) -> Any:
+    """As `codemill serve` loads it."""
+    from codemill import LLM
+    from codemill.engine.async_engine import AsyncEngine
+
+    llm = LLM(None if args.model == "embedded" else args.model, max_num_seqs=args.max_num_seqs)
+    return AsyncEngine(llm, max_waiting=args.max_waiting)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="A server whose answers a function decides.")
     parser.add_argument("--script", choices=["fixed", "echo"], default="fixed")
@@ -153,11 +201,11 @@ def main() -> None:
     parser.add_argument("--max-num-seqs", type=int, default=256)
     parser.add_argument("--max-waiting", type=int)
     parser.add_argument("--write-seconds", type=float, default=60.0)
+    parser.add_argument("--model", help="A real model, a spec; embedded for ours.")
     parser.add_argument("--plain", action="store_true", help="No server at all, only uvicorn.")
     parser.add_argument("--log", type=Path, default=Path(os.devnull), help="Where the log goes.")
     args = parser.parse_args()
 
-    from codemill.engine.scripted import ScriptedEngine
     from codemill.server.app import create_app
     from codemill.server.http_server import run_server
     from codemill.server.listening import open_sockets, url_of
@@ -166,18 +214,12 @@ def main() -> None:
     from codemill.server.settings import ServerSettings
 
     settings = ServerSettings(port=0, write_seconds=args.write_seconds)
-    engine = ScriptedEngine(
-        echo if args.script == "echo" else lambda prompt: args.answer,
-        max_num_seqs=args.max_num_seqs,
-        max_waiting=args.max_waiting,
-        token_seconds=args.token_seconds,
-        prefill_seconds=args.prefill_seconds,
-    )
+    engine = real_engine(args) if args.model else scripted_engine(args)
     registry = Registry.of(engine, "null")
     sockets = open_sockets(settings.host, 0)
     url = url_of(sockets[0], settings.host)
     set_up_logging("text", args.log.open("w"))
-    app = plain_app if args.plain else create_app(registry, settings)
+    app = plain_app if args.plain else LeftOver(create_app(registry, settings), registry, engine)
     run_server(app, registry, settings, sockets, lambda: print(json.dumps({"url": url}), flush=True))
 
 

@@ -25,6 +25,7 @@ from codemill.spec import resolve
 Script = Callable[[str], str]
 CLOSERS = '"}],'  # where the grammar allows no token of the script, what soon ends the text
 HIDDEN_SIZE = 64
+TOKENS_IN_A_ROW = 64  # before others have their turn
 PREFILL_PARTS = 10  # reports of how far a slow prompt is
 
 
@@ -32,7 +33,7 @@ class ScriptedEngine(ServingEngine):
     """Answers a prompt with the text that `script(prompt)` returns, token by token, within the request's grammar.
 
     tokenizer: None for the embedded model's. token_seconds, prefill_seconds: how long a token and a prompt take.
-    max_num_seqs: requests that run at the same time; others wait. A script that raises CodemillError fails its request.
+    max_num_seqs: requests that run at the same time; others wait. A script that raises fails its request.
     """
 
     def __init__(
@@ -123,8 +124,9 @@ class ScriptedEngine(ServingEngine):
             text = self._script(self._prompt_text(live.request))
             for sequence in live.request.sequences:
                 await self._answer(live, sequence, text)
-        except CodemillError as error:
-            self._deliver([(live.request_id, error)])
+        except Exception as error:  # noqa: BLE001 - as in EngineLoop, it ends this request and no other
+            told = error if isinstance(error, CodemillError) else CodemillError(f"{type(error).__name__}: {error}")
+            self._deliver([(live.request_id, told)])
         finally:
             self._live.pop(live.request_id, None)
             self._give_place()
@@ -174,7 +176,7 @@ class ScriptedEngine(ServingEngine):
             if sequence.finish_reason is not None:
                 break
             self._report(live, sequence)
-            if self._token_seconds:
+            if self._token_seconds or len(sequence.token_ids) % TOKENS_IN_A_ROW == 0:
                 await asyncio.sleep(self._token_seconds)
         if sequence.finish_reason is None:
             sequence.finish("stop")

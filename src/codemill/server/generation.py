@@ -1,7 +1,6 @@
 """The one request type behind all protocols, and the events that answer it."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,6 @@ from codemill.server.served_model import ServedModel
 from codemill.server.shape import Shape, Shaper
 
 LONG = 4096  # characters; longer prompts are rendered where they do not hold up other requests
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -217,8 +215,6 @@ def _params(model: ServedModel, request: GenerationRequest) -> SamplingParams:
     # A schema binds the text; it does not forbid calls.
     answer = wanted.schema if wanted is not None and is_json else None
     form = StructuredOutput.for_tools(use.callable_tools, use.choice, model.call_style, use.parallel, answer)
-    if wanted is not None and answer is None:
-        logger.warning("tool calls and another form are both asked for: the tool calls win")
     return replace(params, structured_output=form)
 
 

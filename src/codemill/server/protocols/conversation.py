@@ -47,6 +47,9 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
         plain["role"] = OLD_ROLES.get(role, role)
     if isinstance(plain.get("content"), list):
         plain["content"] = [_part(part) for part in plain["content"]]
+    old_call = plain.pop("function_call", None)
+    if isinstance(old_call, Mapping) and not plain.get("tool_calls"):
+        plain["tool_calls"] = [{"type": "function", "function": old_call}]
     calls = plain.get("tool_calls")
     if isinstance(calls, list):
         plain["tool_calls"] = [_call(call) for call in calls if isinstance(call, Mapping)]

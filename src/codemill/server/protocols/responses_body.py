@@ -1,9 +1,12 @@
 """The body of a response."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 
+from codemill.engine.structured_output import StructuredOutput
+from codemill.errors import UsageError
 from codemill.server.errors import ApiError
 from codemill.server.generation import ChatPrompt, GenerationRequest, ToolUse
 from codemill.server.protocols.conversation import tool_use
@@ -42,7 +45,7 @@ class ResponseBody(SamplingBody):
     previous_response_id: Any = Field(None, description="Must be null: nothing is stored.")
     conversation: Any = Field(None, description="Must be null: nothing is stored.")
     prompt: Any = Field(None, description="Must be null: nothing is stored.")
-    metadata: Any = None
+    metadata: dict[str, Any] | None = None
     max_tool_calls: Any = None
     prompt_cache_key: Any = None
     safety_identifier: Any = None
@@ -61,8 +64,7 @@ class ResponseBody(SamplingBody):
         """What is asked of the model. Raises UsageError, and ApiError for what would have to be stored."""
         self._refuse_stored()
         limit = token_limit(self.max_output_tokens, self.max_tokens)
-        form = response_form((self.text or {}).get("format"))
-        params = self.sampling_params(limit, form, logprobs=self._num_logprobs, n=1)
+        params = self.sampling_params(limit, self._output_form, logprobs=self._num_logprobs, n=1)
         prompt = ChatPrompt(messages_of(self.instructions, self.input), self._variables)
         return GenerationRequest(prompt, params, self._tool_use(tools), self.priority or 0, self.deadline)
 
@@ -72,7 +74,7 @@ class ResponseBody(SamplingBody):
         return {
             "instructions": self.instructions,
             "tools": tools.echo,
-            "tool_choice": "auto" if self.tool_choice is None else self.tool_choice,
+            "tool_choice": self._shown_choice,
             "parallel_tool_calls": self.parallel_tool_calls is not False,
             "max_output_tokens": self.max_output_tokens,
             "max_tool_calls": self.max_tool_calls,
@@ -91,6 +93,20 @@ class ResponseBody(SamplingBody):
             "previous_response_id": None,
             "service_tier": "default",
         }
+
+    @property
+    def _shown_choice(self) -> Any:
+        choice = self.tool_choice
+        if isinstance(choice, dict) and isinstance(choice.get("function"), dict):  # as a chat completion has it
+            return {"type": "function", "name": choice["function"].get("name")}
+        return "auto" if choice is None else choice
+
+    @property
+    def _output_form(self) -> StructuredOutput | None:
+        form = (self.text or {}).get("format")
+        if not isinstance(form, Mapping | None):
+            raise UsageError(f"text.format: must be an object with a type, found {type(form).__name__}")
+        return response_form(form)
 
     @property
     def _num_logprobs(self) -> int | None:

@@ -22,16 +22,16 @@ BUILT_IN_CALLS = {
     "apply_patch_call": ("apply_patch", "operation"),
     "tool_search_call": ("tool_search", "arguments"),
 }
-RESULTS = {
+RESULTS = (
     "function_call_output",
     "custom_tool_call_output",
     "local_shell_call_output",
     "shell_call_output",
     "apply_patch_call_output",
     "tool_search_output",
-}
-TEXTS = {"input_text", "output_text", "text", "summary_text", "reasoning_text", "refusal"}
-PARTS = {*TEXTS, "input_image", "input_file"}
+)
+TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text", "refusal")
+PARTS = (*TEXTS, "input_image", "input_file")
 NOT_TEXT = "[an image or a file, which this model cannot see]"
 ENCODED = "codemill.reasoning."  # what `encrypted_content` begins with: nothing is secret, it is only carried
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class _Conversation:
     def add(self, item: Any) -> None:
         if not isinstance(item, Mapping):
             raise UsageError(f"input: expected a list of items, found {type(item).__name__} in it")
-        kind = item.get("type") or ("message" if "role" in item else "item_reference")
+        kind = str(item.get("type") or ("message" if "role" in item else "item_reference"))
         if kind == "message":
             self._add_message(item)
         elif kind == "reasoning":
@@ -122,12 +122,15 @@ def _text(content: Any) -> str:
         return content or ""
     if not isinstance(content, list):
         raise UsageError(f"input: content must be text or a list of parts, found {type(content).__name__}")
-    texts = [_part_text(part) for part in content]
-    for part, text in zip(content, texts, strict=True):
-        if text is None:
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            raise UsageError(f"input: a content part of type {kind!r} is not text, and this model reads only text")
-    return "".join(text or "" for text in texts)
+    return "".join(_message_part(part) for part in content)
+
+
+def _message_part(part: Any) -> str:
+    text = _part_text(part)
+    if text is None:
+        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+        raise UsageError(f"input: a content part of type {kind!r} is not text, and this model reads only text")
+    return text
 
 
 def _result(item: Mapping[str, Any]) -> str:

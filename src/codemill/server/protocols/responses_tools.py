@@ -5,7 +5,7 @@ Custom tools, whose input is free text, become functions with the one parameter 
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ INPUT_SCHEMA = {
     "required": [INPUT],
     "additionalProperties": False,
 }
+Json = dict[str, Any]
 log = logging.getLogger(__name__)
 
 
@@ -34,9 +35,9 @@ class Origin:
 class OfferedTools:
     """functions: in the form of a chat, under flat names; origins: of these names; echo: the tools that are offered."""
 
-    functions: list[dict[str, Any]] = field(default_factory=list)
+    functions: list[Json] = field(default_factory=list)
     origins: dict[str, Origin] = field(default_factory=dict)
-    echo: list[dict[str, Any]] = field(default_factory=list)
+    echo: list[Json] = field(default_factory=list)
 
     def origin(self, name: str) -> Origin:
         """What the client knows the function as; a name that the model made up is only a name."""
@@ -70,9 +71,10 @@ def offer(tools: Sequence[Any] | None) -> OfferedTools:
     for tool in tools or ():
         kind = tool.get("type", "function") if isinstance(tool, Mapping) else None
         if kind == "namespace":
-            inner = tool.get("tools")
-            _add(offered, list(inner) if isinstance(inner, list) else [], _name(tool, "namespace"))
-            offered.echo.append({"description": "", **tool})
+            inner = tool.get("tools") if isinstance(tool.get("tools"), list) else []
+            echo = _add(offered, inner, _name(tool, kind))
+            shown = {"type": kind, "name": tool["name"], "description": _text(tool, "description") or ""}
+            offered.echo.append({**shown, "tools": echo})
         elif kind in ("function", "custom"):
             offered.echo.extend(_add(offered, [tool]))
         else:
@@ -87,7 +89,7 @@ def flat_name(name: str, namespace: str | None) -> str:
     return f"{namespace}{name}" if namespace.endswith("__") else f"{namespace}__{name}"
 
 
-def _add(offered: OfferedTools, tools: list[Any], namespace: str | None = None) -> Iterator[dict[str, Any]]:
+def _add(offered: OfferedTools, tools: list[Any], namespace: str | None = None) -> list[Json]:
     """Offer functions and custom tools -> what to tell the client of each."""
     echo = []
     for tool in tools:
@@ -96,27 +98,45 @@ def _add(offered: OfferedTools, tools: list[Any], namespace: str | None = None) 
             log.info("a tool of type %.40r is not known, and left out", kind)
             continue
         inner = tool.get("function")  # as a chat completion has it
-        plain = {**inner, "type": kind} if isinstance(inner, Mapping) else {**tool, "type": kind}
-        name = _name(plain, kind)
+        plain = _custom if kind == "custom" else _function
+        function, shown = plain(inner if isinstance(inner, Mapping) else tool)
+        name = _name(shown, kind)
         flat = flat_name(name, namespace)
-        function = _custom(plain) if kind == "custom" else _function(plain)
-        offered.functions.append({"type": "function", "function": {"name": flat, **function}})
+        offered.functions.append({"type": "function", "function": {**function, "name": flat}})
         offered.origins[flat] = Origin(name, namespace, kind == "custom")
-        echo.append(plain if kind == "custom" else {"parameters": None, "strict": False, **plain})
-    return iter(echo)
+        echo.append(shown)
+    return echo
 
 
-def _function(tool: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tool[key] for key in ("description", "parameters", "strict") if tool.get(key) is not None}
+def _function(tool: Mapping[str, Any]) -> tuple[Json, Json]:
+    """A function for the model, and for the client; what is no text or no schema is left out."""
+    parameters = tool.get("parameters")
+    shown = {
+        "type": "function",
+        "name": tool.get("name"),
+        "description": _text(tool, "description"),
+        "parameters": parameters if isinstance(parameters, Mapping) else None,
+        "strict": tool.get("strict") is True,
+    }
+    return {key: value for key, value in shown.items() if key != "type" and value is not None}, shown
 
 
-def _custom(tool: Mapping[str, Any]) -> dict[str, Any]:
-    """A function whose only parameter is the whole input; its grammar is told, not enforced."""
-    parts = [str(tool.get("description") or "")]
+def _custom(tool: Mapping[str, Any]) -> tuple[Json, Json]:
+    """As `_function`. The only parameter is the whole input; its grammar is told, not enforced."""
+    shown = {"type": "custom", "name": tool.get("name"), "description": _text(tool, "description")}
+    parts = [shown["description"] or ""]
     form = tool.get("format")
-    if isinstance(form, Mapping) and form.get("definition"):
-        parts.append(f"The input must match this grammar ({form.get('syntax')}):\n{form['definition']}")
-    return {"description": "\n\n".join(part for part in parts if part), "parameters": INPUT_SCHEMA}
+    form = form if isinstance(form, Mapping) else {}
+    definition, syntax = _text(form, "definition"), _text(form, "syntax")
+    if definition and syntax:
+        shown["format"] = {"type": "grammar", "syntax": syntax, "definition": definition}
+        parts.append(f"The input must match this grammar ({syntax}):\n{definition}")
+    return {"description": "\n\n".join(part for part in parts if part), "parameters": INPUT_SCHEMA}, shown
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    return value if isinstance(value, str) else None
 
 
 def _name(tool: Mapping[str, Any], kind: str) -> str:
