@@ -109,7 +109,10 @@ def echo(prompt: str) -> str:
     """The last marker in the prompt, over and over: `marker-12ab x50`; a tool call with it after ` call`."""
     from codemill.errors import CodemillError
 
-    marker, count, wants_call, fails = list(MARKER.finditer(prompt))[-1].groups()
+    found = list(MARKER.finditer(prompt))
+    if not found:
+        return "no marker"
+    marker, count, wants_call, fails = found[-1].groups()
     if fails:
         raise CodemillError("the engine failed, as it was asked to")
     if wants_call:
