@@ -10,7 +10,6 @@ from openai.types.responses import Response
 
 from server.events import read_chunks, read_events
 
-
 SHARED = Path(__file__).resolve().parents[2].parent / "shared"
 FIXTURES = sorted((SHARED / "clients").glob("*.json"))
 
