@@ -3,8 +3,8 @@
     python benchmarks/server_soak.py [--seconds 300] [--clients 64] [--model embedded] [--output NAME.json]
 
 The server runs in a process of its own. Each prompt has a marker that no other has; the scripted model repeats it, a
-The server runs in a process of its own. Each prompt has a marker that no other has; the scripted model repeats it, a
-real one is made to by a grammar. So an answer that is lost, cut or of another request is noticed. In the end nothing may
+real one is made to by a grammar. So an answer that is lost, cut or of another is noticed. In the end nothing may be
+left in the server: no request, lease, task, open file, and no memory that was not there after the first fifth.
 """
 
 import argparse

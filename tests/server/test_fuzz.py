@@ -8,14 +8,12 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from hypothesis.errors import Unsatisfiable
 
 pytest.importorskip("schemathesis")
 
@@ -218,11 +216,10 @@ class Fuzzer:
         """Cases that schemathesis makes of the OpenAPI document, as many for each operation."""
         schema = schemathesis.openapi.from_url(f"{self.client.base_url}/openapi.json".replace("//openapi", "/openapi"))
         operations = [result.ok() for result in schema.get_all_operations()]
-        each = -(-num_cases // (len(operations) * len(MODES)))
+        each = -(-num_cases // (len(MODES) * sum(bool(operation.body) for operation in operations)))
         for operation in operations:
-            for mode in MODES:
-                with suppress(Unsatisfiable):  # nothing can be wrong with a request that has no parts
-                    self._run(operation.as_strategy(generation_mode=mode), self._check_case, each)
+            for mode in MODES if operation.body else MODES[:1]:  # nothing can be wrong with what has no body
+                self._run(operation.as_strategy(generation_mode=mode), self._check_case, each)
 
     def from_bodies(self, num_cases: int) -> None:
         """Cases that are right but for one or two places."""
@@ -274,7 +271,7 @@ def fuzz(serve: Any, num_cases: int) -> Counter[int]:
     from_document = sum(fuzzer.statuses.values())
     fuzzer.from_bodies(num_cases)
     print(f"{from_document} cases of the document, {fuzzer.statuses}, the slowest {fuzzer.slowest:.2f} s")
-    assert from_document >= num_cases * 0.9
+    assert from_document >= num_cases
     assert client.get("/openapi.json").status_code == 200
     return fuzzer.statuses
 
