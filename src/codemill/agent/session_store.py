@@ -18,7 +18,7 @@ from codemill.errors import CodemillError, UsageError
 KEEP = 200  # sessions of a project that are not pruned
 JUST_MADE = 60.0  # seconds in which a session that nothing was asked in yet is let alone
 MAX_CANDIDATES = 8  # that an error names
-SNAPSHOT_RECORDS = (b'{"type": "snapshot"', b'{"type": "rewind"')
+SNAPSHOT_RECORDS = (b'{"type": "snapshot"', b'{"type": "replace"')
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,9 @@ class Restorer:
             try:
                 os.rmdir(path)
             except OSError as error:
-                raise OSError(f"it is not empty: it has files that are ignored or not recorded ({error.strerror})") from None
+                raise OSError(
+                    f"it is not empty: it has files that are ignored or not recorded ({error.strerror})"
+                ) from None
             self._opened.pop(path, None)
         else:
             with suppress(FileNotFoundError):

@@ -39,14 +39,14 @@ class Scan:
 
 
 class Scanner:
-    """Scans a workspace. rules_folder: for a repository that is empty, so that .gitignore counts where there is none."""
+    """Scans a workspace. rules_folder: for an empty repository, so that .gitignore counts also where there is none."""
 
     def __init__(self, root: Path, rules_folder: Path) -> None:
         self._root = str(root)
         self._rules_folder = rules_folder
 
     def scan(self, also: Iterable[str] = ()) -> Scan:
-        """also: paths that are looked at although they are ignored. Raises CodemillError if there are too many files."""
+        """also: paths that are looked at although they are ignored. Raises CodemillError if there are too many."""
         scan = Scan()
         ignored = self._git_ignored()
         skipped_names = SKIPPED - MAYBE_SOURCES if ignored is not None else SKIPPED
@@ -62,21 +62,22 @@ class Scanner:
         waiting = [folder]
         while waiting:
             folder = waiting.pop()
+            if folder and os.path.lexists(f"{self._root}/{folder}.git"):
+                self._add_nested(folder, ignored)
             for entry in self._entries(folder, scan):
                 path = folder + entry.name
                 if entry.is_dir(follow_symlinks=False):
                     if path + "/" in ignored or entry.name in skipped_names:
                         scan.unseen.add(path + "/")
                         continue
-                    waiting.append(path + "/")
-                    if os.path.lexists(f"{entry.path}/.git"):
-                        self._add_nested(path + "/", ignored)
                 elif path in ignored:
                     scan.unseen.add(path)
                     continue
                 elif entry.name.endswith(".codemill") and _is_temporary(entry):
                     continue
                 self._add(path, entry, scan)
+                if entry.is_dir(follow_symlinks=False) and path in scan.found:
+                    waiting.append(path + "/")
             if len(scan.found) > MAX_FILES:
                 raise CodemillError(
                     f"{self._root} has more than {MAX_FILES} files that are not ignored: no snapshot can be taken. "
@@ -133,7 +134,9 @@ class Scanner:
         rules = str(self._rules_folder)
         with suppress(OSError, subprocess.SubprocessError):
             if not os.path.exists(f"{rules}/HEAD"):
-                subprocess.run([*GIT, "init", "-q", "--bare", rules], check=True, capture_output=True, env=_environment())
+                subprocess.run(
+                    [*GIT, "init", "-q", "--bare", rules], check=True, capture_output=True, env=_environment()
+                )
             return _list_ignored(self._root, [f"--git-dir={rules}", f"--work-tree={self._root}"]) or set()
         return set()
 

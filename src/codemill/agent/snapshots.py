@@ -1,7 +1,7 @@
 """Snapshots: copies of a workspace's files, kept outside it and outside the user's Git, to go back to."""
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from codemill.agent.snapshot_reader import read_entries
@@ -37,21 +37,25 @@ class Snapshots:
             return self._take(objects, label, names).id
 
     def diff(self, before: str, after: str | None = None) -> list[Change]:
-        """What changed between two snapshots, or since one (None: until now). Raises UsageError for one there is not."""
+        """What changed between two snapshots, or since one (None: until now). Raises UsageError if there is none."""
         with self._store.open() as objects:
             old = load_state(objects, before)
             new = load_state(objects, after) if after is not None else self._take(objects, "looked at")
             return differences(objects, old, new)
 
-    def restore(self, name: str, keep: Collection[str] = ()) -> Restored:
-        """Bring the files back to a snapshot, but for those in `keep`. The present state is kept before.
+    def restore(
+        self, name: str, keep: Collection[str] = (), on_kept: Callable[[str], None] = lambda present: None
+    ) -> Restored:
+        """Bring the files back to a snapshot, but for those in `keep`.
 
-        Files that were made since are removed. What was ignored at that time, or was left out, stays as it is.
+        The present state is kept before, and `on_kept` is told of it before anything is changed. Files that were made
+        since are removed. What was ignored at that time, or was left out, stays as it is.
         """
         with self._store.open() as objects:
             target = load_state(objects, name)
             present, changes = self._plan(objects, target)
-        with self._store.open() as objects:  # the present state is safe from here on
+        on_kept(present.id)
+        with self._store.open() as objects:
             unkept = {change.path for change in changes if not present.knows(change.path)}
             chosen = [change for change in changes if change.path not in unkept and change.path not in keep]
             done = Restorer(self.root, objects.get).apply(chosen)
