@@ -66,9 +66,7 @@ class WorkspaceShell:
         self._process: subprocess.Popen[bytes] | None = None
         try:
             readable = [self._output_folder, *interpreter_folders()]
-            self._plan = make_plan(
-                workspace, writable, hidden, allowed_secrets, readable, self.limits.scratch, network
-            )
+            self._plan = make_plan(workspace, writable, hidden, allowed_secrets, readable, self.limits.scratch, network)
             self.workspace = Path(self._plan.writable[0])
             self._git = plan_git(str(self.workspace))
             self._start_server()
