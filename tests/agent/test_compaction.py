@@ -44,7 +44,9 @@ def is_well_formed(messages) -> bool:
     return not open_calls
 
 
-def conversation(num_calls: int = 6, size: int = 900, requests: tuple[str, ...] = ("Do it. Never touch lib/.",)) -> Session:
+def conversation(
+    num_calls: int = 6, size: int = 900, requests: tuple[str, ...] = ("Do it. Never touch lib/.",)
+) -> Session:
     session = Session()
     session.add(SYSTEM)
     for request in requests:
@@ -80,7 +82,12 @@ def test_what_must_not_be_lost_survives_two_compactions():
     compact(session, second)
     text = session.messages[1]["content"]
     assert session.messages[0] == SYSTEM
-    for kept in ("Port it to Rust. Never touch lib/.", "Also keep Python 3.11.", "And no unsafe code.", "use pyo3; done"):
+    for kept in (
+        "Port it to Rust. Never touch lib/.",
+        "Also keep Python 3.11.",
+        "And no unsafe code.",
+        "use pyo3; done",
+    ):
         assert text.count(kept) == 1
     assert "[ ] write the tests" in text
     assert sum(message["content"].startswith(BEGINNING) for message in session.messages) == 1

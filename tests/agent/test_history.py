@@ -128,7 +128,13 @@ def test_redo(bench):
 def test_rewind_to_a_reply(bench):
     bench.turn("first", run("echo 1 > x"), run("echo 2 > x"), run("echo 3 > x"))
     steps = bench.history.steps
-    assert [(step.number, step.kind) for step in steps] == [(1, "user"), (2, "model"), (3, "model"), (4, "model"), (5, "model")]
+    assert [(step.number, step.kind) for step in steps] == [
+        (1, "user"),
+        (2, "model"),
+        (3, "model"),
+        (4, "model"),
+        (5, "model"),
+    ]
     assert steps[2].summary == "reply to first [command]"
     done = bench.history.rewind(4)
     assert (done.text, done.num_steps) == ("", 2)
@@ -218,7 +224,9 @@ def test_undo_reaches_behind_a_summary(bench):
     bench.turn("first", run("echo 1 > x"))
     before = list(bench.session.messages)
     bench.turn("second", run("echo 2 > x"))
-    Summarizer().compact(bench.session, ScriptedModel(["So far."], 8000), lambda event: None, bench._tools.context.cancel)
+    Summarizer().compact(
+        bench.session, ScriptedModel(["So far."], 8000), lambda event: None, bench._tools.context.cancel
+    )
     assert len(bench.session.messages) == 1
     bench.history.undo()
     assert bench.session.messages == before

@@ -24,7 +24,10 @@ PROGRAM = Path(__file__).with_name("killed_agent.py")
 
 def start(state: Path, root: Path) -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, PROGRAM, state, root], stdout=subprocess.PIPE, text=True, env={**os.environ, "HOME": str(state)}
+        [sys.executable, PROGRAM, state, root],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HOME": str(state)},
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"

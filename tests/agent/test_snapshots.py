@@ -37,7 +37,10 @@ def picture(root: Path) -> dict[str, tuple]:
 
 def git(root: Path, *words: str) -> str:
     return subprocess.run(
-        ["git", "-C", root, "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True, capture_output=True, text=True
+        ["git", "-C", root, "-c", "user.name=a", "-c", "user.email=a@b", *words],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
 
 
@@ -68,8 +71,12 @@ def test_everything_comes_back(root, snapshots):
     before = picture(root)
     first = snapshots.take()
 
-    subprocess.run("rm -rf src empty nothing.txt link private; mkdir -p new/deep; echo 1 > new/deep/x", shell=True, cwd=root)
-    subprocess.run("mkdir nothing.txt; echo 2 > src; ln -s run.sh link; chmod 600 run.sh; rm broken", shell=True, cwd=root)
+    subprocess.run(
+        "rm -rf src empty nothing.txt link private; mkdir -p new/deep; echo 1 > new/deep/x", shell=True, cwd=root
+    )
+    subprocess.run(
+        "mkdir nothing.txt; echo 2 > src; ln -s run.sh link; chmod 600 run.sh; rm broken", shell=True, cwd=root
+    )
     after = picture(root)
     done = snapshots.restore(first)
     assert picture(root) == before
@@ -254,11 +261,15 @@ def test_the_users_repository_is_not_touched(root, snapshots, monkeypatch):
     git(root, "add", ".")
     git(root, "commit", "-qm", "one")
     monkeypatch.setenv("GIT_DIR", "/nowhere")
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (root / ".git").rglob("*") if path.is_file()}
+    before = {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (root / ".git").rglob("*") if path.is_file()
+    }
     first = snapshots.take()
     (root / "src/a.py").write_text("2")
     snapshots.restore(first)
-    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (root / ".git").rglob("*") if path.is_file()}
+    after = {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (root / ".git").rglob("*") if path.is_file()
+    }
     assert before == after
 
 
