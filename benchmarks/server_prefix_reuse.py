@@ -43,7 +43,9 @@ class FirstToken:
         return {**self.__dict__, "seconds": round(self.seconds, 3)}
 
 
-async def first_token(server: ServerProcess, body: dict[str, Any], leave_after: float | None = None) -> FirstToken | None:
+async def first_token(
+    server: ServerProcess, body: dict[str, Any], leave_after: float | None = None
+) -> FirstToken | None:
     """Ask for one token. leave_after: seconds after which the client has gone, if there is no answer by then."""
     request = {**body, "max_tokens": 1, "stream": True, "stream_options": {"include_usage": True}}
     begin = time.perf_counter()
@@ -79,10 +81,12 @@ async def measure(server: ServerProcess, requests: Path) -> dict[str, Any]:
     cold = await first_token(server, first)
     second_turn = await first_token(server, second)
     repeated = [await first_token(server, second) for _ in range(3)]
-    assert cold is not None and second_turn is not None
+    assert cold is not None
+    assert second_turn is not None
     left = await first_token(server, other_beginning(first), leave_after=CUT_AT * cold.seconds)
     retried = await first_token(server, other_beginning(first))
-    assert left is None and retried is not None
+    assert left is None, "the prompt was done before the client left"
+    assert retried is not None
     assert all(repeated)
     return {
         "first_turn": cold.as_object(),

@@ -13,17 +13,18 @@ from codemill.chat.tool_types import ArgumentsDelta, CallStart, ContentDelta
 from codemill.chat.tool_types import Event as ParsedEvent
 
 if TYPE_CHECKING:
-    from codemill import LLM, SamplingParams
+    from codemill.engine.llm import LLM
     from codemill.engine.outputs import RequestMetrics
+    from codemill.engine.sampling_params import SamplingParams
 
 
 class LocalModel:
-    """Answers with an `LLM`. load: makes it, in the thread that first needs it. params: of sampling."""
+    """Answers with an `LLM`. load: makes it when it is first needed. temperature: None for the model's own."""
 
-    def __init__(self, load: Callable[[], "LLM"], name: str, params: "SamplingParams | None" = None) -> None:
+    def __init__(self, load: Callable[[], "LLM"], name: str, temperature: float | None = None) -> None:
         self.name = name
         self._load = load
-        self._params = params
+        self._temperature = temperature
         self._lock = threading.Lock()
         self._loaded: LLM | None = None
 
@@ -58,9 +59,9 @@ class LocalModel:
             return self._loaded
 
     def _sampling(self, llm: "LLM") -> "SamplingParams":
-        from codemill import SamplingParams
+        from codemill.engine.sampling_params import SamplingParams
 
-        return self._params or SamplingParams(max_tokens=llm.max_model_len)
+        return SamplingParams(temperature=self._temperature, max_tokens=llm.max_model_len)
 
 
 class _Answer:
