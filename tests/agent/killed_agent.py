@@ -17,7 +17,6 @@ from codemill.agent.loop import LOST, Agent
 from codemill.agent.model import Reply, Usage
 from codemill.agent.scripted_model import ScriptedModel
 from codemill.agent.session_store import SessionStore
-from codemill.agent.snapshots import Snapshots
 from codemill.agent.tool import Observation, Preview, ToolContext, ToolSpec
 from codemill.agent.toolbox import Toolbox
 from codemill.agent.tools.edit import EditTool
@@ -94,7 +93,7 @@ def main(state: Path, root: Path) -> None:
     session = store.open(latest) if latest is not None else store.create(model="scripted")
     tools = [WriteFileTool(), EditTool(), ReadFileTool(), AppendTool()]
     toolbox = Toolbox(tools, ToolContext(Workspace(root)), ApprovalGate("yolo", NobodyToAsk()))
-    checkpoints = Checkpoints(session, Snapshots(store.snapshots_folder, root))
+    checkpoints = Checkpoints(session, store.snapshots())
     model = ScriptedModel(model_reply, 100_000)
     agent = Agent(model, toolbox, session, compactor=Summarizer(), checkpointer=checkpoints)
     print("ready", flush=True)

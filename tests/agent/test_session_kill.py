@@ -16,7 +16,6 @@ from agent.test_snapshots import picture
 from codemill.agent.history import History
 from codemill.agent.loop import LOST
 from codemill.agent.session_store import SessionStore
-from codemill.agent.snapshots import Snapshots
 from codemill.agent.workspace import Workspace
 
 PROGRAM = Path(__file__).with_name("killed_agent.py")
@@ -98,7 +97,7 @@ def test_a_session_that_was_killed_goes_on(tmp_path, seed, uninterrupted):
         assert ours == theirs or (ours["role"], ours["content"]) == ("tool", LOST)
     assert picture(root) == files
 
-    history = History(session, Snapshots(store.snapshots_folder, root), Workspace(root))
+    history = History(session, store.snapshots(), Workspace(root))
     history.undo()
     assert picture(root) == before
     history.redo()

@@ -17,7 +17,6 @@ from codemill.agent.model import Usage
 from codemill.agent.session import Session
 from codemill.agent.session_file import read_records
 from codemill.agent.session_store import SessionStore, default_state_dir
-from codemill.agent.snapshots import Snapshots
 from codemill.agent.workspace import Workspace
 from codemill.chat.tool_types import ToolCall
 from codemill.errors import CodemillError, UsageError
@@ -198,7 +197,7 @@ class TestFork:
         assert store.fork(session).messages == session.messages
 
     def test_a_copy_can_be_undone(self, store, root):
-        snapshots = Snapshots(store.snapshots_folder, root)
+        snapshots = store.snapshots()
         session = store.create()
         session.add_user("Do it.")
         session.add({"role": "assistant", "content": "Yes."})

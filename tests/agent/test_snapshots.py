@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from codemill.agent import snapshot_reader
+from codemill.agent import snapshot_reader, snapshot_scan
 from codemill.agent.snapshots import Snapshots
 from codemill.errors import CodemillError, UsageError
 
@@ -357,6 +357,49 @@ def test_folders_that_cannot_be_written(root, snapshots):
     assert stat.S_IMODE((root / "src").stat().st_mode) == 0o755
     assert picture(root) != before
     (root / "src").chmod(0o755)
+
+
+@pytest.fixture
+def unreadable(root):
+    """A file and a folder that the user cannot read."""
+    (root / "locked").mkdir()
+    (root / "locked/x").write_text("1")
+    for name in ("locked", "run.sh"):
+        (root / name).chmod(0)
+    if os.access(root / "run.sh", os.R_OK):
+        pytest.skip("root can read everything")
+    yield root
+    (root / "locked").chmod(0o755)
+
+
+def test_what_could_not_be_read_is_not_removed(unreadable, snapshots):
+    first = snapshots.take()
+    assert set(snapshots.skipped) == {"locked/", "run.sh"}
+    (unreadable / "locked").chmod(0o755)
+    (unreadable / "run.sh").chmod(0o644)
+    snapshots.restore(first)
+    assert (unreadable / "locked/x").read_text() == "1"
+    assert (unreadable / "run.sh").read_text() == "#!/bin/sh\n"
+
+
+def test_a_workspace_that_the_state_lies_in(tmp_path, root):
+    """As where somebody works in the home directory."""
+    snapshots = Snapshots(root / "state/codemill/projects/x/snapshots", root, root / "state/codemill")
+    first = snapshots.take()
+    (root / "state/codemill/session").write_text("1")
+    assert snapshots.diff(first) == []
+    snapshots.restore(first)
+    assert (root / "state/codemill/session").read_text() == "1"
+
+
+def test_a_workspace_that_is_too_large(root, snapshots, monkeypatch):
+    monkeypatch.setattr(snapshot_reader, "MAX_TOTAL", 10)
+    with pytest.raises(CodemillError, match="smaller folder"):
+        snapshots.take()
+    monkeypatch.undo()
+    monkeypatch.setattr(snapshot_scan, "MAX_FILES", 1)
+    with pytest.raises(CodemillError, match="more than 1 files"):
+        snapshots.take()
 
 
 def test_paths_can_be_kept(root, snapshots):

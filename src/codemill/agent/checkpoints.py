@@ -27,11 +27,12 @@ class Checkpoints:
         """A call was approved and is about to be made. Raises CodemillError if no snapshot can be taken."""
         if tool.spec.kind not in CHANGING:
             return
-        new = _paths(tool, call, context) - self._watched
-        if new or not self._has_snapshot():
-            name = self._snapshots.take(f"before {tool.spec.name}", new)
+        paths = _paths(tool, call, context)
+        is_ignored = any(not self._snapshots.has(path) for path in paths - self._watched)
+        if is_ignored or not self._has_snapshot():
+            name = self._snapshots.take(f"before {tool.spec.name}", paths)
             self._session.note("snapshot", id=name, at="before")
-            self._watched |= new
+            self._watched |= paths
 
     def end_turn(self) -> None:
         """The agent has done what it was asked for: what changes from here on is not its work."""

@@ -15,17 +15,19 @@ MIN_AGE = 3600.0  # seconds that a snapshot is kept although no session names it
 
 
 class Snapshots:
-    """Takes snapshots of a workspace and goes back to them. folder: where they are kept.
+    """Takes snapshots of a workspace and goes back to them. folder: where they are kept; state_dir: what is around it,
+    which is no part of the workspace also where it lies in it.
 
     What Git ignores is left out, unless the agent is about to change it. One process at a time works with a folder;
     others wait.
     """
 
-    def __init__(self, folder: Path, root: Path) -> None:
+    def __init__(self, folder: Path, root: Path, state_dir: Path | None = None) -> None:
         self.root = root.resolve()
         self.skipped: dict[str, str] = {}  # what the latest snapshot lacks though it is not ignored, and why
         self._store = SnapshotStore(folder)
-        self._scanner = Scanner(self.root, folder / "rules.git")
+        self._scanner = Scanner(self.root, folder / "rules.git", (state_dir or folder).resolve())
+        self._found: frozenset[str] = frozenset()  # by the latest snapshot
 
     def take(self, label: str = "", changing: Iterable[Path] = ()) -> str:
         """Keep the present state; its id, which is the same for the same state. Raises CodemillError if it cannot.
@@ -35,6 +37,10 @@ class Snapshots:
         names = [path.relative_to(self.root).as_posix() for path in changing]
         with self._store.open() as objects:
             return self._take(objects, label, names).id
+
+    def has(self, path: Path) -> bool:
+        """Whether a file is in the latest snapshot that was taken here, and so will be in the next."""
+        return path.relative_to(self.root).as_posix() in self._found
 
     def diff(self, before: str, after: str | None = None) -> list[Change]:
         """What changed between two snapshots, or since one (None: until now). Raises UsageError if there is none."""
@@ -100,5 +106,5 @@ class Snapshots:
         entries = read_entries(objects, self.root, scan, now, large={*also, *changing})
         for name in new:
             objects.touch(name, entries.get(name))
-        self.skipped = scan.skipped
+        self.skipped, self._found = scan.skipped, frozenset(entries)
         return save_state(objects, label, entries, scan.unseen, {*touched, *also, *new})
