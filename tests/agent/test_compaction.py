@@ -67,7 +67,8 @@ def compact(session: Session, script, context: int = CONTEXT, **options) -> Scri
 
 def test_what_must_not_be_lost_survives_two_compactions():
     session = conversation(requests=("Port it to Rust. Never touch lib/.", "Also keep Python 3.11."))
-    session.keep_todos([{"content": "write the tests", "status": "pending"}])
+    todos = [{"content": "write the tests", "status": "pending"}, {"content": "look around", "status": "completed"}]
+    session.keep_todos(todos)
     compact(session, ["Decided: use pyo3."])
     for number in range(8):
         session.add({"role": "assistant", "content": f"{number}" * 700})
@@ -90,6 +91,7 @@ def test_what_must_not_be_lost_survives_two_compactions():
     ):
         assert text.count(kept) == 1
     assert "[ ] write the tests" in text
+    assert "look around" not in text
     assert sum(message["content"].startswith(BEGINNING) for message in session.messages) == 1
     assert session.requests == ["Port it to Rust. Never touch lib/.", "Also keep Python 3.11.", "And no unsafe code."]
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from codemill.agent import session_file
+from codemill.agent.configuration import state_folder
 from codemill.agent.history import History
 from codemill.agent.model import Usage
 from codemill.agent.session import Session
 from codemill.agent.session_file import read_records
-from codemill.agent.session_store import SessionStore, default_state_dir
+from codemill.agent.session_store import SessionStore
 from codemill.agent.workspace import Workspace
 from codemill.chat.tool_types import ToolCall
 from codemill.errors import CodemillError, UsageError
@@ -48,10 +49,10 @@ def age(session: Session, seconds: float) -> None:
 class TestWhere:
     def test_the_users_folder(self, monkeypatch, tmp_path, root):
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg"))
-        assert default_state_dir() == tmp_path / "xdg/codemill"
+        assert state_folder() == tmp_path / "xdg/codemill"
         monkeypatch.setenv("XDG_STATE_HOME", "not/absolute")
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
-        assert default_state_dir() == tmp_path / "home/.local/state/codemill"
+        assert state_folder() == tmp_path / "home/.local/state/codemill"
         session = SessionStore(None, root).create()
         assert session.path.is_relative_to(tmp_path / "home/.local/state/codemill/projects")
         assert session.path.parent.name == "sessions"

@@ -41,8 +41,8 @@ TODOS_HEADING = "\n\n## Todos\n"
 class Summarizer:
     """Replaces all but the latest messages by a summary that the model writes.
 
-    The user's own words and the todos are kept as they are, so that no summary can lose them. todos: gives the list as
-    text; None for that of the session.
+    The user's own words and the open todos are kept as they are, so that no summary can lose them. todos: gives the
+    list as text; None for that of the session.
     """
 
     def __init__(self, todos: Callable[[], str] | None = None) -> None:
@@ -91,7 +91,8 @@ class Summarizer:
         return _outline(session.messages)
 
     def _message(self, session: Session, requests: Sequence[str], summary: str) -> dict[str, Any]:
-        todos = self._todos() if self._todos is not None else todo_lines(session.todos)
+        left = [todo for todo in session.todos if todo["status"] != "completed"]
+        todos = self._todos() if self._todos is not None else todo_lines(left)
         said = "\n".join(f"- {request}" for request in requests) or "- (see below)"
         text = f"{BEGINNING}\n\n## What the user said\n{said}{SUMMARY_HEADING}{summary}"
         return {"role": "user", "content": text + (f"{TODOS_HEADING}{todos}" if todos else "")}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codemill.agent.configuration import state_folder
 from codemill.agent.session import VERSION, Session, new_session_id
 from codemill.agent.session_file import Record, SessionFile, make_private_folder, read_records
 from codemill.agent.snapshots import Snapshots
@@ -47,7 +48,7 @@ class SessionStore:
 
     def __init__(self, state_dir: Path | None, workspace_root: Path) -> None:
         root = workspace_root.resolve()
-        self._state_dir = state_dir or default_state_dir()
+        self._state_dir = state_dir or state_folder()
         self.folder = self._state_dir / "projects" / _project_name(root)
         self.snapshots_folder = self.folder / "snapshots"
         self._sessions = self.folder / "sessions"
@@ -161,13 +162,6 @@ class SessionStore:
         if not recent:
             return "there are none yet"
         return "; ".join(f"{info.id} ({info.request[:40]})" for info in recent)
-
-
-def default_state_dir() -> Path:
-    """The user's folder for what programs keep, by the XDG base directory specification."""
-    given = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(given) if os.path.isabs(given) else Path.home() / ".local" / "state"
-    return base / "codemill"
 
 
 def _project_name(root: Path) -> str:
