@@ -179,6 +179,14 @@ def test_files_of_one_step_need_no_snapshot_each(bench):
     assert [record["at"] for record in bench.session.records if record["type"] == "snapshot"] == ["before", "end"]
 
 
+def test_what_cannot_be_kept_is_told_once(bench):
+    told: list[str] = []
+    bench.checkpoints = Checkpoints(bench.session, bench.snapshots, told.append)
+    os.mkfifo(bench.root / "pipe")
+    bench.turn("first", run("true"), run("true"))
+    assert told == ["pipe cannot be brought back by /undo: it is no plain file"]
+
+
 def test_work_of_a_second_agent_is_the_first_ones(bench):
     """It ends its turn in the middle of the first one's step."""
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from codemill.agent import session_file
+from codemill.agent import session_file, session_store
 from codemill.agent.configuration import state_folder
 from codemill.agent.history import History
 from codemill.agent.model import Usage
-from codemill.agent.session import Session
+from codemill.agent.session import Session, call_object
 from codemill.agent.session_file import read_records
 from codemill.agent.session_store import SessionStore
 from codemill.agent.workspace import Workspace
@@ -39,6 +39,11 @@ def talk(session: Session, request: str = "Do it.", num_steps: int = 1) -> None:
     for _ in range(num_steps):
         session.add({"role": "assistant", "content": 'Done. {"type": "usage"'})
         session.note_usage(Usage(10, 5))
+
+
+def state(session: Session) -> tuple:
+    kept = (list(session.messages), list(session.requests), list(session.todos), dict(session.known))
+    return *kept, session.usage, session.open_calls, [session.has_begun(call) for call in session.open_calls]
 
 
 def age(session: Session, seconds: float) -> None:
@@ -213,6 +218,24 @@ class TestFork:
         assert not (root / "new").exists()
 
 
+def test_snapshots_of_deleted_sessions_are_deleted(store, root, monkeypatch):
+    monkeypatch.setattr(session_store, "JUST_MADE", 0.0)
+    monkeypatch.setattr("codemill.agent.snapshots.MIN_AGE", -1.0)
+    names = []
+    for number in range(2):
+        (root / "a").write_text(str(number))
+        session = store.create()
+        talk(session)
+        names.append(store.snapshots().take())
+        session.note("snapshot", id=names[-1], at="before")
+        session.close()
+        age(session, 100 - number)
+    assert store.tidy(keep=1) == 1
+    with pytest.raises(UsageError, match="there is no snapshot"):
+        store.snapshots().restore(names[0])
+    store.snapshots().restore(names[1])
+
+
 def test_old_sessions_are_deleted(store):
     for number in range(5):
         session = store.create()
@@ -246,6 +269,28 @@ class TestWhole:
             again.add_user("More.")
             again.close()
             assert [record["type"] for record in read_records(session.path)][-1] == "message"
+
+    def test_a_file_cut_at_any_byte(self, tmp_path):
+        """Is the session as it was after the last whole line."""
+        session, states = Session.create(tmp_path / "s.jsonl"), []
+        made = ToolCall("echo", {"text": "ü"}, "call_1")
+        steps = [
+            lambda: session.add_user("Do it."),
+            lambda: session.add({"role": "assistant", "content": "€", "tool_calls": [call_object(made)]}),
+            lambda: session.note_usage(Usage(3, 2, 1)),
+            lambda: session.begin_call(made),
+            lambda: session.add_tool_result(made, "a\nb", {"a.txt": "digest"}),
+            lambda: session.keep_todos([{"content": "x", "status": "pending"}]),
+            lambda: session.replace([{"role": "user", "content": "So far."}], "summary"),
+        ]
+        for step in [lambda: None, *steps]:
+            step()
+            states.append(state(session))
+        data = session.path.read_bytes()
+        for size in range(data.find(b"\n") + 1, len(data) + 1):
+            cut = tmp_path / "cut.jsonl"
+            cut.write_bytes(data[:size])
+            assert state(Session.load(cut)) == states[data[:size].count(b"\n") - 1]
 
     def test_a_torn_line_that_is_longer_than_a_block(self, store):
         session = store.create()

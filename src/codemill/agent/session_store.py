@@ -131,6 +131,13 @@ class SessionStore:
         old = [path for path in self._paths() if path not in kept and _changed(path) < time.time() - JUST_MADE]
         return sum(_delete(path) for path in old)
 
+    def tidy(self, keep: int = KEEP) -> int:
+        """Delete what `prune` does, and the snapshots that nothing else needs; how many sessions that were."""
+        num_deleted = self.prune(keep)
+        if num_deleted:
+            self.snapshots().collect(self.snapshot_ids())
+        return num_deleted
+
     def snapshots(self) -> Snapshots:
         """Where the files of this project are kept, to go back to."""
         return Snapshots(self.snapshots_folder, self._root, self._state_dir)

@@ -74,10 +74,10 @@ class Snapshots:
         with self._store.open() as objects:
             return objects.get(entry.digest)
 
-    def collect(self, live: Collection[str], min_age: float = MIN_AGE) -> int:
+    def collect(self, live: Collection[str], min_age: float | None = None) -> int:
         """Delete snapshots that are not among the live ones; how many contents that freed."""
         with self._store.open() as objects:
-            objects.forget(objects.old_snapshots(live, time.time() - min_age))
+            objects.forget(objects.old_snapshots(live, time.time() - (MIN_AGE if min_age is None else min_age)))
             needed = {entry.digest for entry in objects.touched().values() if entry is not None}
             for name in objects.snapshot_names():
                 mark(objects, name, needed)
