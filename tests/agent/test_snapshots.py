@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from codemill.agent import snapshot_reader
+from codemill.agent import snapshot_reader, snapshot_scan
+from codemill.agent.snapshot_store import Stat
 from codemill.agent.snapshots import Snapshots
 from codemill.errors import CodemillError, UsageError
 
@@ -106,15 +107,15 @@ def test_a_snapshot_that_is_not_there(snapshots):
         snapshots.restore("abc")
 
 
-def test_a_file_that_changes_within_a_tick_of_the_clock_is_noticed(root, snapshots):
-    """The same size, time and inode: only the content differs, as when two writes fall into one tick."""
-    path = root / "src/a.py"
-    for number in range(30):
-        path.write_text(f"a = {number:04}\n")
-        name = snapshots.take()
-        path.write_text(f"b = {number:04}\n")
-        snapshots.restore(name)
-        assert path.read_text() == f"a = {number:04}\n"
+def test_a_file_that_changes_within_a_tick_of_the_clock_is_noticed(root, snapshots, monkeypatch):
+    """The same size, times and inode, since two writes fall into one tick of a slow clock: only the content differs."""
+    tick, path = time.time_ns(), root / "src/a.py"
+    slow = lambda found: Stat(found.st_size, tick, tick, found.st_ino)  # noqa: E731
+    monkeypatch.setattr(snapshot_reader, "_stat", slow)
+    path.write_text("a = 1\n")
+    first = snapshots.take()
+    path.write_text("b = 1\n")
+    assert snapshots.take() != first
 
 
 def test_a_file_with_a_faked_time_is_noticed(root, snapshots):
@@ -357,6 +358,50 @@ def test_folders_that_cannot_be_written(root, snapshots):
     assert stat.S_IMODE((root / "src").stat().st_mode) == 0o755
     assert picture(root) != before
     (root / "src").chmod(0o755)
+
+
+@pytest.fixture
+def unreadable(root):
+    """A file and a folder that the user cannot read."""
+    (root / "locked").mkdir()
+    (root / "locked/x").write_text("1")
+    for name in ("locked", "run.sh"):
+        (root / name).chmod(0)
+    if os.access(root / "run.sh", os.R_OK):
+        pytest.skip("root can read everything")
+    yield root
+    (root / "locked").chmod(0o755)
+
+
+def test_what_could_not_be_read_is_not_removed(unreadable, snapshots):
+    first = snapshots.take()
+    assert set(snapshots.skipped) == {"locked/", "run.sh"}
+    (unreadable / "locked").chmod(0o755)
+    (unreadable / "run.sh").chmod(0o644)
+    snapshots.restore(first)
+    (unreadable / "locked").chmod(0o755)
+    assert (unreadable / "locked/x").read_text() == "1"
+    assert (unreadable / "run.sh").read_text() == "#!/bin/sh\n"
+
+
+def test_a_workspace_that_the_state_lies_in(tmp_path, root):
+    """As where somebody works in the home directory."""
+    snapshots = Snapshots(root / "state/codemill/projects/x/snapshots", root, root / "state/codemill")
+    first = snapshots.take()
+    (root / "state/codemill/session").write_text("1")
+    assert snapshots.diff(first) == []
+    snapshots.restore(first)
+    assert (root / "state/codemill/session").read_text() == "1"
+
+
+def test_a_workspace_that_is_too_large(root, snapshots, monkeypatch):
+    monkeypatch.setattr(snapshot_reader, "MAX_TOTAL", 10)
+    with pytest.raises(CodemillError, match="smaller folder"):
+        snapshots.take()
+    monkeypatch.undo()
+    monkeypatch.setattr(snapshot_scan, "MAX_FILES", 1)
+    with pytest.raises(CodemillError, match="more than 1 files"):
+        snapshots.take()
 
 
 def test_paths_can_be_kept(root, snapshots):

@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from codemill.agent.snapshot_store import Entry
@@ -44,10 +45,10 @@ class Restorer:
         changes = sorted(changes)
         for change in reversed(changes):  # what is in a folder goes before the folder
             if change.before is not None and (change.after is None or change.before.kind != change.after.kind):
-                self._try(change.path, done, lambda change=change: self._remove(change))
+                self._try(change.path, done, partial(self._remove, change))
         for change in changes:
             if change.after is not None and change.path not in done.skipped:
-                self._try(change.path, done, lambda change=change: self._make(change, change.after))
+                self._try(change.path, done, partial(self._make, change, change.after))
         self._close_folders()
         for change in changes:
             if change.path not in done.skipped:
