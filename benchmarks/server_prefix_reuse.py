@@ -43,7 +43,9 @@ class FirstToken:
         return {**self.__dict__, "seconds": round(self.seconds, 3)}
 
 
-async def first_token(server: ServerProcess, body: dict[str, Any], leave_after: float | None = None) -> FirstToken | None:
+async def first_token(
+    server: ServerProcess, body: dict[str, Any], leave_after: float | None = None
+) -> FirstToken | None:
     """Ask for one token. leave_after: seconds after which the client has gone, if there is no answer by then."""
     request = {**body, "max_tokens": 1, "stream": True, "stream_options": {"include_usage": True}}
     begin = time.perf_counter()

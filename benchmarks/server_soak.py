@@ -26,7 +26,16 @@ from server_process import ServerProcess, scripted, serving
 from server_protocols import PROTOCOLS, Protocol, StreamedError
 
 MALFORMED = (
-    *(b"", b"{", b"[]", b"null", b'"text"', b'{"messages": 3}', b'{"messages": [{"role": "user"}], "n": "x"}', b"\xff\xfe"),
+    *(
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"text"',
+        b'{"messages": 3}',
+        b'{"messages": [{"role": "user"}], "n": "x"}',
+        b"\xff\xfe",
+    ),
     *(b'{"messages": []}', b'{"messages": [{"role": "king", "content": "x"}]}', b"[" * 10_000, b'{"input": {"a": 1}}'),
     b'{"messages": [{"role": "user", "content": "x"}], "max_tokens": -1.5, "temperature": -3}',
 )
@@ -51,7 +60,9 @@ class Findings:
 class Client:
     """Asks again and again, each time in another way, until the time is over."""
 
-    def __init__(self, server: ServerProcess, protocols: list[Protocol], findings: Findings, number: int, real: bool) -> None:
+    def __init__(
+        self, server: ServerProcess, protocols: list[Protocol], findings: Findings, number: int, real: bool
+    ) -> None:
         self._address = server.address
         self._protocols = protocols
         self._found = findings
@@ -108,7 +119,9 @@ class Client:
         """The engine fails; the client must be told so, and the stream must end."""
         protocol = self._random.choice(self._protocols)
         try:
-            got: Any = await self._read(protocol, post(protocol.path, protocol.body(f"marker-{new_marker()} fail", False, True)))
+            got: Any = await self._read(
+                protocol, post(protocol.path, protocol.body(f"marker-{new_marker()} fail", False, True))
+            )
         except StreamedError:
             got = "failed"
         self._found.check("engine error", got, "failed")
@@ -229,7 +242,11 @@ def faults(result: dict[str, Any], memory_mb: float = 5.0) -> list[str]:
     """What of a result is not as it should be. memory_mb: growth that may be the allocator's."""
     found = list(result["wrong"])
     left = result["left_over"]
-    found += [f"{name} left over: {left['after'][name]}" for name in left["before"] if left["after"][name] > left["before"][name]]
+    found += [
+        f"{name} left over: {left['after'][name]}"
+        for name in left["before"]
+        if left["after"][name] > left["before"][name]
+    ]
     files, memory = result["open_files"], result["memory"]
     if files["after"] > files["before"]:
         found.append(f"open files: {files}")

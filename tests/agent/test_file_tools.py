@@ -183,7 +183,8 @@ def test_listing_and_finding(context):
         "src/sums.py:1:def add(a, b):",
         "src/sums.py:5:def sub(a, b):",
     ]
-    assert "more than 1 lines" in GrepSearchTool().run({"pattern": "def", "limit": 1}, context).text
+    (root(context) / "many.txt").write_text("same\n" * 500)
+    assert "more than 100 lines" in GrepSearchTool().run({"pattern": "same"}, context).text
     assert "No line" in GrepSearchTool().run({"pattern": "def", "glob": "*.md"}, context).text
     with pytest.raises(ToolError, match="no regular expression"):
         GrepSearchTool().run({"pattern": "f("}, context)

@@ -103,7 +103,11 @@ def test_the_stop_string_and_the_beginning_may_belong_to_the_text(serve):
         "continue_final_message": True,
         "stop": " three",
     }
-    for fields, text in (({}, " two"), ({"echo": True}, "one two"), ({"include_stop_str_in_output": True}, " two three")):
+    for fields, text in (
+        ({}, " two"),
+        ({"echo": True}, "one two"),
+        ({"include_stop_str_in_output": True}, " two three"),
+    ):
         assert ask(client, **body, **fields)["choices"][0]["message"]["content"] == text
         streamed = stream(client, **body, **fields)
         assert "".join(choice["delta"].get("content", "") for choice in streamed) == text

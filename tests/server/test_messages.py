@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("anthropic")
 
+import anthropic
 from anthropic import types
 from pydantic import BaseModel, TypeAdapter
 
@@ -295,3 +296,30 @@ def test_streams_say_that_they_are_alive(serve):
     assert events[0][0] == "message_start"
     assert 2 <= events.count(("ping", '{"type":"ping"}')) <= 4
     assert events[-1][0] == "message_stop"
+
+
+def test_the_answer_goes_on_from_a_last_message_of_the_assistant(serve):
+    client = serve(lambda prompt: "B)" if prompt.endswith("assistant\nIt is (") else "what?")
+    messages = [*MESSAGES, {"role": "assistant", "content": "It is ("}]
+    for message in answers(client, messages=messages):
+        assert message["content"] == [{"type": "text", "text": "B)"}]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("is_beta", [False, True])
+def test_the_package_reads_an_answer(serve, streams, is_beta):
+    client = serve(lambda prompt: f"{THOUGHT}I look.\n{CALL}")
+    sdk = anthropic.Anthropic(base_url=str(client.base_url), api_key="x", max_retries=0)
+    messages = sdk.beta.messages if is_beta else sdk.messages
+    request: dict[str, Any] = {"model": "m", "max_tokens": 400, "messages": MESSAGES, "tools": [TOOL]}
+    if streams:
+        with messages.stream(**request) as stream:
+            message = stream.get_final_message()
+    else:
+        message = messages.create(**request)
+    assert [block.type for block in message.content] == ["thinking", "text", "tool_use"]
+    assert message.content[-1].input == ARGUMENTS
+    assert message.usage.input_tokens > 0
+    again = [*MESSAGES, {"role": "assistant", "content": message.content}]
+    again += [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": message.content[-1].id}]}]
+    assert messages.create(**{**request, "messages": again}).stop_reason == "tool_use"

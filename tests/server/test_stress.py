@@ -27,7 +27,9 @@ def body(text: str = "hi", **fields: Any) -> dict[str, Any]:
 class House:
     """A server, and a look at what it holds."""
 
-    def __init__(self, serve: Any, script: Callable[[str], str], settings: ServerSettings | None = None, **options: Any):
+    def __init__(
+        self, serve: Any, script: Callable[[str], str], settings: ServerSettings | None = None, **options: Any
+    ):
         self.engine = ScriptedEngine(script, **options)
         self.registry = Registry.of(self.engine)
         self.client: httpx.Client = serve(registry=self.registry, settings=settings)

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class LocalModel:
-    """Answers with an `LLM`. load: makes it, in the thread that first needs it. params: of sampling."""
+    """Answers with an `LLM`. load: makes it, in the thread that first needs it. temperature: None for the model's own."""
 
-    def __init__(self, load: Callable[[], "LLM"], name: str, params: "SamplingParams | None" = None) -> None:
+    def __init__(self, load: Callable[[], "LLM"], name: str, temperature: float | None = None) -> None:
         self.name = name
         self._load = load
-        self._params = params
+        self._temperature = temperature
         self._lock = threading.Lock()
         self._loaded: LLM | None = None
 
@@ -60,7 +60,7 @@ class LocalModel:
     def _sampling(self, llm: "LLM") -> "SamplingParams":
         from codemill import SamplingParams
 
-        return self._params or SamplingParams(max_tokens=llm.max_model_len)
+        return SamplingParams(temperature=self._temperature, max_tokens=llm.max_model_len)
 
 
 class _Answer:

@@ -1,14 +1,14 @@
 """A session: the conversation with everything that happened, written to a file as it happens."""
 
 import json
-import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from codemill.agent.model import Message, Usage
+from codemill.agent.session_file import Record, SessionFile, read_records
 from codemill.chat.tool_types import ToolCall
 from codemill.errors import CodemillError
 
@@ -16,63 +16,96 @@ VERSION = 1
 
 
 class Session:
-    """Messages in OpenAI's form, which are what the model sees; each change of them is a line of a JSONL file.
+    """Messages in OpenAI's form, which are what the model sees; each change of them is a record, a line of a file.
 
-    A line that was not written whole, because the process died, is dropped when the file is read. path: None keeps the
-    session in memory only.
+    requests: what the user asked for, word for word, also where `messages` has only a summary of it. todos: the list of
+    todo_write. known: digests of the files that the agent has read, by path. path: None keeps all in memory only.
     """
 
     def __init__(self, path: Path | None = None, session_id: str | None = None) -> None:
         self.path = path
         self.id = session_id or new_session_id()
+        self.records: list[Record] = []
         self.messages: list[dict[str, Any]] = []
-        self.usage = Usage()  # of the latest reply
+        self.requests: list[str] = []
+        self.todos: list[dict[str, Any]] = []
+        self.known: dict[str, str] = {}
+        self.usage = Usage()  # of the latest reply; nothing if the messages were replaced since
         self.metadata: dict[str, Any] = {}
         self._begun: set[str] = set()
+        self._file: SessionFile | None = None
 
     @classmethod
     def create(cls, path: Path | None, **metadata: Any) -> "Session":
         """A new session; metadata is kept in its first line."""
         session = cls(path)
-        session.metadata = metadata
         session._write("session", id=session.id, version=VERSION, created=time.time(), metadata=metadata)
         return session
 
     @classmethod
-    def load(cls, path: Path) -> "Session":
-        """Read a session, to go on with it. Raises CodemillError naming the file and line that are corrupt."""
+    def load(cls, path: Path, file: SessionFile | None = None) -> "Session":
+        """Read a session, to go on with it. A last line that was not written whole is left out.
+
+        file: what the session is written to from now on. Raises CodemillError naming the file and line that are corrupt.
+        """
         session = cls(path)
-        for record in _read_records(path):
-            session._replay(record)
-        _drop_torn_line(path)
+        for number, record in enumerate(read_records(path), 1):
+            try:
+                session.apply(record)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise CodemillError(f"{path}, line {number}: not a record of a session") from error
+        if not session.records:
+            raise CodemillError(f"{path}: there is no session in this file")
+        session._file = file
         return session
 
-    def add(self, message: Message) -> None:
-        """Add a message to the conversation."""
-        self.messages.append(dict(message))
-        self._write("message", message=message)
+    def lock(self) -> None:
+        """Keep other processes from writing to it. Raises CodemillError naming the process that has it."""
+        if self.path is not None:
+            self._file = self._file or SessionFile(self.path)
+            self._file.lock()
+
+    def close(self) -> None:
+        """Let others have the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def add(self, message: Message, **values: Any) -> None:
+        """Add a message to the conversation. values: what is to be kept beside it."""
+        self._write("message", message=dict(message), **values)
 
     def add_user(self, text: str) -> None:
+        """What the user asks for."""
         self.add({"role": "user", "content": text})
 
-    def add_tool_result(self, call: ToolCall, text: str) -> None:
-        """The observation of a call."""
-        self.add({"role": "tool", "tool_call_id": call.id, "content": text})
+    def add_correction(self, text: str) -> None:
+        """What the model is told of its own last message: no request of the user's."""
+        self.add({"role": "user", "content": text}, correction=True)
+
+    def add_tool_result(self, call: ToolCall, text: str, known: Mapping[str, str] | None = None) -> None:
+        """The observation of a call. known: all files that the agent knows now, by path."""
+        news = {"known": dict(known)} if known is not None and known != self.known else {}
+        self.add({"role": "tool", "tool_call_id": call.id, "content": text}, **news)
 
     def note_usage(self, usage: Usage) -> None:
         """What the latest reply cost; its total is how long the conversation is."""
-        self.usage = usage
         self._write("usage", **vars(usage))
 
     def begin_call(self, call: ToolCall) -> None:
         """A call is about to be made: if the process dies now, nobody knows whether it had an effect."""
-        self._begun.add(call.id)
         self._write("call", id=call.id)
 
-    def replace(self, messages: list[dict[str, Any]], reason: str) -> None:
-        """Go on with other messages, such as a summary of these, or fewer of them."""
-        self.messages = [dict(message) for message in messages]
-        self._write("replace", messages=messages, reason=reason)
+    def keep_todos(self, todos: Sequence[Mapping[str, Any]]) -> None:
+        """The list of what is to be done is this now."""
+        self._write("todos", todos=[dict(todo) for todo in todos])
+
+    def replace(self, messages: Sequence[Message], reason: str, **values: Any) -> None:
+        """Go on with other messages, such as a summary of these, or fewer of them.
+
+        values: requests, todos or known that take the place of what was there.
+        """
+        self._write("replace", messages=[dict(message) for message in messages], reason=reason, **values)
 
     def note(self, kind: str, **values: Any) -> None:
         """Something else that belongs to the session, such as a snapshot of the files."""
@@ -81,43 +114,63 @@ class Session:
     @property
     def open_calls(self) -> list[ToolCall]:
         """The calls of the last reply that have no result yet, in order."""
-        answered = {message.get("tool_call_id") for message in self.messages if message["role"] == "tool"}
-        replies = [message for message in self.messages if message["role"] == "assistant"]
-        calls = [_as_call(call) for call in replies[-1].get("tool_calls") or ()] if replies else []
-        return [call for call in calls if call.id not in answered]
+        answered: set[str] = set()
+        for message in reversed(self.messages):  # ids of earlier replies may be the same ones
+            if message["role"] == "tool":
+                answered.add(message["tool_call_id"])
+            elif message["role"] == "assistant":
+                calls = [_as_call(call) for call in message.get("tool_calls") or ()]
+                return [call for call in calls if call.id not in answered]
+        return []
 
     def has_begun(self, call: ToolCall) -> bool:
         """Whether the call was under way when the session was left."""
         return call.id in self._begun
 
-    def _replay(self, record: dict[str, Any]) -> None:
+    def apply(self, record: Record) -> None:
+        """Take over what a record says, without writing it."""
         kind = record["type"]
         if kind == "session":
-            self.id, self.metadata = record["id"], record.get("metadata", {})
+            self._apply_header(record)
         elif kind == "message":
-            self.messages.append(record["message"])
+            self._apply_message(record)
         elif kind == "replace":
             self.messages = list(record["messages"])
+            self.requests = list(record.get("requests", self.requests))
+            self.usage = Usage()
         elif kind == "usage":
             self.usage = Usage(record["prompt_tokens"], record["completion_tokens"], record["cached_tokens"])
         elif kind == "call":
             self._begun.add(record["id"])
+        self.todos = list(record.get("todos", self.todos))
+        self.known = dict(record.get("known", self.known))
+        self.records.append(record)
+
+    def _apply_header(self, record: Record) -> None:
+        if record["version"] > VERSION:
+            raise CodemillError(f"session {record['id']} was written by a newer codemill: update this one")
+        self.id, self.metadata = record["id"], record.get("metadata", {})
+
+    def _apply_message(self, record: Record) -> None:
+        message = record["message"]
+        self.messages.append(message)
+        if message["role"] == "assistant":
+            self._begun.clear()
+        elif message["role"] == "user" and not record.get("correction"):
+            self.requests.append(message["content"])
 
     def _write(self, kind: str, **values: Any) -> None:
-        if self.path is None:
-            return
-        line = json.dumps({"type": kind, "time": round(time.time(), 3), **values}, ensure_ascii=False)
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(descriptor, (line + "\n").encode("utf-8", "replace"))
-        finally:
-            os.close(descriptor)
+        record = {"type": kind, "time": round(time.time(), 3), **values}
+        if self.path is not None:
+            self._open().append(record)
+        self.apply(record)
 
-
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """All lines of a session's file. Raises CodemillError naming the file and line that are corrupt."""
-    return _read_records(path)
+    def _open(self) -> SessionFile:
+        if self._file is None:
+            assert self.path is not None
+            self._file = SessionFile(self.path)
+            self._file.repair()
+        return self._file
 
 
 def new_session_id() -> str:
@@ -133,24 +186,3 @@ def call_object(call: ToolCall) -> dict[str, Any]:
 def _as_call(call: Message) -> ToolCall:
     function = call["function"]
     return ToolCall(function["name"], json.loads(function["arguments"]), call["id"])
-
-
-def _read_records(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise CodemillError(f"{path}: the session cannot be read: {error.strerror}") from error
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline was not written whole
-        try:
-            record = json.loads(line)
-            record["type"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CodemillError(f"{path}, line {number}: not a record of a session") from error
-        yield record
-
-
-def _drop_torn_line(path: Path) -> None:
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(data.rfind(b"\n") + 1)

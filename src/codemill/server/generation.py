@@ -215,8 +215,6 @@ def _params(model: ServedModel, request: GenerationRequest) -> SamplingParams:
     # A schema binds the text; it does not forbid calls.
     answer = wanted.schema if wanted is not None and is_json else None
     form = StructuredOutput.for_tools(use.callable_tools, use.choice, model.call_style, use.parallel, answer)
-    if wanted is not None and answer is None:
-        logger.warning("tool calls and another form are both asked for: the tool calls win")
     return replace(params, structured_output=form)
 
 

@@ -13,21 +13,14 @@ class EditTool:
     spec = ToolSpec(
         "edit",
         "edit",
-        (
-            "Replaces text in a file. old_string must be exactly what is in the file, with its indentation, and occur "
-            "once; include a few lines around it."
-        ),
+        "Replaces old_string, which must occur once and be exact, with indentation.",
         {
             "file_path": {"type": "string"},
             "old_string": {"type": "string"},
             "new_string": {"type": "string"},
             "replace_all": {"type": "boolean"},
         },
-        required=(
-            "file_path",
-            "old_string",
-            "new_string",
-        ),
+        required=("file_path", "old_string", "new_string"),
     )
 
     def preview(self, arguments: Arguments, context: ToolContext) -> Preview:

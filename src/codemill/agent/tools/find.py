@@ -21,7 +21,7 @@ class ListDirectoryTool:
     spec = ToolSpec(
         "list_directory",
         "read",
-        "Lists the files and folders in a folder.",
+        "Lists a folder.",
         {"path": {"type": "string"}},
         required=("path",),
     )
@@ -48,8 +48,8 @@ class GlobTool:
     spec = ToolSpec(
         "glob",
         "read",
-        "Finds files by a pattern such as src/**/*.py.",
-        {"pattern": {"type": "string"}, "path": {"type": "string", "description": "where to search"}},
+        "Finds files, such as src/**/*.py.",
+        {"pattern": {"type": "string"}, "path": {"type": "string"}},
         required=("pattern",),
     )
 
@@ -73,12 +73,11 @@ class GrepSearchTool:
     spec = ToolSpec(
         "grep_search",
         "read",
-        "Finds lines that match a regular expression.",
+        "Finds lines by a regular expression.",
         {
             "pattern": {"type": "string"},
-            "glob": {"type": "string", "description": "only in these files, such as *.py"},
-            "path": {"type": "string", "description": "where to search"},
-            "limit": {"type": "integer"},
+            "glob": {"type": "string"},
+            "path": {"type": "string"},
         },
         required=("pattern",),
     )
@@ -88,12 +87,11 @@ class GrepSearchTool:
 
     def run(self, arguments: Arguments, context: ToolContext) -> Observation:
         pattern = _compiled(arguments["pattern"])
-        limit = min(arguments.get("limit", MAX_MATCHES), 1000)
         found = []
         for line in _search(pattern, _files(arguments, context), context):
             found.append(line)
-            if len(found) > limit:
-                found[limit:] = [f"[more than {limit} lines match: use a narrower pattern, glob or path]"]
+            if len(found) > MAX_MATCHES:
+                found[MAX_MATCHES:] = [f"[more than {MAX_MATCHES} lines match: use a narrower pattern, glob or path]"]
                 break
         return Observation("\n".join(found) or f"No line matches {arguments['pattern']}.")
 

@@ -16,18 +16,16 @@ class TodoWriteTool:
     spec = ToolSpec(
         "todo_write",
         "think",
-        "Keeps a list of what is to be done, for tasks of several steps. Give the whole list each time.",
+        "Keeps the list of steps of a long task; give all of it each time.",
         {
             "todos": {
                 "type": "array",
                 "items": {
                     "type": "object",
                     "properties": {
-                        "id": {"type": "string"},
                         "content": {"type": "string"},
                         "status": {"type": "string", "enum": list(MARKS)},
                     },
-                    "required": ["content", "status"],
                 },
             }
         },
@@ -49,7 +47,7 @@ class TodoWriteTool:
 
 def todo_lines(todos: list[dict[str, Any]]) -> str:
     """The list as text."""
-    return "\n".join(f"{MARKS[todo['status']]} {todo['content']}" for todo in todos)
+    return "\n".join(f"{MARKS[todo.get('status', 'pending')]} {todo.get('content', '')}" for todo in todos)
 
 
 class SaveMemoryTool:
@@ -58,7 +56,7 @@ class SaveMemoryTool:
     spec = ToolSpec(
         "save_memory",
         "edit",
-        "Remembers a fact for later sessions, when the user asks for that.",
+        "Remembers a fact, when the user asks for it.",
         {"fact": {"type": "string"}},
         required=("fact",),
     )

@@ -16,9 +16,9 @@ class ReadFileTool:
     spec = ToolSpec(
         "read_file",
         "read",
-        f"Reads a text file: {MAX_LINES} lines, or `limit` lines from line `offset` (0 is the first).",
+        "Reads a file, or `limit` lines from line `offset` on (from 0).",
         {
-            "absolute_path": {"type": "string", "description": "absolute, or relative to the workspace"},
+            "absolute_path": {"type": "string"},
             "offset": {"type": "integer"},
             "limit": {"type": "integer"},
         },
@@ -42,7 +42,7 @@ class ReadManyFilesTool:
     spec = ToolSpec(
         "read_many_files",
         "read",
-        f"Reads up to {MAX_FILES} text files, given as paths or glob patterns.",
+        "Reads files, given as paths or glob patterns.",
         {"paths": {"type": "array", "items": {"type": "string"}}},
         required=("paths",),
     )

@@ -53,13 +53,12 @@ class ShellTool:
     spec = ToolSpec(
         "run_shell_command",
         "run",
-        "Runs a command with bash, in the workspace. Nothing is kept between commands but files. There is nobody to "
-        "type input.",
+        "Runs a bash command in the workspace. Each begins anew, and nobody types input.",
         {
             "command": {"type": "string"},
-            "is_background": {"type": "boolean", "description": "for servers and watchers"},
+            "is_background": {"type": "boolean"},
             "directory": {"type": "string"},
-            "timeout": {"type": "number", "description": f"seconds, {TIMEOUT:.0f} if not given"},
+            "timeout": {"type": "number", "description": "seconds"},
         },
         required=("command",),
     )

@@ -17,11 +17,11 @@ class TaskTool:
     spec = ToolSpec(
         "task",
         "think",  # what the other agent does is approved by itself
-        "Has a second agent do a part of the work; it sees nothing of this conversation, so say all it needs.",
+        "Has a second agent do a part; it sees only the prompt.",
         {
             "description": {"type": "string"},
             "prompt": {"type": "string"},
-            "subagent_type": {"type": "string", "enum": list(TYPES), "description": "explore only looks"},
+            "subagent_type": {"type": "string", "enum": list(TYPES)},
         },
         required=("description", "prompt", "subagent_type"),
     )

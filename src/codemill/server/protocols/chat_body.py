@@ -28,7 +28,9 @@ class ChatBody(SamplingBody, OutputFormBody):
     echo: bool | None = Field(None, description="The answer's beginning is given back with it.")
     functions: list[dict[str, Any]] | None = Field(None, description="As OpenAI had tools in 2023.")
     function_call: str | dict[str, Any] | None = None
-    reasoning_effort: str | None = Field(None, description="none and minimal switch reasoning off; all else is ignored.")
+    reasoning_effort: str | None = Field(
+        None, description="none and minimal switch reasoning off; all else is ignored."
+    )
     enable_thinking: bool | None = None
     thinking: bool | dict[str, Any] | None = None
 

@@ -51,7 +51,7 @@ class InfillBody(SamplingBody):
         """What is asked of the model. Raises UsageError."""
         limit = token_limit(self.n_predict, self.max_tokens)
         asked = {"temperature": 0.0 if self.temperature is None else None, "repetition_penalty": self.repeat_penalty}
-        values = {name: value for name, value in asked.items() if value is not None}
+        values: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         params = self.sampling_params(max(1, limit), n=self.n_cmpl or self.n, **values)
         shape = Shape(prompt_only=limit == 0, line_limits=self._line_limits)
         return GenerationRequest(self._prompt, params, priority=self.priority or 0, deadline=self.deadline, shape=shape)

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from codemill.server.generation import GenerationRequest, count_tokens
 from codemill.server.json_response import json_response
 from codemill.server.json_route import JsonRoute
+from codemill.server.log import record_of
 from codemill.server.openapi import JSON_OBJECT, STREAMING
 from codemill.server.protocols.messages_body import MessagesBody
 from codemill.server.protocols.messages_object import message_object
@@ -30,10 +31,14 @@ async def create_message(body: MessagesBody, request: Request) -> Response:
 @router.post("/v1/messages/count_tokens", responses=JSON_OBJECT)
 async def count_message_tokens(body: MessagesBody, request: Request) -> Response:
     """Count the tokens that the model would read."""
-    counting = _count(request.app.state.server, body.model, body.generation_request())
+    counting = _count(request, body.model, body.generation_request())
     return json_response({"input_tokens": await run_unless_disconnected(request, counting)})
 
 
-async def _count(server: Server, name: str | None, generation: GenerationRequest) -> int:
+async def _count(request: Request, name: str | None, generation: GenerationRequest) -> int:
+    server: Server = request.app.state.server
+    record = record_of(request.scope)
     async with server.registry.lease(name) as model:
-        return await asyncio.to_thread(count_tokens, model, generation)
+        record.model = model.name
+        record.prompt_tokens = await asyncio.to_thread(count_tokens, model, generation)
+        return record.prompt_tokens

@@ -69,7 +69,8 @@ def _anthropic_page(cards: list[ModelCard], request: Request) -> dict[str, Any]:
         cards = cards[names.index(after) + 1 :]
     elif before in names:
         cards = cards[: names.index(before)]
-    count = int(limit) if limit.isascii() and limit.isdigit() and int(limit) > 0 else len(cards)
+    count = int(limit[:6]) if limit.isascii() and limit.isdigit() else len(cards)
+    count = count or len(cards)
     page = cards[-count:] if before in names and after not in names else cards[:count]
     data = [_anthropic_model(card) for card in page]
     first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)

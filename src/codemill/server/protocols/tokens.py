@@ -50,13 +50,7 @@ async def tokenize(body: TokenizeBody, request: Request) -> Response:
     """Text or a conversation as token ids."""
     server: Server = request.app.state.server
     async with server.registry.lease(body.model) as model:
-        ids = await asyncio.to_thread(_ids, model, body)
-        tokenizer = model.tokenizer
-        tokens = [{"id": each, "piece": _piece(tokenizer, each)} for each in ids] if body.with_pieces else ids
-        answer = {"tokens": tokens, "count": len(ids), "max_model_len": model.max_model_len}
-        if body.return_token_strs:
-            answer["token_strs"] = [tokenizer.id_to_token(each) for each in ids]
-        return json_response(answer)
+        return json_response(await asyncio.to_thread(_tokenized, model, body))
 
 
 @router.post("/detokenize", responses=JSON_OBJECT)
@@ -79,6 +73,15 @@ async def apply_template(body: ChatBody, request: Request) -> Response:
     async with server.registry.lease(body.model) as model:
         ids = await asyncio.to_thread(prompt_ids, model.tokenizer, body.generation_request())
         return json_response({"prompt": model.tokenizer.decode(ids)})
+
+
+def _tokenized(model: ServedModel, body: TokenizeBody) -> dict[str, Any]:
+    ids, tokenizer = _ids(model, body), model.tokenizer
+    tokens = [{"id": each, "piece": _piece(tokenizer, each)} for each in ids] if body.with_pieces else ids
+    answer: dict[str, Any] = {"tokens": tokens, "count": len(ids), "max_model_len": model.max_model_len}
+    if body.return_token_strs:
+        answer["token_strs"] = [tokenizer.id_to_token(each) for each in ids]
+    return answer
 
 
 def _ids(model: ServedModel, body: TokenizeBody) -> list[int]:

@@ -1,0 +1,52 @@
+"""What is asked about besides what the approval mode says: files with secrets, and commands by their parts."""
+
+from collections.abc import Callable
+
+from codemill.agent.approval import Verdict
+from codemill.agent.command_rules import CommandRules, rule_for
+from codemill.agent.tool import Tool, ToolContext, ToolError
+from codemill.chat.tool_types import ToolCall
+
+PATHS = ("absolute_path", "file_path")
+SECRET = "{name} may hold keys or passwords"
+
+
+class ProjectRules:
+    """The rules of one project. commands: those for commands."""
+
+    def __init__(self, commands: CommandRules) -> None:
+        self._commands = commands
+        self._always: set[str] = set()  # kinds of tools that the user allowed for good
+
+    def judge(self, tool: Tool, call: ToolCall, context: ToolContext) -> Verdict | None:
+        """None where nothing is said of the call."""
+        secret = _secret(call, context)
+        if secret:
+            return Verdict("ask", SECRET.format(name=secret))
+        if tool.spec.kind == "run":
+            judged = self._commands.judge(call.arguments["command"])
+            return Verdict(judged.action, judged.reason)
+        return Verdict("allow") if tool.spec.kind in self._always else None
+
+    def remember(self, tool: Tool, call: ToolCall) -> tuple[str, Callable[[], None]] | None:
+        """What "always" would allow."""
+        if tool.spec.kind == "run" and (rule := rule_for(call.arguments["command"])):
+            return f"commands like `{rule}` in this session", lambda: self._commands.allow(rule)
+        if tool.spec.kind == "edit":
+            return "all edits in this session", lambda: self._always.add("edit")
+        return None
+
+
+def _secret(call: ToolCall, context: ToolContext) -> str:
+    """The name of a file with secrets that the call is about."""
+    paths = [call.arguments[name] for name in PATHS if isinstance(call.arguments.get(name), str)]
+    many = call.arguments.get("paths")
+    paths += [path for path in many if isinstance(path, str)] if isinstance(many, list) else []
+    for path in paths:
+        try:
+            found = context.workspace.resolve(path)
+        except ToolError:
+            continue  # the tool will say so
+        if context.workspace.is_secret(found):
+            return context.workspace.name(found)
+    return ""

@@ -1,0 +1,484 @@
+"""Reads a shell command for everything that it may run, for rules to judge part by part.
+
+What counts is that nothing is missed: a command in a branch that is never taken is reported as well, and a text that is
+no valid shell may give more parts than a shell would run. What is not understood, or is computed when the command runs,
+is reported as unclear. The language is that of Bash's manual, "Shell Grammar" and "Expansions".
+"""
+
+import re
+
+from codemill.agent.shell_words import CommandPart, Unclear, Word
+from codemill.agent.shell_wrappers import unwrap
+
+_DEEPEST = 30
+_BLANKS = " \t"
+_ENDS_WORD = " \t\n;&|()<>"
+_SKIPPED = {"if", "then", "elif", "else", "fi", "while", "until", "do", "done", "!", "{", "}", "time"}
+_REDIRECTION = re.compile(r"(?:\d+|\{[A-Za-z_]\w*\})?(<<<|<<-|<<|<>|<&|>>|>\||>&|&>>|&>|<|>)")
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\[[^\]]*\])?\+?=")
+_NUMERIC = re.compile(r"[\d\s+\-*/%()<>=!&|^~?:,]*")
+# Others evaluate subscripts or prompts, in which commands may stand.
+_PARAMETER = re.compile(
+    r"#?(?:[A-Za-z_]\w*|\d+|[@*#?$!-])(?:\[(?:[@*]|\d+)\])?(?::?[-=+?]|##?|%%?|//?|\^\^?|,,?|$)|#?$"
+)
+_SLICE = re.compile(r"(?:[A-Za-z_]\w*|\d+|[@*]):\s*-?\d+(?::\s*-?\d+)?")
+_BRACES = re.compile(r"\{[^\s;&|]*(?:,|\.\.)[^\s;&|]*\}")
+_NOT_A_FILE = re.compile(r"/dev/(?:null|stdout|stderr|tty|fd/\d+)")
+_DESCRIPTOR = re.compile(r"-|\d+-?")
+_ARITHMETIC_TESTS = {"-eq", "-ne", "-lt", "-le", "-gt", "-ge", "-v", "-R"}
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "e": "\x1b", "E": "\x1b", "f": "\f", "v": "\v"}
+
+
+def parse_command(text: str) -> list[CommandPart]:
+    """Every part that may run, in the order in which they are written; at least one."""
+    parts = _parse(text, 0)
+    return parts or [CommandPart("unclear", text, problem="there is no command")]
+
+
+def _parse(text: str, depth: int) -> list[CommandPart]:
+    reader = _Reader(text, depth)
+    try:
+        reader.read_commands(closer="")
+    except (Unclear, RecursionError) as error:
+        reader.parts.append(CommandPart("unclear", text, problem=str(error) or "it is nested too deeply"))
+    return reader.parts
+
+
+class _Reader:
+    """Goes once through a text."""
+
+    def __init__(self, text: str, depth: int) -> None:
+        if depth > _DEEPEST:
+            raise Unclear("it is nested too deeply")
+        self.text, self.at, self.depth = text, 0, depth
+        self.parts: list[CommandPart] = []
+        self._here: list[tuple[str, bool, bool]] = []  # delimiter, tabs stripped, quoted
+        self._pipeline: tuple[str, ...] = ()
+
+    def _next(self, size: int = 1) -> str:
+        return self.text[self.at : self.at + size]
+
+    # Commands
+
+    def read_commands(self, closer: str) -> str:
+        """Up to `closer` at the place of a command: ")", or ";;" for a branch of `case`, which "esac" closes too -> what
+        was found."""
+        while True:
+            self._skip_blanks()
+            here = self._next()
+            if not here:
+                if closer:
+                    raise Unclear(f"{closer!r} is missing")
+                return ""
+            if here == ")" or self._next(2) in (";;", ";&"):
+                return self._close(closer, here)
+            if here in "\n;&|" and self._next(2) not in ("&>",):
+                self._separator()
+            elif here == "(":
+                self._subshell()
+            elif self._command() == "esac":
+                if closer != ";;":
+                    raise Unclear("esac without case")
+                return "esac"
+
+    def _close(self, closer: str, here: str) -> str:
+        found = ")" if here == ")" else ";;"
+        if found != closer:
+            raise Unclear(f"{found!r} where none belongs")
+        self.at += 1 if here == ")" else 3 if self._next(3) == ";;&" else 2
+        return found
+
+    def _separator(self) -> None:
+        if self._next() == "\n":
+            self._newline()
+            self._pipeline = ()
+            return
+        is_pipe = self._next() == "|" and self._next(2) != "||"
+        self.at += 2 if self._next(2) in ("&&", "||", "|&") else 1
+        if is_pipe:
+            self._pipeline += tuple(part.name for part in self.parts[-1:] if part.kind == "command")
+        else:
+            self._pipeline = ()
+
+    def _subshell(self) -> None:
+        if self._next(2) == "((":
+            raise Unclear("arithmetic, or nested subshells without a blank between")
+        self.at += 1
+        self.read_commands(closer=")")
+
+    def _command(self) -> str:
+        """A simple command, or a word of the grammar -> "esac" if it is that."""
+        start, words, assigned = self.at, [], []
+        while self._more_words():
+            if self._redirection():
+                continue
+            if self._next() == "(":
+                self._function(words)
+                return ""
+            word = self._word()
+            found = None if words else _ASSIGNMENT.match(word.raw)
+            if found:
+                assigned.append(self._assignment(found, word))
+            elif not words and not assigned and (done := self._grammar(word)) is not None:
+                return done
+            else:
+                words.append(word)
+        self._add(self.text[start : self.at].strip(), tuple(words), tuple(assigned))
+        return ""
+
+    def _more_words(self) -> bool:
+        self._skip_blanks()
+        here = self._next()
+        return bool(here) and (self._next(2) == "&>" or here not in "\n;&|)")
+
+    def _add(self, text: str, words: tuple[Word, ...], assigned: tuple[str, ...]) -> None:
+        if not words:
+            if assigned:
+                self.parts.append(CommandPart("assign", text, assigned=assigned))
+            return
+        part = CommandPart("command", text, words, assigned, self._pipeline)
+        self.parts += unwrap(part, lambda inner: _parse(inner, self.depth + 1))
+
+    def _grammar(self, word: Word) -> str | None:
+        """Handle a word that only means something at the place of a command; None if it is no such word."""
+        raw = word.raw
+        if raw in _SKIPPED:
+            if raw == "time" and self._peek_option("-p"):
+                self.at += 2
+            return ""
+        if raw == "esac":
+            return "esac"
+        if raw in ("for", "select"):
+            return self._for()
+        if raw == "case":
+            return self._case()
+        if raw == "function":
+            self._skip_blanks()
+            self._word()
+            self._skip_blanks()
+            if re.compile(r"\(\s*\)").match(self.text, self.at):
+                self.at = self.text.index(")", self.at) + 1
+            return ""
+        if raw == "[[":
+            return self._test()
+        if raw == "coproc":
+            raise Unclear("a coprocess")
+        return None
+
+    def _peek_option(self, option: str) -> bool:
+        self._skip_blanks()
+        return self._next(len(option)) == option
+
+    def _function(self, words: list[Word]) -> None:
+        """The () after a function's name; its body follows at the place of a command."""
+        found = re.compile(r"\([ \t]*\)").match(self.text, self.at)
+        if not found or len(words) != 1 or words[0].is_computed:
+            raise Unclear("a parenthesis in the middle of a command")
+        self.at = found.end()
+
+    def _for(self) -> str:
+        self._skip_blanks()
+        if self._next(2) == "((":
+            raise Unclear("arithmetic")
+        self._word()
+        self._skip_space()
+        if re.compile(r"in(?=[\s;])").match(self.text, self.at):
+            self.at += 2
+            while self._more_words():
+                self._word()
+        return ""
+
+    def _case(self) -> str:
+        self._skip_blanks()
+        self._word()
+        self._skip_space()
+        if self._next(2) != "in":
+            raise Unclear("case without in")
+        self.at += 2
+        while True:
+            self._skip_space()
+            if re.compile(r"esac(?![\w-])").match(self.text, self.at):
+                self.at += 4
+                return ""
+            self._patterns()
+            if self.read_commands(closer=";;") == "esac":
+                return ""
+
+    def _patterns(self) -> None:
+        if self._next() == "(":
+            self.at += 1
+        while True:
+            self._skip_blanks()
+            if self._next() == ")":
+                self.at += 1
+                return
+            if self._next() == "|":
+                self.at += 1
+            elif not self._next() or self._next() in _ENDS_WORD:
+                raise Unclear("a pattern of case")
+            else:
+                self._word()
+
+    def _test(self) -> str:
+        while True:
+            self._skip_space()
+            here = self._next()
+            if not here:
+                raise Unclear("']]' is missing")
+            if here in "()|&;" or (here in "<>" and self._next(2)[1:] != "("):
+                self.at += 1
+                continue
+            word = self._word()
+            if word.raw == "]]":
+                return ""
+            if word.raw in _ARITHMETIC_TESTS:
+                raise Unclear(f"[[ {word.raw} ]] evaluates arithmetic, in which commands may stand")
+
+    def _assignment(self, found: re.Match[str], word: Word) -> str:
+        if found[2] and not found[2][1:-1].isdigit():
+            raise Unclear("a computed subscript")
+        if word.raw == found[0] and self._next() == "(":
+            self.at += 1
+            while True:
+                self._skip_space()
+                if self._next() == ")":
+                    self.at += 1
+                    break
+                if not self._next() or (self._next() in ";&|<>(" and self._next(2)[1:] != "("):
+                    raise Unclear("an array")
+                if self._word().raw.startswith("["):
+                    raise Unclear("a computed subscript")
+        return found[1]
+
+    # Redirections
+
+    def _redirection(self) -> bool:
+        found = _REDIRECTION.match(self.text, self.at)
+        if not found or (found[1] in "<>" and self.text[found.end() : found.end() + 1] == "("):
+            return False
+        operator, self.at = found[1], found.end()
+        self._skip_blanks()
+        word = self._word()
+        if operator in ("<<", "<<-"):
+            quoted = word.raw != word.value or any(mark in word.raw for mark in "'\"\\")
+            if word.is_computed:
+                raise Unclear("a computed end of a here-document")
+            self._here.append((word.value, operator == "<<-", quoted))
+        elif operator not in ("<", "<<<", "<&") and not self._is_no_file(operator, word):
+            self.parts.append(CommandPart("write", f"{operator} {word.raw}", (Word(">", ">"), word)))
+        elif word.value.startswith(("/dev/tcp/", "/dev/udp/")):
+            self.parts.append(CommandPart("unclear", f"{operator} {word.raw}", problem="a connection to the network"))
+        return True
+
+    @staticmethod
+    def _is_no_file(operator: str, word: Word) -> bool:
+        if word.is_computed:
+            return False
+        return bool(_NOT_A_FILE.fullmatch(word.value) or (operator == ">&" and _DESCRIPTOR.fullmatch(word.value)))
+
+    def _newline(self) -> None:
+        self.at += 1
+        for delimiter, tabs, quoted in self._here:
+            body = []
+            while self.at < len(self.text):
+                end = self.text.find("\n", self.at)
+                end = len(self.text) if end < 0 else end
+                line = self.text[self.at : end]
+                self.at = min(end + 1, len(self.text))
+                if (line.lstrip("\t") if tabs else line) == delimiter:
+                    break
+                body.append(line)
+            if not quoted:
+                self._expansions("\n".join(body))
+        self._here = []
+
+    def _expansions(self, text: str) -> None:
+        """What a text runs in which only expansions count."""
+        reader = _Reader(text, self.depth + 1)
+        while reader.at < len(text):
+            if text[reader.at] == "\\":
+                reader.at += 2
+            elif text[reader.at] == "$":
+                reader._dollar(quoted=True)
+            elif text[reader.at] == "`":
+                reader._backquotes()
+            else:
+                reader.at += 1
+        self.parts += reader.parts
+
+    # Words
+
+    def _skip_blanks(self) -> None:
+        while True:
+            if self._next() and self._next() in _BLANKS:
+                self.at += 1
+            elif self._next(2) == "\\\n":
+                self.at += 2
+            elif self._next() == "#":  # at a word's start
+                end = self.text.find("\n", self.at)
+                self.at = len(self.text) if end < 0 else end
+            else:
+                return
+
+    def _skip_space(self) -> None:
+        """Blanks, comments and line ends."""
+        self._skip_blanks()
+        while self._next() == "\n":
+            self._newline()
+            self._skip_blanks()
+
+    def _word(self) -> Word:
+        start, value = self.at, ""
+        computed = may_be_option = False
+        while (here := self._next()) and (here not in _ENDS_WORD or self._next(2) in ("<(", ">(")):
+            first = self.at == start
+            if here == "\\":
+                value += self._next(2)[1:].replace("\n", "")
+                self.at += 2
+            elif here == "'":
+                value += self._single_quotes()
+            elif here == '"' or self._next(2) == '$"':
+                self.at += here == "$"
+                text, expanded = self._double_quotes()
+                value += text
+                computed |= expanded
+                may_be_option |= expanded and (not value.strip(text) or "$@" in text or "[@]" in text)
+            elif self._next(2) == "$'":
+                value += self._ansi_quotes()
+            elif here in "$`<>":
+                value += self._expansion(here)
+                computed = may_be_option = True
+            else:
+                if here in "*?[" or (here == "{" and _BRACES.match(self.text, self.at)):
+                    computed, may_be_option = True, may_be_option or first
+                value += here
+                self.at += 1
+                if self._next() == "(" and here in "?*+@!":
+                    raise Unclear("an extended pattern")
+        raw = self.text[start : self.at]
+        if not raw:
+            raise Unclear(f"{self._next()!r} where a word belongs" if self._next() else "a word is missing")
+        if raw in ("[", "{", "[["):
+            computed = may_be_option = False
+        return Word(value, raw, computed, computed and (may_be_option or value.startswith("-")))
+
+    def _expansion(self, here: str) -> str:
+        start = self.at
+        if here == "$":
+            self._dollar(quoted=False)
+        elif here == "`":
+            self._backquotes()
+        else:
+            self.at += 2
+            self._substitution()
+        return self.text[start : self.at]
+
+    def _single_quotes(self) -> str:
+        end = self.text.find("'", self.at + 1)
+        if end < 0:
+            raise Unclear("a quote is not closed")
+        text, self.at = self.text[self.at + 1 : end], end + 1
+        return text
+
+    def _ansi_quotes(self) -> str:
+        found = re.compile(r"\$'((?:[^'\\]|\\.)*)'", re.DOTALL).match(self.text, self.at)
+        if not found:
+            raise Unclear("a quote is not closed")
+        if re.search(r"\\[^abeEfnrtv\\'\"?]", found[1]):
+            raise Unclear("characters given by number")
+        self.at = found.end()
+        return re.sub(r"\\(.)", lambda each: _ESCAPES.get(each[1], each[1]), found[1])
+
+    def _double_quotes(self) -> tuple[str, bool]:
+        self.at += 1
+        value, expanded = "", False
+        while (here := self._next()) != '"':
+            if not here:
+                raise Unclear("a quote is not closed")
+            if here == "\\":
+                pair = self._next(2)
+                value += {"\\\n": ""}.get(pair, pair[1:] if pair[1:] in '$`"\\' else pair)
+                self.at += 2
+            elif here in "$`":
+                start = self.at
+                if here == "$":
+                    self._dollar(quoted=True)
+                else:
+                    self._backquotes()
+                value += self.text[start : self.at]
+                expanded |= self.at > start + 1
+            else:
+                value += here
+                self.at += 1
+        self.at += 1
+        return value, expanded
+
+    def _dollar(self, quoted: bool) -> None:
+        """From a dollar sign to the end of what it begins."""
+        if self._next(3) == "$((" or self._next(2) == "$[":
+            self._arithmetic()
+        elif self._next(2) == "$(":
+            self.at += 2
+            self._substitution()
+        elif self._next(2) == "${":
+            self._parameter()
+        else:
+            found = re.compile(r"\$(?:[A-Za-z_]\w*|[0-9@*#?$!-])?").match(self.text, self.at)
+            assert found is not None
+            self.at = found.end()
+
+    def _substitution(self) -> None:
+        """Commands up to the closing parenthesis, with a pipeline and here-documents of their own."""
+        outer, pipeline, start = self._here, self._pipeline, self.at
+        self._here, self._pipeline = [], ()
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise Unclear("it is nested too deeply")
+        self.read_commands(closer=")")
+        self.depth -= 1
+        if self._here or (outer and "\n" in self.text[start : self.at]):
+            raise Unclear("a here-document that goes beyond a substitution")
+        self._here, self._pipeline = outer, pipeline
+
+    def _arithmetic(self) -> None:
+        opening, closing = ("$((", "))") if self._next(3) == "$((" else ("$[", "]")
+        end = self.text.find(closing, self.at)
+        content = self.text[self.at + len(opening) : end]
+        if end < 0 or not _NUMERIC.fullmatch(content):
+            raise Unclear("arithmetic with names, in whose values commands may stand")
+        self.at = end + len(closing)
+
+    def _parameter(self) -> None:
+        self.at += 2
+        found = _PARAMETER.match(self.text[self.at :].partition("}")[0])
+        slice_found = _SLICE.match(self.text[self.at :].partition("}")[0])
+        if not found and not (slice_found and slice_found.end() == len(self.text[self.at :].partition("}")[0])):
+            raise Unclear("an expansion that may evaluate more than a name")
+        self.at += (found or slice_found).end()  # type: ignore[union-attr]
+        while (here := self._next()) != "}":
+            if not here:
+                raise Unclear("'}' is missing")
+            if here == "\\":
+                self.at += 2
+            elif here == "'":
+                raise Unclear("quotes in an expansion")
+            elif here == '"':
+                self._double_quotes()
+            elif here == "$":
+                self._dollar(quoted=True)
+            elif here == "`":
+                self._backquotes()
+            elif self._next(2) in ("@P", "@E", "@A"):
+                raise Unclear("an expansion that evaluates its value")
+            else:
+                self.at += 1
+        self.at += 1
+
+    def _backquotes(self) -> None:
+        found = re.compile(r"`((?:[^`\\]|\\.)*)`", re.DOTALL).match(self.text, self.at)
+        if not found:
+            raise Unclear("a backquote is not closed")
+        if self._here and "\n" in found[1]:
+            raise Unclear("a here-document that goes beyond a substitution")
+        self.at = found.end()
+        self.parts += _parse(re.sub(r"\\([`\\$])", r"\1", found[1]), self.depth + 1)

@@ -1,0 +1,152 @@
+"""An agent with all that it works with, put together from options."""
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from codemill.agent.approval import ApprovalGate, Approver, Mode
+from codemill.agent.budget import Budget
+from codemill.agent.compaction import Summarizer
+from codemill.agent.configuration import Configuration, config_folder, state_folder
+from codemill.agent.events import CallBegun, CallDone, Event, Listener, Notice
+from codemill.agent.loop import Agent
+from codemill.agent.model import Model
+from codemill.agent.prompt import MEMORY_FILES, Surroundings, read_memory, system_prompt
+from codemill.agent.rules import ProjectRules
+from codemill.agent.session import Session
+from codemill.agent.tool import Tool, ToolContext
+from codemill.agent.toolbox import Toolbox
+from codemill.agent.tools.edit import EditTool
+from codemill.agent.tools.find import GlobTool, GrepSearchTool, ListDirectoryTool
+from codemill.agent.tools.notes import SaveMemoryTool, TodoWriteTool, todo_lines
+from codemill.agent.tools.plan import ExitPlanModeTool
+from codemill.agent.tools.read_file import ReadFileTool, ReadManyFilesTool
+from codemill.agent.tools.shell import ShellTool
+from codemill.agent.tools.task import TaskTool
+from codemill.agent.tools.write_file import WriteFileTool
+from codemill.agent.workspace import Workspace
+
+SECOND_AGENT = "\n\nYou are a second agent: do what the prompt says, and answer with what the first one needs to know."
+
+
+@dataclass(frozen=True)
+class AgentOptions:
+    """What a user chooses. network: whether commands reach it. more_tools: such as those of MCP servers."""
+
+    root: Path
+    mode: Mode = "default"
+    budget: Budget = field(default_factory=Budget)
+    network: bool = False
+    configuration: Configuration = field(default_factory=Configuration)
+    more_tools: Sequence[Tool] = ()
+
+
+class Workbench:
+    """A context in which an agent has a shell; commands that still run at its end are ended with it.
+
+    Raises IsolationError where the host cannot isolate: then no command could be run safely.
+    """
+
+    def __init__(
+        self,
+        options: AgentOptions,
+        model: Model,
+        session: Session,
+        approver: Approver,
+        listen: Listener = lambda event: None,
+    ) -> None:
+        self._options = options
+        self._model = model
+        self._approver = approver
+        self._listen = listen
+        self._stack = ExitStack()
+        self.session = session
+        self.workspace = Workspace(options.root)
+        self.cancel = threading.Event()
+        self.rules = ProjectRules(options.configuration.command_rules)
+        self.gate = ApprovalGate(options.mode, approver, self.rules)
+        self.todos = TodoWriteTool(lambda todos: session.note("todos", todos=todos))
+
+    def __enter__(self) -> Self:
+        from codemill.sandbox.workspace_shell import WorkspaceShell
+
+        hidden = [state_folder(), config_folder()]
+        shell = WorkspaceShell(self.workspace.root, network=self._options.network, hidden=hidden)
+        self.shell = self._stack.enter_context(shell)
+        self.toolbox = self._toolbox([*self._tools(), *self._options.more_tools])
+        self.agent = self._agent()
+        self._begin_session()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _agent(self) -> Agent:
+        summarizer = Summarizer(lambda: todo_lines([todo for todo in self.todos.todos if _is_open(todo)]))
+        return Agent(
+            self._model,
+            self.toolbox,
+            self.session,
+            budget=self._options.budget,
+            compactor=summarizer,
+            listen=self._listen,
+        )
+
+    def _begin_session(self) -> None:
+        """The system prompt, unless the session has one: it must stay the same from turn to turn."""
+        if not self.session.messages:
+            self.session.add({"role": "system", "content": self._system_prompt()})
+
+    def _system_prompt(self) -> str:
+        root = self.workspace.root
+        surroundings = Surroundings(root, self._options.network, (root / ".git").exists())
+        memory = read_memory(root, config_folder() / MEMORY_FILES[0])
+        return system_prompt(surroundings, memory, plan=self._options.mode == "plan")
+
+    def _tools(self) -> list[Tool]:
+        tools: list[Tool] = [*self._looking_tools(), EditTool(), WriteFileTool(), ShellTool(self.shell)]
+        tools += [self.todos, SaveMemoryTool(config_folder() / MEMORY_FILES[0]), TaskTool(self._run_second)]
+        if self._options.mode == "plan":
+            tools.append(ExitPlanModeTool(self.gate, self._approver))
+        return tools
+
+    def _looking_tools(self) -> list[Tool]:
+        return [ListDirectoryTool(), ReadFileTool(), ReadManyFilesTool(), GlobTool(), GrepSearchTool()]
+
+    def _toolbox(self, tools: Sequence[Tool]) -> Toolbox:
+        return Toolbox(tools, ToolContext(self.workspace, self.cancel), self.gate)
+
+    def _run_second(self, prompt: str, kind: str, context: ToolContext) -> tuple[str, str]:
+        """Have a second agent work, whose conversation is not kept."""
+        tools = self._looking_tools()
+        if kind != "explore":
+            tools += [EditTool(), WriteFileTool(), ShellTool(self.shell)]
+        session = Session()
+        session.add({"role": "system", "content": self.session.messages[0]["content"] + SECOND_AGENT})
+        agent = Agent(
+            self._model,
+            self._toolbox(tools),
+            session,
+            budget=self._options.budget,
+            compactor=Summarizer(),
+            listen=_calls_only(self._listen),
+        )
+        outcome = agent.run(prompt)
+        return outcome.status, outcome.text
+
+
+def _calls_only(listen: Listener) -> Callable[[Event], None]:
+    """What a second agent says is for the first one; the user sees what it does."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, CallBegun | CallDone | Notice):
+            listen(event)
+
+    return tell
+
+
+def _is_open(todo: dict[str, str]) -> bool:
+    return todo.get("status") != "completed"
