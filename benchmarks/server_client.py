@@ -1,6 +1,7 @@
 """A lean HTTP/1.1 client for measurements: one connection, one request at a time, no more than has to be parsed."""
 
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -113,10 +114,8 @@ class Stream:
 
     async def close(self) -> None:
         self._writer.close()
-        try:
+        with contextlib.suppress(OSError):
             await self._writer.wait_closed()
-        except OSError:
-            pass
 
 
 def post(path: str, body: Any) -> bytes:

@@ -10,8 +10,11 @@ llama-cpp-python's server, PYTHON being one that has it. Servers take turns; fig
 
 import argparse
 import asyncio
+import itertools
 import json
+import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -20,7 +23,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
 import uvloop
 from server_client import CHAT, Stream, load, post
 from server_process import ServerProcess, codemill_serve, free_port, scripted, serving
@@ -47,7 +49,10 @@ def null_model(rounds: int, num_requests: int) -> dict[str, Any]:
             uvloop.run(load(server.address, request(), 8, 500))
         return {
             f"concurrency_{count}": medians(
-                [{name: asked(server, request(), count, num_requests) for name, server in servers.items()} for _ in range(rounds)]
+                [
+                    {name: asked(server, request(), count, num_requests) for name, server in servers.items()}
+                    for _ in range(rounds)
+                ]
             )
             for count in CONCURRENCY
         }
@@ -80,11 +85,14 @@ async def streams(server: ServerProcess, concurrency: int, each: int) -> dict[st
     message = request(STREAMED_TOKENS, stream=True)
 
     async def work() -> int:
-        return sum([len((await stream_times(server, message))) for _ in range(each)])
+        return sum([len(await stream_times(server, message)) for _ in range(each)])
 
     num_tokens = sum(await asyncio.gather(*[work() for _ in range(concurrency)]))
     seconds, cpu = time.perf_counter() - begin, server.usage["cpu_seconds"] - cpu
-    return {"tokens_per_second": round(num_tokens / seconds, 1), "server_cpu_us_per_token": round(1e6 * cpu / num_tokens, 1)}
+    return {
+        "tokens_per_second": round(num_tokens / seconds, 1),
+        "server_cpu_us_per_token": round(1e6 * cpu / num_tokens, 1),
+    }
 
 
 async def stream_times(server: ServerProcess, message: bytes) -> list[float]:
@@ -105,38 +113,80 @@ async def stream_times(server: ServerProcess, message: bytes) -> list[float]:
     return times
 
 
-def one_token(rounds: int, peer: list[str] | None, num_requests: int = 40) -> dict[str, Any]:
-    """Whole answers of one token by the embedded model: little else than overhead, and the prompt is cached."""
+def one_token(rounds: int, peer_python: str | None, gguf: Path | None, num_requests: int = 100) -> dict[str, Any]:
+    """Whole answers of one token by the embedded model, whose prompt is cached: over HTTP, and without it."""
+    commands = {"codemill": (codemill_serve("--threads", "1"), [sys.executable, "-c", OURS_ALONE])}
+    if peer_python:
+        port = str(free_port())
+        serve = [peer_python, "-m", "llama_cpp.server", "--model", str(gguf), "--n_threads", "1", "--n_ctx", "1024"]
+        alone = [peer_python, "-c", PEER_ALONE, str(gguf)]
+        commands["llama_cpp_python"] = ([*serve, "--verbose", "false", "--port", port], alone)
     with ExitStack() as stack:
-        servers = {"codemill": stack.enter_context(serving(codemill_serve("--threads", "1")))}
-        if peer is not None:
-            port = free_port()
-            url = f"http://127.0.0.1:{port}"
-            servers["llama_cpp_python"] = stack.enter_context(serving([*peer, "--port", str(port)], url))
-        for server in servers.values():
-            uvloop.run(load(server.address, request(1), 1, 10))
-        found = [
-            {name: asked(server, request(1), 1, num_requests) for name, server in servers.items()} for _ in range(rounds)
-        ]
+        servers = {}
+        for name, (serve, _) in commands.items():
+            url = None if name == "codemill" else f"http://127.0.0.1:{port}"
+            servers[name] = stack.enter_context(serving(serve, url))
+            uvloop.run(load(servers[name].address, request(1), 1, 10))
+        found = []
+        for _ in range(rounds):
+            over_http = {name: asked(server, request(1), 1, num_requests) for name, server in servers.items()}
+            for name, (_, alone) in commands.items():
+                over_http[name]["in_process_p50_ms"] = asked_alone(alone, num_requests)
+                over_http[name]["overhead_ms"] = round(
+                    over_http[name]["p50_ms"] - over_http[name]["in_process_p50_ms"], 3
+                )
+            found.append(over_http)
         return medians(found)
+
+
+# Programs that time the same request without a server: the prompt, how many times, and the median in milliseconds.
+TIMED = """
+import json, statistics, sys, time
+messages, times = json.loads(sys.argv[-2]), []
+for _ in range(int(sys.argv[-1]) + 10):
+    begin = time.perf_counter()
+    ask(messages)
+    times.append(time.perf_counter() - begin)
+print(1e3 * statistics.median(times[10:]))
+"""
+OURS_ALONE = f"""
+import torch
+from codemill import LLM, SamplingParams
+torch.set_num_threads(1)
+llm = LLM()
+ask = lambda messages: llm.chat(messages, SamplingParams(temperature=0.0, max_tokens=1))
+{TIMED}"""
+PEER_ALONE = f"""
+import sys
+from llama_cpp import Llama
+llm = Llama(sys.argv[1], n_threads=1, n_ctx=1024, verbose=False)
+ask = lambda messages: llm.create_chat_completion(messages, max_tokens=1, temperature=0.0)
+{TIMED}"""
+
+
+def asked_alone(command: list[str], num_requests: int) -> float:
+    done = subprocess.run(
+        [*command, json.dumps(MESSAGES), str(num_requests)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return round(float(done.stdout.split()[-1]), 3)
 
 
 def streamed_model(rounds: int, num_tokens: int = 128) -> dict[str, Any]:
     """Time to the first token and between tokens: the embedded model over HTTP and in this process, in turns."""
-    from codemill import LLM, SamplingParams
-
     import torch
+
+    from codemill import LLM, SamplingParams
 
     torch.set_num_threads(1)
     llm = LLM()
     params = SamplingParams(temperature=0.0, max_tokens=num_tokens, ignore_eos=True)
 
     def in_process() -> dict[str, float]:
-        begin, times = time.perf_counter(), []
-        for piece in llm.stream_chat(MESSAGES, params):
-            if piece.text:
-                times.append(time.perf_counter() - begin)
-        return _pace(times)
+        begin = time.perf_counter()
+        return _pace([time.perf_counter() - begin for piece in llm.stream_chat(MESSAGES, params) if piece.text])
 
     with serving(codemill_serve("--threads", "1")) as server:
         over_http = lambda: _pace(asyncio.run(stream_times(server, request(num_tokens, stream=True))))  # noqa: E731
@@ -145,7 +195,7 @@ def streamed_model(rounds: int, num_tokens: int = 128) -> dict[str, Any]:
 
 
 def _pace(times: list[float]) -> dict[str, float]:
-    between = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    between = [later - earlier for earlier, later in itertools.pairwise(times)]
     return {"ttft_ms": round(1e3 * times[0], 3), "tpot_ms": round(1e3 * statistics.fmean(between), 3)}
 
 
@@ -160,13 +210,12 @@ def medians(rounds: list[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
 @contextmanager
 def on_core(core: int) -> Iterator[None]:
     """This process may use only that core."""
-    process = psutil.Process()
-    before = process.cpu_affinity()
-    process.cpu_affinity([core])
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
     try:
         yield
     finally:
-        process.cpu_affinity(before)
+        os.sched_setaffinity(0, before)
 
 
 def judge(null: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,15 +223,18 @@ def judge(null: Mapping[str, Any]) -> dict[str, Any]:
     rate = max(each["codemill"]["requests_per_second"] for each in null.values())
     return {
         f"p50 at concurrency 1 below {P50_MS:g} ms": {"measured": p50, "met": p50 < P50_MS},
-        f"at least {REQUESTS_PER_SECOND} requests/s of one core": {"measured": rate, "met": rate >= REQUESTS_PER_SECOND},
+        f"at least {REQUESTS_PER_SECOND} requests/s of one core": {
+            "measured": rate,
+            "met": rate >= REQUESTS_PER_SECOND,
+        },
     }
 
 
 def versions(peer_python: str | None) -> dict[str, str]:
-    found = {name: version(name) for name in ("codemill", "torch", "fastapi", "starlette", "uvicorn", "uvloop", "httptools")}
+    found = {
+        name: version(name) for name in ("codemill", "torch", "fastapi", "starlette", "uvicorn", "uvloop", "httptools")
+    }
     if peer_python:
-        import subprocess
-
         ask = "import llama_cpp; print(llama_cpp.__version__)"
         done = subprocess.run([peer_python, "-c", ask], capture_output=True, text=True, check=True)
         found["llama-cpp-python"] = done.stdout.strip()
@@ -197,10 +249,6 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    peer = None
-    if args.peer_python:
-        options = ["--model", str(args.gguf), "--n_threads", "1", "--n_ctx", "1024", "--verbose", "false"]
-        peer = [args.peer_python, "-m", "llama_cpp.server", *options]
     with on_core(CLIENT_CORE):
         null = null_model(args.rounds, args.requests)
         streamed = null_streams(args.rounds)
@@ -213,7 +261,7 @@ def main() -> None:
         "targets": judge(null),
         "null_model": null,
         "null_model_streams": streamed,
-        "embedded_model_one_token": one_token(args.rounds, peer),
+        "embedded_model_one_token": one_token(args.rounds, args.peer_python, args.gguf),
         "embedded_model_streamed": streamed_model(args.rounds),
     }
     print(json.dumps(result, indent=1))

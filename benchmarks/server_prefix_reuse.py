@@ -81,10 +81,12 @@ async def measure(server: ServerProcess, requests: Path) -> dict[str, Any]:
     cold = await first_token(server, first)
     second_turn = await first_token(server, second)
     repeated = [await first_token(server, second) for _ in range(3)]
-    assert cold is not None and second_turn is not None
+    assert cold is not None
+    assert second_turn is not None
     left = await first_token(server, other_beginning(first), leave_after=CUT_AT * cold.seconds)
     retried = await first_token(server, other_beginning(first))
-    assert left is None and retried is not None
+    assert left is None, "the prompt was done before the client left"
+    assert retried is not None
     assert all(repeated)
     return {
         "first_turn": cold.as_object(),

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 MARKER = re.compile(r"marker-([0-9a-f]+)(?: x([0-9]+))?( call)?( fail)?")
 FIXED = "This is the answer: it is short, and always the same."
 
@@ -39,15 +37,13 @@ class ServerProcess:
     @property
     def usage(self) -> dict[str, Any]:
         """What the process holds, and the CPU seconds that it has used."""
-        process = psutil.Process(self.process.pid)
-        with process.oneshot():
-            cpu = process.cpu_times()
-            return {
-                "rss_bytes": process.memory_info().rss,
-                "open_files": process.num_fds(),
-                "threads": process.num_threads(),
-                "cpu_seconds": cpu.user + cpu.system,
-            }
+        folder = Path(f"/proc/{self.process.pid}")  # Linux
+        counts = (folder / "stat").read_text().rpartition(")")[2].split()
+        return {
+            "rss_bytes": int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
+            "open_files": len(list((folder / "fd").iterdir())),
+            "cpu_seconds": (int(counts[11]) + int(counts[12])) / os.sysconf("SC_CLK_TCK"),
+        }
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
@@ -66,10 +62,10 @@ def serving(
 
     cpu: the core that it may use, None for all.
     """
-    process = subprocess.Popen(list(command), stdout=subprocess.PIPE, stderr=stderr, env=_environment())
+    process = subprocess.Popen(list(command), stdout=subprocess.PIPE, stderr=stderr)
     try:
         if cpu is not None:
-            psutil.Process(process.pid).cpu_affinity([cpu])
+            os.sched_setaffinity(process.pid, {cpu})
         assert process.stdout is not None
         if url is None:
             line = process.stdout.readline()
@@ -109,7 +105,10 @@ def echo(prompt: str) -> str:
     """The last marker in the prompt, over and over: `marker-12ab x50`; a tool call with it after ` call`."""
     from codemill.errors import CodemillError
 
-    marker, count, wants_call, fails = list(MARKER.finditer(prompt))[-1].groups()
+    found = list(MARKER.finditer(prompt))
+    if not found:
+        return "no marker"
+    marker, count, wants_call, fails = found[-1].groups()
     if fails:
         raise CodemillError("the engine failed, as it was asked to")
     if wants_call:
@@ -151,10 +150,6 @@ class LeftOver:
             "running": metrics["running"],
             "waiting": metrics["waiting"],
         }
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def _wait_for(url: str, process: "subprocess.Popen[Any]", seconds: float) -> None:

@@ -21,7 +21,7 @@ from codemill.errors import CodemillError, UsageError
 
 # In the order of `codemill --help`; each names a module of `codemill.commands`.
 VERBS = (
-    *("models", "generate", "chat", "complete", "serve", "train", "eval", "data"),
+    *("models", "generate", "chat", "complete", "agent", "serve", "train", "eval", "data"),
     *("quantize", "convert", "bench", "sandbox"),
 )
 

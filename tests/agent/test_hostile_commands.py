@@ -105,7 +105,8 @@ class Machine:
         return self.run(f"{SYSTEM_PYTHON} hostile.py", **options)
 
     def close(self) -> None:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
         assert self.process.wait(20) == 0
         self.process.stdout.close()
@@ -335,7 +336,8 @@ def test_signals_and_tracing(machine: Machine, bystander: subprocess.Popen[bytes
         "    try:\n        os.kill(pid, signal.SIGKILL)\n        print('SIGNALLED')\n    except OSError as error:\n"
         "        print(error.strerror)\n"
         "    print(libc.ptrace(16, pid, 0, 0), ctypes.get_errno())\n"
-        "    try:\n        open(f'/proc/{pid}/mem', 'r+b')\n        print('OPENED')\n    except OSError as error:\n        pass\n"
+        "    try:\n        open(f'/proc/{pid}/mem', 'r+b')\n        print('OPENED')\n"
+        "    except OSError as error:\n        pass\n"
     )
     output = machine.python(program).output
     assert output.count("No such process") == 3
@@ -376,7 +378,7 @@ def test_mounts_and_namespaces(machine: Machine, command: str) -> None:
 
 def test_other_processes_roots(machine: Machine) -> None:
     result = machine.run(
-        "for p in /proc/[0-9]*; do ls -d $p/root/. && cat $p/root/etc/shadow; done; cat /proc/1/root/etc/shadow"
+        "for p in /proc/[0-9]*; do ls -d $p/root/. && cat $p/root/etc/shadow; done;cat /proc/1/root/etc/shadow"
     )
     assert "root:" not in result.output
     assert "Permission denied" in result.output
@@ -389,7 +391,8 @@ def test_hooks_and_settings_of_git(machine: Machine) -> None:
         "mv .git/config .git/x; ln -sf /tmp/evil .git/config; echo ../evil > .git/commondir; git config core.pager evil"
     )
     assert result.status == "failed"
-    assert git.is_dir() and not (machine.workspace / "old").exists()
+    assert git.is_dir()
+    assert not (machine.workspace / "old").exists()
     assert list((git / "hooks").iterdir()) == []
     assert (git / "config").read_text() == "[core]\n"
     assert not (git / "commondir").exists()
@@ -459,7 +462,8 @@ def test_typing_into_a_terminal(machine: Machine) -> None:
         "for number in range(3):\n    print(os.isatty(number))\n"
     )
     output = machine.python(program).output
-    assert "TYPED" not in output and "True" not in output
+    assert "TYPED" not in output
+    assert "True" not in output
 
 
 def test_privileges_of_programs(machine: Machine) -> None:
@@ -470,13 +474,17 @@ def test_privileges_of_programs(machine: Machine) -> None:
 
 
 def test_many_open_files(machine: Machine) -> None:
-    program = "files = []\ntry:\n    while True:\n        files.append(open('/dev/null'))\nexcept OSError as e:\n    print(e.strerror)\n"
+    program = (
+        "files = []\ntry:\n    while True:\n        files.append(open('/dev/null'))\n"
+        "except OSError as error:\n    print(error.strerror)\n"
+    )
     assert machine.python(program).output == "Too many open files\n"
 
 
 def test_a_shell_that_is_killed_leaves_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
     made = Machine(tmp_path_factory.mktemp("killed"), None)
-    assert made.process.stdin is not None and made.process.stdout is not None
+    assert made.process.stdin is not None
+    assert made.process.stdout is not None
     made.process.stdin.write(json.dumps({"command": "setsid sleep 60.25 & sleep 60.25"}) + "\n")
     made.process.stdin.flush()
     time.sleep(0.5)

@@ -1,6 +1,6 @@
 """A workspace shell in a process of its own, which may be another user's: commands come and results go as JSON lines.
 
-    python shell_driver.py WORKSPACE SETTINGS
+python shell_driver.py WORKSPACE SETTINGS
 """
 
 import json

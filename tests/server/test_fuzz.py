@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-schemathesis = pytest.importorskip("schemathesis")
+pytest.importorskip("schemathesis")
 
+import schemathesis
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -181,7 +182,10 @@ def spoiled_bodies(draw: st.DrawFn, path: str) -> dict[str, Any]:
     """A body of that endpoint with something else in one or two places."""
     body = copy.deepcopy(draw(st.sampled_from(BODIES[path])))
     for _ in range(draw(st.integers(1, 2))):
-        *outer, last = draw(st.sampled_from(list(places(body))))
+        paths = list(places(body))
+        if not paths:
+            break
+        *outer, last = draw(st.sampled_from(paths))
         holder: Any = body
         for step in outer:
             holder = holder[step]
@@ -212,11 +216,9 @@ class Fuzzer:
         """Cases that schemathesis makes of the OpenAPI document, as many for each operation."""
         schema = schemathesis.openapi.from_url(f"{self.client.base_url}/openapi.json".replace("//openapi", "/openapi"))
         operations = [result.ok() for result in schema.get_all_operations()]
-        each = -(-num_cases // (len(operations) * len(MODES)))
+        each = -(-num_cases // (len(MODES) * sum(bool(operation.body) for operation in operations)))
         for operation in operations:
-            for mode in MODES:
-                if mode is GenerationMode.NEGATIVE and not operation.body:
-                    continue  # nothing in it can be wrong
+            for mode in MODES if operation.body else MODES[:1]:  # nothing can be wrong with what has no body
                 self._run(operation.as_strategy(generation_mode=mode), self._check_case, each)
 
     def from_bodies(self, num_cases: int) -> None:
@@ -269,14 +271,15 @@ def fuzz(serve: Any, num_cases: int) -> Counter[int]:
     from_document = sum(fuzzer.statuses.values())
     fuzzer.from_bodies(num_cases)
     print(f"{from_document} cases of the document, {fuzzer.statuses}, the slowest {fuzzer.slowest:.2f} s")
-    assert from_document >= num_cases * 0.9
+    assert from_document >= num_cases
     assert client.get("/openapi.json").status_code == 200
     return fuzzer.statuses
 
 
 def test_no_request_makes_the_server_fail(serve):
     statuses = fuzz(serve, QUICK)
-    assert statuses[200] and statuses[400]
+    assert statuses[200]
+    assert statuses[400]
 
 
 @pytest.mark.slow

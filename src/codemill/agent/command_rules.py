@@ -60,8 +60,10 @@ class Pattern:
 
     def _compare(self, part: CommandPart, computed_match: bool) -> bool:
         values = part.values if part.kind == "command" else tuple(word.value for word in part.words)
-        if len(values) < len(self.words) or (len(values) > len(self.words) and not self.is_open):
-            return computed_match and any(word.may_be_option for word in part.words)
+        has_other_length = len(values) < len(self.words) or (len(values) > len(self.words) and not self.is_open)
+        may_change = computed_match and any(word.may_be_option for word in part.words)  # become several words, or none
+        if has_other_length and not may_change:
+            return False
         return all(
             fnmatchcase(value, pattern) if not word.is_computed else computed_match or pattern == "*"
             for word, value, pattern in zip(part.words, values, self.words, strict=False)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class LocalModel:
-    """Answers with an `LLM`. load: makes it, in the thread that first needs it. temperature: None for the model's own."""
+    """Answers with an `LLM`. load: makes it when it is first needed. temperature: None for the model's own."""
 
     def __init__(self, load: Callable[[], "LLM"], name: str, temperature: float | None = None) -> None:
         self.name = name

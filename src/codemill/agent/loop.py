@@ -2,18 +2,20 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from codemill.agent.budget import Budget, Spending
 from codemill.agent.events import CallDone, Listener, Notice, ReplyDone
-from codemill.agent.model import Model, Reply
+from codemill.agent.model import Message, Model, Reply
 from codemill.agent.repetition import RepetitionGuard
 from codemill.agent.session import Session, call_object
 from codemill.agent.stops import ContextTooLong, Finished, Interrupted, LoopFound, Status, Stop
-from codemill.agent.tool import Observation
+from codemill.agent.tool import Observation, Tool, ToolContext
 from codemill.agent.toolbox import Toolbox
 from codemill.chat.tool_types import ToolCall
+from codemill.errors import CodemillError
 
 MAX_FAULTY_REPLIES = 3
 LOST = "Error: the session ended while this ran. It may have had its effect, or part of it: look before you repeat it."
@@ -29,11 +31,25 @@ CUT = "Your last message was cut off, since it was too long. Go on in smaller st
 class Compactor(Protocol):
     """Makes a conversation shorter."""
 
-    def compact_if_needed(self, session: Session, model: Model, listen: Listener, cancel: threading.Event) -> None:
-        """Replace the session's messages by fewer, if they come near the model's context."""
+    def compact_if_needed(
+        self, session: Session, model: Model, listen: Listener, cancel: threading.Event, tools: Sequence[Message] = ()
+    ) -> None:
+        """Replace the session's messages by fewer, if they come near the model's context. tools: that the model has."""
 
-    def compact(self, session: Session, model: Model, listen: Listener, cancel: threading.Event) -> None:
+    def compact(
+        self, session: Session, model: Model, listen: Listener, cancel: threading.Event, tools: Sequence[Message] = ()
+    ) -> None:
         """Replace them now. Raises ContextTooLong if nothing can be left out."""
+
+
+class Checkpointer(Protocol):
+    """Keeps the files as they are, to go back to."""
+
+    def before(self, tool: Tool, call: ToolCall, context: ToolContext) -> None:
+        """A call was approved, and is about to be made. Raises CodemillError if nothing can be kept: it is not made."""
+
+    def end_turn(self) -> None:
+        """The agent has ended its work, and others may change files now."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,7 @@ class Agent:
         *,
         budget: Budget | None = None,
         compactor: Compactor | None = None,
+        checkpointer: Checkpointer | None = None,
         listen: Listener = lambda event: None,
     ) -> None:
         self.model = model
@@ -67,11 +84,13 @@ class Agent:
         self.cancel = toolbox.context.cancel
         self._budget = budget or Budget()
         self._compactor = compactor
+        self._checkpointer = checkpointer
         self._num_faulty = 0
 
     def run(self, task: str | None) -> Outcome:
         """Work on a task; None goes on where the session was left. Raises CodemillError if the model fails."""
         spending, guard = Spending(self._budget), RepetitionGuard()
+        self._remember_files()
         try:
             self._answer_open_calls(guard)
             if task is not None:
@@ -80,7 +99,13 @@ class Agent:
                 self._step(spending, guard)
         except Stop as stop:
             self._close_open_calls(STOPPED if isinstance(stop, Interrupted) else NOT_RUN)
+            self._end_turn()
             return Outcome(stop.status, stop.message, spending.steps, spending.tokens, spending.seconds)
+
+    def compact(self) -> None:
+        """Make the conversation shorter now. Raises ContextTooLong if nothing can be left out."""
+        if self._compactor is not None:
+            self._compactor.compact(self.session, self.model, self.listen, self.cancel, self.toolbox.schemas)
 
     def _step(self, spending: Spending, guard: RepetitionGuard) -> None:
         """One reply of the model, and all that it asks for."""
@@ -102,14 +127,15 @@ class Agent:
     def _ask(self) -> Reply:
         """The model's next reply, from a conversation that was made shorter if it has to be."""
         if self._compactor is not None:
-            self._compactor.compact_if_needed(self.session, self.model, self.listen, self.cancel)
+            schemas = self.toolbox.schemas
+            self._compactor.compact_if_needed(self.session, self.model, self.listen, self.cancel, schemas)
         try:
             return self._reply()
         except ContextTooLong:
             if self._compactor is None:
                 raise
             self.listen(Notice("the conversation is too long for the model: it is being summarised"))
-            self._compactor.compact(self.session, self.model, self.listen, self.cancel)
+            self.compact()
             return self._reply()
 
     def _reply(self) -> Reply:
@@ -121,15 +147,38 @@ class Agent:
     def _act(self, call: ToolCall, guard: RepetitionGuard) -> None:
         """Make a call, and tell the model what came of it."""
         self._check_cancel()
-        self.session.begin_call(call)
-        observation = self.toolbox.run(call, self.listen)
+        observation = self.toolbox.run(call, self.listen, lambda tool: self._begin(tool, call))
         self.listen(CallDone(call, observation))
         try:
             advice = guard.note(call, observation)
         except Stop:
-            self.session.add_tool_result(call, observation.text)
+            self._add_result(call, observation.text)
             raise
-        self.session.add_tool_result(call, observation.text + advice)
+        self._add_result(call, observation.text + advice)
+
+    def _begin(self, tool: Tool, call: ToolCall) -> None:
+        """What only looks can be done again, if the process dies before its result is kept."""
+        if self._checkpointer is not None:
+            self._checkpointer.before(tool, call, self.toolbox.context)
+        if tool.spec.kind != "read":
+            self.session.begin_call(call)
+
+    def _add_result(self, call: ToolCall, text: str) -> None:
+        workspace = self.toolbox.context.workspace
+        self.session.add_tool_result(call, text, workspace.known if workspace is not None else None)
+
+    def _remember_files(self) -> None:
+        """The files that the agent knew when the session was left."""
+        if self.toolbox.context.workspace is not None:
+            self.toolbox.context.workspace.remember(self.session.known)
+
+    def _end_turn(self) -> None:
+        """What the user changes from now on is not the agent's work."""
+        try:
+            if self._checkpointer is not None:
+                self._checkpointer.end_turn()
+        except CodemillError as error:
+            self.listen(Notice(str(error)))
 
     def _answer_faulty(self, reply: Reply) -> None:
         """Say what was wrong with calls that cannot be read; those that could be were made all the same."""
@@ -137,7 +186,7 @@ class Agent:
         self.listen(Notice(f"the model wrote a call that cannot be read: {problems or 'it was cut off'}"))
         if self._num_faulty > MAX_FAULTY_REPLIES:
             raise LoopFound("stopped: the model cannot write a call that can be read")
-        self.session.add_user(FORMAT.format(problems=problems) if problems else CUT)
+        self.session.add_correction(FORMAT.format(problems=problems) if problems else CUT)
 
     def _answer_open_calls(self, guard: RepetitionGuard) -> None:
         """What the last reply asked for, and a session that was left did not get to."""

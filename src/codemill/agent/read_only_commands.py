@@ -44,9 +44,9 @@ class _Options:
 _ANY = _Options()
 _PLAIN = (
     "ls cat head tail wc pwd echo true false : cd basename dirname realpath readlink stat du df cmp comm cut tr nl tac"
-    " rev paste fold expand unexpand column md5sum sha1sum sha256sum sha512sum cksum strings hexdump od nm size readelf"
-    " objdump which type whoami id groups uname uptime free nproc ps pgrep lscpu printenv seq sleep egrep fgrep grep"
-    " exit return break continue shift wait jobs locale getconf lsblk tty cal factor numfmt arch"
+    " rev paste fold expand unexpand column md5sum sha1sum sha256sum sha512sum cksum strings hexdump od readelf"
+    " which type whoami id groups uname uptime free nproc ps pgrep lscpu printenv seq sleep egrep fgrep grep"
+    " exit return break continue shift wait locale getconf lsblk tty cal factor numfmt arch"
 ).split()
 _OPTIONS: Mapping[str, _Options] = {
     **dict.fromkeys(_PLAIN, _ANY),
@@ -64,7 +64,8 @@ _OPTIONS: Mapping[str, _Options] = {
     "rg": _Options(short="z", long=("pre", "pre-glob", "hostname-bin", "search-zip")),
     "fd": _Options(short="xX", long=("exec", "exec-batch")),
     "fdfind": _Options(short="xX", long=("exec", "exec-batch")),
-    "jq": _Options(short="fLn", long=("from-file", "library-path")),
+    "jq": _Options(short="fL", long=("from-file", "library-path")),
+    "jobs": _Options(short="x"),
     "find": _Options(words=("-delete", "-fprint", "-fprint0", "-fprintf", "-fls", "-files0-from")),
     "command": _ANY,  # only with -v: what it runs otherwise is judged instead
     "exec": _Options(most=0),
@@ -104,6 +105,9 @@ _GIT: Mapping[str, _Options] = {
     "remote": _Options(most=0),
 }
 _GIT_WORDS = (("stash", "list"), ("stash", "show"), ("worktree", "list"), ("config", "--get"), ("config", "--list"))
+_GIT_REST = _Options(
+    short="e", long=("output", "ext-diff", "textconv", "edit", "add", "unset", "unset-all", "replace-all")
+)
 _VERSIONS = (
     "python python3 node npm npx yarn pnpm cargo rustc rustup go gcc g++ clang java javac ruby php perl make cmake pip"
     " pip3 git docker uv poetry pytest ruff mypy tsc deno bun"
@@ -144,7 +148,7 @@ def _git(arguments: tuple[Word, ...]) -> bool:
     if not values or arguments[0].is_computed:
         return False
     if tuple(values[:2]) in _GIT_WORDS:
-        return not any(word.may_be_option for word in arguments)
+        return _GIT_REST.permit(arguments)
     if values[0] in ("remote", "branch") and values[1:] in (
         ["-v"],
         ["-a"],
@@ -161,9 +165,8 @@ def _sed(arguments: tuple[Word, ...]) -> bool:
     """Only the printing of lines by number: a script of sed can write files and run commands."""
     if len(arguments) < 2 or any(word.may_be_option for word in arguments) or arguments[0].value != "-n":
         return False
-    return bool(_SED_PRINTS.fullmatch(arguments[1].value)) and not any(
-        word.value.startswith("-") for word in arguments[2:]
-    )
+    prints = not arguments[1].is_computed and _SED_PRINTS.fullmatch(arguments[1].value)
+    return bool(prints) and not any(word.value.startswith("-") for word in arguments[2:])
 
 
 def _awk(arguments: tuple[Word, ...]) -> bool:

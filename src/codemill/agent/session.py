@@ -46,7 +46,7 @@ class Session:
     def load(cls, path: Path, file: SessionFile | None = None) -> "Session":
         """Read a session, to go on with it. A last line that was not written whole is left out.
 
-        file: what the session is written to from now on. Raises CodemillError naming the file and line that are corrupt.
+        file: what it is written to from now on. Raises CodemillError naming the file and line that are corrupt.
         """
         session = cls(path)
         for number, record in enumerate(read_records(path), 1):

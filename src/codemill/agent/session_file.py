@@ -30,7 +30,7 @@ class SessionFile:
             raise CodemillError(f"{path}: the session cannot be written: {error.strerror}") from error
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write a record, with secrets masked. Raises CodemillError, and leaves the file as it was, if the disk is full."""
+        """Write a record, with secrets masked. Raises CodemillError if the disk is full; the file is then as it was."""
         data = encode(mask_all(record))
         size = os.fstat(self._descriptor).st_size
         try:

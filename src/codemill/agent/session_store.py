@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from codemill.agent.session import VERSION, Session, new_session_id
-from codemill.agent.session_file import SessionFile, encode, make_private_folder, read_records
+from codemill.agent.session_file import SessionFile, make_private_folder, read_records
 from codemill.errors import CodemillError, UsageError
 
 KEEP = 200  # sessions of a project that are not pruned
+JUST_MADE = 60.0  # seconds in which a session that nothing was asked in yet is let alone
 MAX_CANDIDATES = 8  # that an error names
-SNAPSHOT_RECORDS = (b'{"type": "snapshot"', b'{"type": "rewind"')
+SNAPSHOT_RECORDS = (b'{"type": "snapshot"', b'{"type": "replace"')
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ class SessionStore:
         Returns how many were deleted.
         """
         kept = {info.path for info in self.list()[:keep]}
-        return sum(_delete(path) for path in list(self._paths()) if path not in kept)
+        old = [path for path in self._paths() if path not in kept and _changed(path) < time.time() - JUST_MADE]
+        return sum(_delete(path) for path in old)
 
     def snapshot_ids(self) -> set[str]:
         """The snapshots that sessions can go back to."""

@@ -61,8 +61,8 @@ class _Reader:
     # Commands
 
     def read_commands(self, closer: str) -> str:
-        """Up to `closer` at the place of a command: ")", or ";;" for a branch of `case`, which "esac" closes too -> what
-        was found."""
+        """Up to `closer` at the place of a command -> what was found. closer: ")", or ";;" for a branch of `case`,
+        which "esac" closes too."""
         while True:
             self._skip_blanks()
             here = self._next()
@@ -108,7 +108,9 @@ class _Reader:
 
     def _command(self) -> str:
         """A simple command, or a word of the grammar -> "esac" if it is that."""
-        start, words, assigned = self.at, [], []
+        start = self.at
+        words: list[Word] = []
+        assigned: list[str] = []
         while self._more_words():
             if self._redirection():
                 continue
@@ -342,7 +344,7 @@ class _Reader:
                 text, expanded = self._double_quotes()
                 value += text
                 computed |= expanded
-                may_be_option |= expanded and (not value.strip(text) or "$@" in text or "[@]" in text)
+                may_be_option |= expanded and ((first and text[:1] in "$`") or "$@" in text or "[@]" in text)
             elif self._next(2) == "$'":
                 value += self._ansi_quotes()
             elif here in "$`<>":

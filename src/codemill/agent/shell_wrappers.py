@@ -111,7 +111,7 @@ def _after_options(name: str, wrapper: _Wrapper, arguments: Sequence[Word]) -> S
 def _option_words(name: str, wrapper: _Wrapper, option: str) -> int:
     """How many words an option takes, with its value."""
     if option.startswith("--"):
-        if option in wrapper.long_flags or option.partition("=")[0] in wrapper.long_valued and "=" in option:
+        if option in wrapper.long_flags or (option.partition("=")[0] in wrapper.long_valued and "=" in option):
             return 1
         if option in wrapper.long_valued:
             return 2
@@ -120,7 +120,7 @@ def _option_words(name: str, wrapper: _Wrapper, option: str) -> int:
     else:
         for place, letter in enumerate(option[1:], start=1):
             if letter in wrapper.valued:
-                return 1 if option[place + 1 :] or letter in "iel" and name == "xargs" else 2
+                return 1 if option[place + 1 :] or (letter in "iel" and name == "xargs") else 2
             if letter not in wrapper.flags:
                 break
         else:

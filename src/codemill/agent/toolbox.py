@@ -1,6 +1,6 @@
 """The tools of one agent: checks what the model asks for, has it approved, and runs it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, Protocol
@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from codemill.agent.argument_check import check_arguments
 from codemill.agent.events import CallBegun, CallOutput, Listener
 from codemill.agent.output import cut_middle
+from codemill.agent.secrets import MASK, has_mask, mask_secrets
 from codemill.agent.stops import Stop
 from codemill.agent.tool import Observation, Tool, ToolContext, ToolError, tool_schema
 from codemill.chat.tool_types import ToolCall
@@ -47,23 +48,31 @@ class Toolbox:
         """The tool of that name."""
         return self._tools.get(name)
 
-    def run(self, call: ToolCall, listen: Listener) -> Observation:
-        """Make a call. Whatever goes wrong is an observation; only what ends the work is raised (Stop)."""
+    def run(self, call: ToolCall, listen: Listener, begin: Callable[[Tool], None] = lambda tool: None) -> Observation:
+        """Make a call. Whatever goes wrong is an observation; only what ends the work is raised (Stop).
+
+        begin: is told of a call that was approved, before it is made.
+        """
         try:
-            observation = self._run(call, listen)
+            observation = self._run(call, listen, begin)
         except Stop:
             raise
         except (ToolError, CodemillError, OSError) as error:
             observation = Observation(f"Error: {error}", is_error=True)
-        return replace(observation, text=cut_middle(observation.text, self._max_characters))
+        return replace(observation, text=cut_middle(mask_secrets(observation.text), self._max_characters))
 
-    def _run(self, call: ToolCall, listen: Listener) -> Observation:
+    def _run(self, call: ToolCall, listen: Listener, begin: Callable[[Tool], None]) -> Observation:
         tool = self._tools.get(call.name)
         if tool is None:
             close = get_close_matches(call.name, self._tools, n=2) or self.names
             raise ToolError(f"there is no tool {call.name!r}; use one of {', '.join(close)}")
         check_arguments(tool, call.arguments)
+        if tool.spec.kind in ("edit", "run") and has_mask(call.arguments):
+            raise ToolError(
+                f"{MASK!r} stands for a secret that you were not shown: leave the lines with it as they are"
+            )
         context = replace(self.context, print=lambda text: listen(CallOutput(call.id, text)))
         self._gate.check(tool, call, context)
+        begin(tool)
         listen(CallBegun(call))
         return tool.run(call.arguments, context)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -118,6 +119,15 @@ class Workspace:
             raise ToolError(f"{self.name(path)} cannot be written: {error.strerror}") from error
         self._read[path] = _digest(data)
 
+    @property
+    def known(self) -> dict[str, str]:
+        """Digests of the files that the agent has read or written, by name."""
+        return {self.name(path): digest for path, digest in self._read.items()}
+
+    def remember(self, known: Mapping[str, str]) -> None:
+        """What an earlier process knew. Files that changed since are noticed by their digests."""
+        self._read.update({self.root / name: digest for name, digest in known.items()})
+
     def forget(self) -> None:
         """What was read is not known any more: the files were put back to an earlier state."""
         self._read.clear()
@@ -160,7 +170,9 @@ def _newline(text: str) -> str:
 def _replace(path: Path, data: bytes) -> None:
     """Write beside the file, then put it in its place. A link stays one: what it leads to is replaced."""
     mode = path.stat().st_mode & 0o7777 if path.exists() else None
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.", suffix=".codemill")
+    descriptor, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name[:50]}.", suffix=f".{os.getpid()}.codemill"
+    )
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -23,6 +23,8 @@ from codemill.errors import CodemillError, UsageError
 from codemill.spec import resolve
 
 Script = Callable[[str], str]
+# After the script, where a grammar wants more than it says: the end of a tool call, which other grammars do not allow.
+CLOSING_TAGS = b"\n</parameter>\n</function>\n</tool_call>"
 CLOSERS = '"}],'  # where the grammar allows no token of the script, what soon ends the text
 HIDDEN_SIZE = 64
 TOKENS_IN_A_ROW = 64  # before others have their turn
@@ -188,8 +190,10 @@ class ScriptedEngine(ServingEngine):
             yield from self.tokenizer.encode(text, allowed_special="all")
             yield from self.tokenizer.eos_token_ids[:1]
             return
-        left = text.encode()
+        left, more = text.encode(), CLOSING_TAGS
         while True:
+            if not left and not sequence.grammar.is_accepting:
+                left, more = more, b""
             token_id = self._allowed(sequence, left.decode("utf-8", "replace"))
             yield token_id
             piece = self.tokenizer.token_bytes(token_id)

@@ -58,10 +58,9 @@ class OutputKeeper:
         text = self._partial + self._decoder.decode(data)
         lines, _, self._partial = text.rpartition("\n")
         if len(self._partial) > _LONGEST_LINE:
-            cut = as_shown(self._partial)
-            self._partial = ""
-            return self._keep(self._shown_lines(lines) + cut)
-        return self._keep(self._shown_lines(lines)) if lines or text.startswith("\n") else ""
+            cut, self._partial = as_shown(self._partial), ""
+            return self._keep((self._shown_lines(lines) if "\n" in text else "") + cut)
+        return self._keep(self._shown_lines(lines)) if "\n" in text else ""
 
     def finish(self) -> str:
         """-> what came after the last line's end."""
@@ -74,7 +73,7 @@ class OutputKeeper:
 
     @staticmethod
     def _shown_lines(lines: str) -> str:
-        return "".join(as_shown(line) + "\n" for line in lines.split("\n")) if lines else ""
+        return "".join(as_shown(line) + "\n" for line in lines.split("\n"))
 
     def _keep(self, text: str) -> str:
         self.characters += len(text)

@@ -61,7 +61,9 @@ def _worktree(dot_git: str) -> tuple[str, str] | None:
         own = os.path.realpath(os.path.join(os.path.dirname(dot_git), folder))
         back = os.path.realpath(Path(own, "gitdir").read_text().strip())
         common = os.path.realpath(os.path.join(own, Path(own, "commondir").read_text().strip()))
-        is_common = os.path.basename(os.path.dirname(own)) == "worktrees" and os.path.dirname(os.path.dirname(own)) == common
+        is_common = (
+            os.path.basename(os.path.dirname(own)) == "worktrees" and os.path.dirname(os.path.dirname(own)) == common
+        )
         if back == os.path.realpath(dot_git) and is_common and os.path.isfile(os.path.join(common, "HEAD")):
             return own, common
     return None

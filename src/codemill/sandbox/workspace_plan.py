@@ -87,7 +87,9 @@ def _check_workspace(workspace: Path, home: str) -> str:
     if not os.path.isdir(root):
         raise UsageError(f"{workspace} is no folder: give one that exists")
     if root in _NO_WORKSPACE or is_within(home, [root]):
-        raise UsageError(f"{workspace} cannot be a workspace, since commands may write all of it: take a folder below it")
+        raise UsageError(
+            f"{workspace} cannot be a workspace, since commands may write all of it: take a folder below it"
+        )
     if is_within(root, ["/proc", "/sys", "/dev"]):
         raise UsageError(f"{workspace} cannot be a workspace: take a folder of your own")
     return root

@@ -15,7 +15,13 @@ HOME_SECRETS = (
     *(".gem/credentials", ".m2/settings.xml", ".huggingface/token", ".cache/huggingface/token"),
     *(".cache/huggingface/stored_tokens", ".pgpass", ".my.cnf", ".mylogin.cnf", ".s3cfg", ".boto", ".env"),
     *(".local/share/keyrings", ".local/share/kwalletd", ".pki", ".mozilla", ".thunderbird"),
-    *(".config/google-chrome", ".config/chromium", ".config/BraveSoftware", ".config/microsoft-edge", ".config/vivaldi"),
+    *(
+        ".config/google-chrome",
+        ".config/chromium",
+        ".config/BraveSoftware",
+        ".config/microsoft-edge",
+        ".config/vivaldi",
+    ),
     *(".claude", ".codex", ".gemini", ".qwen", ".claude.json"),
     *(".bash_history", ".zsh_history", ".history", ".python_history", ".node_repl_history", ".psql_history"),
     *(".mysql_history", ".sqlite_history", ".rediscli_history", ".lesshst", ".viminfo"),
@@ -51,7 +57,9 @@ def find_secrets(root: str, git: "GitPlan") -> Iterator[str]:
         folders[:] = [name for name in folders if name not in _NOT_SEARCHED]
         for name in names:
             path = os.path.join(folder, name)
-            if is_secret_name(name) and not (_matches(name, _UNLESS_TRACKED) and git.tracks(os.path.relpath(path, root))):
+            if is_secret_name(name) and not (
+                _matches(name, _UNLESS_TRACKED) and git.tracks(os.path.relpath(path, root))
+            ):
                 yield path
 
 

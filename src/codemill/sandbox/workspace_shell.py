@@ -26,7 +26,7 @@ from codemill.sandbox.shell_output import OutputKeeper
 from codemill.sandbox.shell_process import BackgroundProcess, RunningCommand
 from codemill.sandbox.shell_types import ShellLimits, ShellResult
 from codemill.sandbox.worker import IsolationError
-from codemill.sandbox.workspace_git import plan_git, remove_redirections
+from codemill.sandbox.workspace_git import GitPlan, plan_git, remove_redirections
 from codemill.sandbox.workspace_plan import make_plan
 
 _START_SECONDS = 60.0
@@ -64,11 +64,10 @@ class WorkspaceShell:
         self._background: list[BackgroundProcess] = []
         self._output_folder = Path(tempfile.mkdtemp(prefix="codemill-output-"))
         self._process: subprocess.Popen[bytes] | None = None
+        self._git = GitPlan()
         try:
             readable = [self._output_folder, *interpreter_folders()]
-            self._plan = make_plan(
-                workspace, writable, hidden, allowed_secrets, readable, self.limits.scratch, network
-            )
+            self._plan = make_plan(workspace, writable, hidden, allowed_secrets, readable, self.limits.scratch, network)
             self.workspace = Path(self._plan.writable[0])
             self._git = plan_git(str(self.workspace))
             self._start_server()
@@ -119,8 +118,8 @@ class WorkspaceShell:
         on_output: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> ShellResult:
-        """Run a command to its end. timeout: seconds. environment: variables besides the usual. on_output: gets complete
-        lines as they come. cancel: ends the command when set. Raises IsolationError when the sandbox has ended."""
+        """Run a command to its end. timeout: seconds. environment: variables besides the usual. cancel: ends the
+        command when set. on_output: gets complete lines as they come. Raises IsolationError where no sandbox can be started."""
         with self._lock:
             running = self._send(command, cwd, environment, background=False)
             show = on_output or (lambda text: None)
@@ -240,9 +239,12 @@ class WorkspaceShell:
     def _end_server(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            self._control.close()
-            process.kill()
-            process.wait()
+            self._control.close()  # the server ends by that, and has ended when everything in it has
+            try:
+                process.wait(_LAST_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
             self._stderr.close()
 
     def close(self) -> None:
@@ -250,6 +252,7 @@ class WorkspaceShell:
         self._end_server()
         for each in self._background:
             each.wait(5.0)
+        remove_redirections(self._git)
         shutil.rmtree(self._output_folder, ignore_errors=True)
 
     def __enter__(self) -> "WorkspaceShell":

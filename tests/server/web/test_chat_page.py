@@ -210,6 +210,35 @@ def test_chats_are_exported_and_imported(serve, open_page, tmp_path) -> None:
     other.get_by_text("a chat in it is damaged").wait_for()
 
 
+def test_text_files_become_part_of_the_message(serve, open_page, tmp_path) -> None:
+    prompts = []
+    (tmp_path / "notes.md").write_text("a\n```\nfenced\n```\n")
+    (tmp_path / "picture.bin").write_bytes(b"\x89\0\0")
+    page = open_page(serve(lambda prompt: prompts.append(prompt) or "read"))
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Add text files").click()
+    chooser.value.set_files([tmp_path / "notes.md", tmp_path / "picture.bin"])
+    page.get_by_text("picture.bin is no text.").wait_for()
+    page.keyboard.type("What is this?")
+    page.keyboard.press("Enter")
+    answered(page)
+    assert "notes.md:\n````md\na\n```\nfenced\n```\n````\n\nWhat is this?" in prompts[0]
+
+
+def test_a_growing_answer_is_followed_until_one_scrolls_away(serve, open_page) -> None:
+    page = open_page(serve(lambda prompt: "line\n\n" * 200, token_seconds=0.01))
+    ask(page, "Go on")
+    page.wait_for_function("() => document.querySelector('#messages').scrollTop > 200")
+    page.locator("#messages").hover()
+    page.mouse.wheel(0, -2000)
+    page.get_by_role("button", name="To the end").wait_for()
+    page.wait_for_timeout(300)
+    assert page.locator("#messages").evaluate("node => node.scrollTop") < 200
+    page.get_by_role("button", name="To the end").click()
+    page.get_by_role("button", name="To the end").wait_for(state="hidden")
+    page.keyboard.press("Escape")
+
+
 def test_the_keyboard_is_enough(serve, open_page) -> None:
     page = open_page(serve(counting, token_seconds=0.02))
     field = page.get_by_role("textbox", name="Message", exact=True)

@@ -99,6 +99,6 @@ def _openai_choice(choice: Mapping[str, Any]) -> Any:
     kind = choice.get("type", "auto")
     if kind == "tool":
         return {"type": "function", "function": {"name": choice.get("name")}}
-    if kind not in CHOICES:
+    if not isinstance(kind, str) or kind not in CHOICES:
         raise UsageError("tool_choice: its type must be auto, any, tool or none")
     return CHOICES[kind]

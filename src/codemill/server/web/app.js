@@ -1,5 +1,4 @@
 // Puts the page together: which chat is open, what happens when a person does something.
-import { listModels } from "./api.js";
 import { findArtifacts } from "./artifact.js";
 import { ArtifactPane } from "./artifact_pane.js";
 import { Chats } from "./chats.js";
@@ -9,17 +8,19 @@ import { announce, byId, copyText, make, toast } from "./dom.js";
 import { Generation } from "./generation.js";
 import { History, openMenu } from "./history.js";
 import { Settings } from "./settings.js";
+import { ModelPicker } from "./model_picker.js";
 import { installShortcuts, showHelp } from "./shortcuts.js";
-import { apiKey, remember, remembered } from "./store.js";
+import { NARROW, Sidebar } from "./sidebar.js";
+import { apiKey, remember } from "./store.js";
 
-const NARROW = matchMedia("(max-width: 56rem)");
-const CROWDED = matchMedia("(max-width: 90rem)"); // no room for the list of chats beside a preview
 const SAVE_EVERY = 2000; // ms, while an answer grows
 
 class App {
   async start() {
     this.running = new Map(); // message id -> Generation
     this.chats = await Chats.load();
+    this.sidebar = new Sidebar();
+    this.models = new ModelPicker({ choose: (name) => this.chooseModel(name), askKey: () => this.askKey(), reload: () => this.loadModels() });
     this.dialogue = new Dialogue(byId("messages"), this.messageActions());
     this.composer = new Composer({ send: (text) => this.send(text), stop: () => this.stop(), editLast: () => this.dialogue.lastUserView()?.edit() });
     this.history = new History(this.historyActions());
@@ -34,9 +35,6 @@ class App {
 
   wire() {
     byId("new-chat").addEventListener("click", () => this.newChat());
-    byId("show-sidebar").addEventListener("click", () => this.toggleSidebar());
-    byId("hide-sidebar").addEventListener("click", () => this.toggleSidebar());
-    byId("backdrop").addEventListener("click", () => this.toggleSidebar());
     byId("show-settings").addEventListener("click", () => this.settings.open(this.thread.params));
     byId("show-keys").addEventListener("click", showHelp);
     byId("show-artifact").addEventListener("click", () => this.toggleArtifact());
@@ -44,15 +42,13 @@ class App {
       ["Export all chats", () => this.chats.exportAll()],
       ["Import chats", () => this.importChats()],
     ]));
-    byId("model").addEventListener("change", (event) => this.chooseModel(event.target.value));
     byId("messages").addEventListener("preview", (event) => this.openArtifact(event.detail));
     addEventListener("hashchange", () => this.openChat(this.chats.find(location.hash.slice(1)) ?? this.chats.fresh()));
     addEventListener("pagehide", () => this.chats.save(this.thread));
-    this.setSidebar(!NARROW.matches && remembered("sidebar", true));
     setInterval(() => this.tick(), 1000);
     installShortcuts({
       newChat: () => this.newChat(),
-      toggleSidebar: () => this.toggleSidebar(),
+      toggleSidebar: () => this.sidebar.toggle(),
       toggleArtifact: () => this.toggleArtifact(),
       settings: () => this.settings.open(this.thread.params),
       help: showHelp,
@@ -61,46 +57,20 @@ class App {
     });
   }
 
-  // Models
+  // Models and settings
 
   async loadModels() {
-    const picker = byId("model");
-    try {
-      this.models = await listModels(apiKey.get());
-      this.notice(null);
-    } catch (error) {
-      this.models = [];
-      this.notice(error);
-    }
-    picker.replaceChildren(...this.models.map((name) => make("option", { value: name }, name)));
-    picker.disabled = !this.models.length;
-    if (!this.models.length) picker.append(make("option", {}, "No model"));
+    await this.models.load();
     this.showModel();
   }
 
   showModel() {
-    const wanted = [this.thread.model, remembered("model", null), this.models?.[0]].find((name) => this.models?.includes(name));
-    if (!wanted) return;
-    byId("model").value = wanted;
-    this.thread.model = wanted;
+    this.thread.model = this.models.show(this.thread.model);
   }
 
   chooseModel(name) {
     this.thread.model = name;
-    remember("model", name);
     if (!this.thread.isEmpty) this.chats.save(this.thread);
-  }
-
-  /** What is wrong with the server as a whole stands above the field, until it is mended. */
-  notice(error) {
-    const box = byId("notice");
-    box.hidden = error === null;
-    if (error === null) return;
-    const wantsKey = error.status === 401 || error.status === 403;
-    const mend = wantsKey
-      ? make("button", { type: "button", click: () => this.askKey() }, "Enter the API key")
-      : make("button", { type: "button", click: () => this.loadModels() }, "Try again");
-    box.replaceChildren(make("span", {}, wantsKey ? "This server wants an API key." : error.message), mend);
   }
 
   askKey() {
@@ -124,7 +94,7 @@ class App {
     this.pane.artifact = null;
     this.showModel();
     this.show();
-    if (NARROW.matches) this.setSidebar(false);
+    if (this.sidebar.covers) this.sidebar.set(false);
   }
 
   /** Draw everything that depends on which chat is open and which messages it shows. */
@@ -194,7 +164,7 @@ class App {
 
   isReady() {
     if (this.generation()) return false;
-    if (this.models?.length) return true;
+    if (!this.models.isEmpty) return true;
     this.loadModels();
     return false;
   }
@@ -280,15 +250,13 @@ class App {
 
   openArtifact(code = null) {
     this.pane.open(code);
-    if (this.pane.root.hidden || !CROWDED.matches || !this.sidebarOpen) return;
-    this.setSidebar(false);
-    this.sidebarGaveWay = true;
+    if (!this.pane.root.hidden) this.sidebar.giveWay();
   }
 
   closeArtifact() {
     const held = this.pane.root.contains(document.activeElement);
     this.pane.close();
-    if (this.sidebarGaveWay && !NARROW.matches) this.setSidebar(true);
+    this.sidebar.comeBack();
     if (held) this.composer.focus();
   }
 
@@ -297,27 +265,9 @@ class App {
     else this.closeArtifact();
   }
 
-  // The sidebar
-
-  setSidebar(open) {
-    this.sidebarGaveWay = false;
-    this.sidebarOpen = open;
-    document.body.toggleAttribute("data-sidebar", open);
-    byId("sidebar").inert = !open;
-    byId("backdrop").hidden = !open;
-    byId("show-sidebar").setAttribute("aria-expanded", String(open));
-  }
-
-  toggleSidebar() {
-    const open = !this.sidebarOpen;
-    this.setSidebar(open);
-    if (!NARROW.matches) remember("sidebar", open);
-    (open ? byId("new-chat") : byId("show-sidebar")).focus();
-  }
-
   /** Escape closes what lies over the chat on a phone, or else stops the answer, or closes the preview. */
   escape() {
-    if (NARROW.matches && this.sidebarOpen) this.toggleSidebar();
+    if (this.sidebar.covers) this.sidebar.toggle();
     else if (this.generation()) this.stop();
     else if (!this.pane.root.hidden) this.closeArtifact();
   }

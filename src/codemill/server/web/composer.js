@@ -1,6 +1,15 @@
 // The field at the foot of the page: what is written next, and the button that sends or stops.
-import { byId, icon } from "./dom.js";
+import { byId, icon, make, toast } from "./dom.js";
 import { remember, remembered } from "./store.js";
+
+const MAX_FILE = 1_000_000; // bytes
+
+/** A file in a message. The fence is longer than any within. */
+function fenced(name, text) {
+  const longest = Math.max(2, ...[...text.matchAll(/^`{3,}/gm)].map(([fence]) => fence.length));
+  const fence = "`".repeat(longest + 1);
+  return `${name}:\n${fence}${/\.(\w+)$/.exec(name)?.[1] ?? ""}\n${text.trimEnd()}\n${fence}`;
+}
 
 export class Composer {
   /** `actions`: send(text), stop(), editLast(). */
@@ -13,7 +22,29 @@ export class Composer {
     this.form.addEventListener("submit", (event) => { event.preventDefault(); this.submit(); });
     this.input.addEventListener("input", () => this.changed());
     this.input.addEventListener("keydown", (event) => this.key(event));
+    byId("attach").addEventListener("click", () => this.chooseFiles());
+    document.addEventListener("dragover", (event) => event.preventDefault());
+    document.addEventListener("drop", (event) => this.takeFiles(event, event.dataTransfer.files));
+    this.input.addEventListener("paste", (event) => this.takeFiles(event, event.clipboardData.files));
     this.fill(remembered("draft", ""));
+  }
+
+  chooseFiles() {
+    const field = make("input", { type: "file", multiple: true });
+    field.addEventListener("change", (event) => this.takeFiles(event, field.files));
+    field.click();
+  }
+
+  /** Files become part of the message, as fenced code with their names. */
+  async takeFiles(event, files) {
+    if (!files.length) return;
+    event.preventDefault();
+    for (const file of files) {
+      const text = file.size <= MAX_FILE ? await file.text() : null;
+      if (text === null || text.includes("\0")) toast(`${file.name} is ${text === null ? "too large: 1 MB is the limit" : "no text"}.`);
+      else this.fill(`${this.input.value}${this.input.value && "\n\n"}${fenced(file.name, text)}\n\n`);
+    }
+    this.focus();
   }
 
   changed() {

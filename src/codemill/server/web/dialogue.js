@@ -1,5 +1,5 @@
 // The messages of the chat that is open.
-import { make } from "./dom.js";
+import { byId, make } from "./dom.js";
 import { AnswerView, UserView } from "./message_view.js";
 
 const NEAR_END = 80; // pixels from the end at which the page follows a growing answer
@@ -17,8 +17,15 @@ export class Dialogue {
     this.views = new Map();
     this.dirty = new Map(); // message -> generation, to be drawn
     this.drawAt = 0;
-    root.addEventListener("scroll", () => { this.follows = this.isAtEnd(); }, { passive: true });
     this.follows = true;
+    this.endButton = byId("to-end");
+    this.endButton.addEventListener("click", () => this.toEnd());
+    root.addEventListener("scroll", () => this.scrolled(), { passive: true });
+  }
+
+  scrolled() {
+    this.follows = this.isAtEnd();
+    this.endButton.hidden = this.follows;
   }
 
   isAtEnd() {
@@ -78,7 +85,7 @@ export class Dialogue {
 
   toEnd() {
     this.root.scrollTop = this.root.scrollHeight;
-    this.follows = true;
+    this.scrolled();
   }
 
   lastUserView() {
