@@ -10,12 +10,14 @@ HUNK = re.compile(r"^@@ -(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@")
 FOLDED = 24  # lines
 
 
-def render_diff(diff: str, columns: int, ink: Ink, max_lines: int | None = FOLDED) -> str:
+def render_diff(
+    diff: str, columns: int, ink: Ink, max_lines: int | None = FOLDED, cut_lines: bool = True
+) -> str:
     """The changed lines with their numbers, and those around them. max_lines: None for all.
 
-    Lines are cut at the window's edge where something is folded, else wrapped by the terminal.
+    cut_lines: at the window's edge; else the terminal wraps them, so that nothing is hidden.
     """
-    lines = list(_lines(safe_text(diff), ink, columns if max_lines is not None else None))
+    lines = list(_lines(safe_text(diff), ink, columns if cut_lines else None))
     if max_lines is not None and len(lines) > max_lines:
         lines = [*lines[: max_lines - 1], ink(f"      … {len(lines) - max_lines + 1} more lines", "dim")]
     return "\n".join(lines)
