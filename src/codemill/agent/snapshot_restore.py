@@ -48,7 +48,7 @@ class Restorer:
         for change in changes:
             if change.after is not None and change.path not in done.skipped:
                 self._try(change.path, done, lambda change=change: self._make(change, change.after))
-        self._close_folders(changes)
+        self._close_folders()
         for change in changes:
             if change.path not in done.skipped:
                 _record(done, change)
@@ -64,6 +64,7 @@ class Restorer:
     def _check_parent(self, path: str) -> None:
         """A folder may have become a link, which leads somewhere else."""
         parent = os.path.dirname(f"{self._root}/{path}")
+        os.makedirs(parent, exist_ok=True)  # an ignored folder, which no snapshot has, may be gone
         if os.path.realpath(parent) != parent:
             raise OSError(f"{os.path.dirname(path)} is not the folder that it was")
         self._open_folder(parent)
@@ -72,7 +73,7 @@ class Restorer:
         mode = stat.S_IMODE(os.lstat(folder).st_mode)
         if mode & OWNER != OWNER:
             os.chmod(folder, mode | OWNER)
-            self._opened[folder] = mode
+            self._opened.setdefault(folder, mode)
 
     def _remove(self, change: Change) -> None:
         path = f"{self._root}/{change.path}"
@@ -120,7 +121,7 @@ class Restorer:
                 os.unlink(temporary)
             raise
 
-    def _close_folders(self, changes: list[Change]) -> None:
+    def _close_folders(self) -> None:
         """Give folders their modes, the deepest first."""
         for path in sorted(self._opened, reverse=True):
             with suppress(OSError):
