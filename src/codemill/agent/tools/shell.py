@@ -125,4 +125,4 @@ def _lines(result: "ShellResult", timeout: float) -> Iterator[str]:
     if result.detail:
         yield f"[{result.detail}]"
     if result.whole_output is not None:
-        yield f"[all of the output is in {result.whole_output}]"
+        yield f"[all of the output is in {result.whole_output}: look at parts of it with a command]"
