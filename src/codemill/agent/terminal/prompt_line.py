@@ -7,6 +7,7 @@ from pathlib import Path
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import Completer, ThreadedCompleter
 from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 from codemill.agent.terminal.pastes import Pastes
@@ -22,7 +23,7 @@ class PromptLine:
         self._draft = Document()
         self.buffer = Buffer(
             completer=ThreadedCompleter(completer),
-            complete_while_typing=completes,
+            complete_while_typing=Condition(completes),
             history=self.history,
             multiline=True,
             tempfile_suffix=".md",
