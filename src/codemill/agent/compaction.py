@@ -40,13 +40,17 @@ class Summarizer:
     def __init__(self, todos: Callable[[], str] = lambda: "") -> None:
         self._todos = todos
 
-    def compact_if_needed(self, session: Session, model: Model, listen: Listener, cancel: threading.Event) -> None:
+    def compact_if_needed(
+        self, session: Session, model: Model, listen: Listener, cancel: threading.Event, tools: Sequence[Message] = ()
+    ) -> None:
         context = model.context_length or UNKNOWN_CONTEXT
         if conversation_tokens(session) > FULL * context and len(session.messages) > 4:
             listen(Notice("the conversation is almost as long as the context: it is being summarised"))
-            self.compact(session, model, listen, cancel)
+            self.compact(session, model, listen, cancel, tools)
 
-    def compact(self, session: Session, model: Model, listen: Listener, cancel: threading.Event) -> None:
+    def compact(
+        self, session: Session, model: Model, listen: Listener, cancel: threading.Event, tools: Sequence[Message] = ()
+    ) -> None:
         head, old, recent = _split(session.messages, (model.context_length or UNKNOWN_CONTEXT) * RECENT)
         if not old:
             raise ContextTooLong("the conversation does not fit the model's context, and nothing of it can be left out")
