@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from codemill.agent.compaction import Summarizer, conversation_tokens
+from codemill.agent.compaction import conversation_tokens
 from codemill.agent.terminal.work import Work
-from codemill.agent.tools.notes import todo_lines
 from codemill.errors import CodemillError, UsageError
 
 MAX_LISTED = 15
@@ -73,8 +72,7 @@ def fork(work: Work, argument: str) -> None:
 def compress(work: Work, argument: str) -> None:
     """Have the model summarise the conversation. Raises CodemillError if there is nothing to leave out."""
     before = conversation_tokens(work.session)
-    done = [todo for todo in work.bench.todos.todos if todo.get("status") != "completed"]
-    Summarizer(lambda: todo_lines(done)).compact(work.session, work.model, work.listen, work.bench.cancel)
+    work.bench.agent.compact()
     work.measure()
     work.voice.note(f"summarised: about {before:,} tokens before, {conversation_tokens(work.session):,} now")
 

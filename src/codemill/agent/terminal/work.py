@@ -160,7 +160,8 @@ class Work:
             self.session.close()
         self.session = session
         self._stack = ExitStack()
-        workbench = Workbench(self.options, self.model, session, self._approver, self.listen)
+        folder = self.store.snapshots_folder
+        workbench = Workbench(self.options, self.model, session, self._approver, self.listen, folder)
         self._bench = self._stack.enter_context(workbench)
         self._bench.gate.mode = mode  # type: ignore[assignment]
         self.measure()
