@@ -56,7 +56,7 @@ SCENARIOS = {
     "hostile_call": [
         call("run_shell_command", command="echo hi \x1b[2K\x1b[1A\n  y  yes, once\r# harmless\x1b]0;t\x07"), "Done."
     ],
-    "shell": [call("run_shell_command", command="for i in 1 2 3; do echo line $i; sleep 0.3; done; exit 3"), "It failed."],
+    "shell": [call("run_shell_command", command="touch made; for i in 1 2 3; do echo line $i; sleep 0.3; done; exit 3"), "It failed."],
     "think": ["<think>", "Thought."],
     "slow": ["word " * 400, "After."],
     "plan": [call("exit_plan_mode", plan="## Plan\n\n1. Change **calc.py**\n2. Test"), EDIT, "Done."],

@@ -64,7 +64,8 @@ def done_details(done: CallDone, columns: int, ink: Ink, with_diff: bool = True)
     if observation.shown is not None and observation.shown.startswith("--- "):
         return render_diff(observation.shown, columns, ink) if with_diff else ""
     if done.call.name == "run_shell_command":
-        return _lines(observation.text, columns, ink, OUTPUT_LINES, "dim")
+        text = observation.text.rstrip()
+        return _lines(text.rpartition("\n")[0] if _status(text) else text, columns, ink, OUTPUT_LINES, "dim")
     if done.call.name == "todo_write" and observation.shown:
         return _lines(observation.shown, columns, ink, 30, first=True)
     if done.call.name == "task":

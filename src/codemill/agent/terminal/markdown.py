@@ -1,6 +1,7 @@
 """Markdown as a terminal shows it, rendered by rich."""
 
 import io
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from codemill.agent.terminal.ink import Ink
 if TYPE_CHECKING:
     from rich.console import Console
 
+STYLE = re.compile(r"\x1b\[[\d;]*m")
 MAX_WIDTH = 100  # columns; longer lines are hard to read
 
 
@@ -19,7 +21,8 @@ def render_markdown(text: str, columns: int, ink: Ink) -> str:
     console = _console(min(columns, MAX_WIDTH), ink)
     with console.capture() as captured:
         console.print(_markdown_class()(text, code_theme=_code_theme(), hyperlinks=False))
-    return "\n".join(line.rstrip() for line in captured.get().strip("\n").split("\n"))
+    lines = ["" if not STYLE.sub("", line).strip() else line.rstrip() for line in captured.get().split("\n")]
+    return "\n".join(lines).strip("\n")
 
 
 def _console(columns: int, ink: Ink) -> "Console":

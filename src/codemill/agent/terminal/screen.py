@@ -74,6 +74,7 @@ class Screen:
             output=self._output,
             full_screen=False,
             mouse_support=False,
+            erase_when_done=True,
             enable_page_navigation_bindings=False,
             min_redraw_interval=0.03,
         )

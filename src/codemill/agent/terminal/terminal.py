@@ -222,7 +222,6 @@ class Terminal:
         self._question, question.asked = question, time.monotonic()
         self._transcript.activity = None
         self._transcript.show_block(self._view.preview(question, self._screen.columns, room))
-        self._transcript.note_asked(question.request.call.name)
 
     def answer(self, key: str) -> None:
         question = self._question
@@ -246,9 +245,11 @@ class Terminal:
 
     def _decide(self, decision: Decision, shown: str) -> None:
         assert self._question is not None
-        style = "dim" if decision.answer in ("once", "always") else "yellow"
-        self._screen.show(self._ink(f"    {cut(safe_line(shown), self._screen.columns - 4)}", style))
         question, self._question = self._question, None
+        is_allowed = decision.answer in ("once", "always")
+        if not is_allowed:
+            self._screen.show(self._ink(f"    {cut(safe_line(shown), self._screen.columns - 4)}", "yellow"))
+        self._transcript.note_asked(question.request.call.name, safe_line(shown) if is_allowed else "")
         self.line.take_up()
         self._transcript.activity = Activity("working")
         question.answer(decision)
@@ -273,7 +274,7 @@ class Terminal:
         columns = self._screen.columns
         lines = self._transcript.live()
         if self._question is not None:
-            lines = [*self._view.choices(self._question, columns, self._is_folded), ""]
+            lines = self._view.choices(self._question, columns, self._is_folded)
         elif self._transcript.activity is not None and self._work.is_busy:
             lines = [*lines, *([""] if lines else []), self._activity_line(columns)]
         return [*lines, *self._queued(columns), *([""] if lines or self._work.jobs else [])][: max(3, self._screen.rows - 4)]

@@ -39,7 +39,8 @@ class Transcript:
         self._reasoning, self._reasoning_begin = "", 0.0
         self._answer_begin: float | None = None
         self._output = ""
-        self._asked = ""  # the tool of the call that the user was just asked about
+        self._asked = ""  # the tool of the call that the user was just asked about, and what they said
+        self._answer = ""
         self._depth = 0  # 1 while a second agent works
         self._gap = False  # whether the last thing printed needs an empty line after it
 
@@ -57,9 +58,9 @@ class Transcript:
         self._end_text()
         self.activity, self._output, self._asked, self._depth = None, "", "", 0
 
-    def note_asked(self, name: str) -> None:
-        """The call is shown already, since the user was asked about it."""
-        self._asked = name
+    def note_asked(self, name: str, answer: str) -> None:
+        """A call is shown already, since the user was asked about it. answer: what they said, empty for a refusal."""
+        self._asked, self._answer = name, answer
 
     def take(self, event: Event) -> None:
         """Show an event."""
@@ -147,10 +148,13 @@ class Transcript:
         columns, failed = self._columns(), event.observation.is_error
         was_asked, self._asked = self._asked == event.call.name, ""
         note = done_note(event)
-        if not was_asked:
+        if was_asked and not self._answer:
+            return
+        if was_asked:
+            line = " · ".join(part for part in (self._answer, safe_line(note)) if part)
+            self._show(self._ink(INDENT + cut(line, columns - len(INDENT)), "red" if failed else "dim"))
+        else:
             self.show_line(call_line(event.call, columns, self._ink, note, failed, self._depth))
-        elif note:
-            self._show(self._ink(INDENT + cut(safe_line(note), columns - 4), "red" if failed else "dim"))
         details = done_details(event, columns, self._ink, with_diff=not was_asked)
         if details:
             self._show(details)

@@ -85,7 +85,7 @@ def _tell(work: Work, done: "WentBack", what: str, foreign: "frozenset[str] | tu
         names = sorted({*done.restored.changed, *done.restored.removed, *done.restored.recreated})
         for path, reason in done.restored.skipped.items():
             work.voice.error(f"{path}: {reason}")
-    files = f"; back as they were: {_list(names)}" if names else "; no files were changed"
+    files = f"; {'changed again' if what == 'redone' else 'back as they were'}: {_list(names)}" if names else ""
     work.voice.note(steps + files)
     if foreign:
         work.voice.note(f"left as they are, since they were changed by others since: {_list(sorted(foreign))}")
