@@ -7,7 +7,7 @@ from codemill.agent.diff import count_changes
 from codemill.agent.events import CallDone
 from codemill.agent.terminal.diff_view import render_diff
 from codemill.agent.terminal.ink import Ink
-from codemill.agent.terminal.safe_text import cut, safe_line, safe_text
+from codemill.agent.terminal.safe_text import cut, safe_line, safe_text, visible_line
 from codemill.chat.tool_types import ToolCall
 
 SUBJECTS = ("command", "file_path", "absolute_path", "pattern", "url", "description", "path", "fact")
@@ -22,15 +22,24 @@ def subject(call: ToolCall) -> str:
     arguments: Mapping[str, Any] = call.arguments
     for name in SUBJECTS:
         if isinstance(arguments.get(name), str) and arguments[name].strip():
-            return safe_line(arguments[name])
+            return visible_line(arguments[name])
     if isinstance(arguments.get("paths"), list):
-        return safe_line(", ".join(str(path) for path in arguments["paths"]))
+        return visible_line(", ".join(str(path) for path in arguments["paths"]))
     return ""
 
 
-def call_line(call: ToolCall, columns: int, ink: Ink, note: str = "", failed: bool = False, depth: int = 0) -> str:
+def call_line(
+    call: ToolCall,
+    columns: int,
+    ink: Ink,
+    note: str = "",
+    *,
+    failed: bool = False,
+    depth: int = 0,
+    with_subject: bool = True,
+) -> str:
     """`• name subject · note`, cut to the window. depth: 1 for a call of a second agent."""
-    name, about, note = safe_line(call.name), subject(call), safe_line(note)
+    name, about, note = safe_line(call.name), subject(call) if with_subject else "", safe_line(note)
     begin = f"{'  ' * depth}{MARK} "
     note = f" · {note}" if note else ""
     room = max(8, columns - len(begin) - len(name) - 1)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from codemill.agent.terminal.ink import Ink
-from codemill.agent.terminal.safe_text import cut, safe_text
+from codemill.agent.terminal.safe_text import cut, visible_text
 
 HUNK = re.compile(r"^@@ -(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@")
 FOLDED = 24  # lines
@@ -17,7 +17,7 @@ def render_diff(
 
     cut_lines: at the window's edge; else the terminal wraps them, so that nothing is hidden.
     """
-    lines = list(_lines(safe_text(diff), ink, columns if cut_lines else None))
+    lines = list(_lines(visible_text(diff), ink, columns if cut_lines else None))
     if max_lines is not None and len(lines) > max_lines:
         lines = [*lines[: max_lines - 1], ink(f"      … {len(lines) - max_lines + 1} more lines", "dim")]
     return "\n".join(lines)
@@ -31,7 +31,7 @@ def num_lines(diff: str) -> int:
 def _lines(diff: str, ink: Ink, columns: int | None) -> Iterator[str]:
     old = new = 0
     is_first = True
-    for line in diff.splitlines():
+    for line in diff.removesuffix("\n").split("\n"):
         found = HUNK.match(line)
         if found:
             old, new = int(found[1]), int(found[2])

@@ -9,7 +9,7 @@ from codemill.agent.tool import ToolError
 from codemill.agent.workspace import Workspace
 
 MENTION = re.compile(r"(?:^|(?<=\s))@(?:\"([^\"\n]+)\"|(\S+))")
-DATA = re.compile(r"\n\n\[(?:file|folder) [^\n]*, data [0-9a-f]{8}\]\n")  # what `_as_data` begins with
+DATA = re.compile(r"\s+\[(?:file|folder) [^\n\]]*, data [0-9a-f]{8}\]\s")  # what `_as_data` begins with
 MAX_CHARACTERS = 100_000  # of one file: about 30,000 tokens
 MAX_ENTRIES = 500
 END_MARKS = ".,;:!?)'\""

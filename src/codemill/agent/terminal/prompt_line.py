@@ -74,7 +74,7 @@ class PromptLine:
         state = self.buffer.complete_state
         if state is not None and state.current_completion is not None:
             self.buffer.complete_state = None
-            return False
+            return self.buffer.text.startswith("/")
         if self.buffer.document.text_before_cursor.endswith("\\"):
             self.buffer.delete_before_cursor(1)
             self.buffer.insert_text("\n")

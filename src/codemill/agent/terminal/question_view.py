@@ -5,7 +5,7 @@ from codemill.agent.terminal.diff_view import num_lines, render_diff
 from codemill.agent.terminal.ink import Ink
 from codemill.agent.terminal.markdown import render_markdown
 from codemill.agent.terminal.questions import Question
-from codemill.agent.terminal.safe_text import safe_line, safe_text, wrap
+from codemill.agent.terminal.safe_text import safe_line, safe_text, visible_line, visible_text, width, wrap
 
 
 class QuestionView:
@@ -19,12 +19,13 @@ class QuestionView:
         request, ink = question.request, self._ink
         if question.is_plan:
             return f"{ink('The plan', 'bold')}\n\n{render_markdown(safe_text(request.preview.subject), columns, ink)}"
-        parts = [call_line(request.call, columns, ink, "", depth=int(question.is_second_agent))]
+        about, name = visible_text(request.preview.subject), request.call.name
+        is_short = "\n" not in about and width(about) + width(name) + 6 <= columns
+        has_block = not request.preview.diff and not is_short
+        heading = call_line(request.call, columns, ink, depth=int(question.is_second_agent), with_subject=not has_block)
         if request.preview.diff:
-            parts.append(render_diff(request.preview.diff, columns, ink, max_lines, cut_lines=False))
-        elif request.tool.spec.kind in ("run", "fetch"):
-            parts.append(self._command(request.preview.subject, columns, max_lines))
-        return "\n".join(part for part in parts if part)
+            return f"{heading}\n{render_diff(request.preview.diff, columns, ink, max_lines, cut_lines=False)}"
+        return f"{heading}\n{self._block(about, max_lines)}" if has_block else heading
 
     def is_folded(self, question: Question, max_lines: int) -> bool:
         """Whether the preview leaves something out."""
@@ -36,7 +37,7 @@ class QuestionView:
         request, ink = question.request, self._ink
         who = "The second agent asks: allow this?" if question.is_second_agent else "Allow this?"
         ask = "Begin?" if question.is_plan else who
-        reason = "" if question.is_plan else safe_line(request.reason)
+        reason = "" if question.is_plan else visible_line(request.reason)
         lines = [ink(line, "bold") for line in wrap(f"{ask} {reason}".rstrip(), columns)]
         if question.is_writing:
             return [*lines, ink("  Say what to do instead; Enter sends it, Esc goes back", "dim")]
@@ -56,8 +57,9 @@ class QuestionView:
         keys += [("d", "show all of it")] if folded else []
         return [*keys, ("Esc", "stop the work")]
 
-    def _command(self, command: str, columns: int, max_lines: int | None) -> str:
-        lines = safe_text(command).split("\n")
+    def _block(self, text: str, max_lines: int | None) -> str:
+        """A command of several lines, or a long one, which the terminal wraps."""
+        lines = text.split("\n")
         hidden = 0 if max_lines is None else max(0, len(lines) - max_lines)
         shown = [f"{INDENT}{line}" for line in (lines[: len(lines) - hidden])]
         if hidden:

@@ -27,9 +27,20 @@ def safe_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
+def visible_text(text: str) -> str:
+    """The text with every control character shown as `\\x1b`, for what the user approves: nothing of it is left out."""
+    text = ORDER.sub(_escape, CONTROL.sub(_escape, text)).expandtabs(TAB)
+    return text.encode("utf-8", "replace").decode()
+
+
 def safe_line(text: str) -> str:
     """The text on one line."""
     return " ".join(safe_text(text).split())
+
+
+def visible_line(text: str) -> str:
+    """All of the text on one line."""
+    return " ".join(visible_text(text).split())
 
 
 def width(text: str) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codemill.agent.compaction import conversation_tokens
+from codemill.agent.stops import ContextTooLong
 from codemill.agent.terminal.work import Work
 from codemill.errors import CodemillError, UsageError
 
@@ -72,7 +73,10 @@ def fork(work: Work, argument: str) -> None:
 def compress(work: Work, argument: str) -> None:
     """Have the model summarise the conversation. Raises CodemillError if there is nothing to leave out."""
     before = conversation_tokens(work.session)
-    work.bench.agent.compact()
+    try:
+        work.bench.agent.compact()
+    except ContextTooLong:
+        raise UsageError("the conversation is too short to leave anything out") from None
     work.measure()
     work.voice.note(f"summarised: about {before:,} tokens before, {conversation_tokens(work.session):,} now")
 
@@ -128,7 +132,7 @@ def _fenced(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text[:60].replace("|", "\\|").replace("`", "")
+    return without_data(text)[:60].replace("|", "\\|").replace("`", "")
 
 
 def _ago(then: float) -> str:

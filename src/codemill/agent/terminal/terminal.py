@@ -68,7 +68,7 @@ class Terminal:
             self._transcript,
             self._status,
             self._ink,
-            on_end=self._job_ended,
+            on_end=self._withdraw,
             on_prefill=self.line.put,
             on_failure=self._fail,
         )
@@ -147,9 +147,11 @@ class Terminal:
             self.line.clear()
         elif self._question is not None:
             self._decide(Decision("stop"), "stopped")
+            self._take_back()
         elif self._work.is_busy:
             self._work.stop()
             self._transcript.activity = Activity("stopping")
+            self._take_back()
 
     def interrupt(self) -> None:
         is_second = time.monotonic() - self._last_interrupt < TWICE_SECONDS
@@ -203,14 +205,11 @@ class Terminal:
             self._voice.error(problem)
         self._work.run_task(expanded.text)
 
-    def _job_ended(self) -> None:
-        """What waited behind a job that was stopped is for the user to change."""
-        if self._question is not None:
-            self._withdraw()
-        if self._work.was_stopped:
-            waiting = [job.text for job in self._work.take_back() if job.text]
-            if waiting:
-                self.line.put("\n".join(waiting))
+    def _take_back(self) -> None:
+        """What waited behind a job that is stopped is for the user to change."""
+        waiting = [job.text for job in self._work.take_back() if job.text]
+        if waiting:
+            self.line.put("\n".join(waiting))
 
     # -- questions
 

@@ -53,6 +53,10 @@ class Transcript:
         """A task begins."""
         self.activity = Activity("waiting for the model")
 
+    def settle(self) -> None:
+        """What is said so far is all: print it."""
+        self._end_text()
+
     def end(self) -> None:
         """The task has ended, in whatever way."""
         self._end_text()
@@ -154,7 +158,7 @@ class Transcript:
             line = " · ".join(part for part in (self._answer, safe_line(note)) if part)
             self._show(self._ink(INDENT + cut(line, columns - len(INDENT)), "red" if failed else "dim"))
         else:
-            self.show_line(call_line(event.call, columns, self._ink, note, failed, self._depth))
+            self.show_line(call_line(event.call, columns, self._ink, note, failed=failed, depth=self._depth))
         details = done_details(event, columns, self._ink, with_diff=not was_asked)
         if details:
             self._show(details)

@@ -7,7 +7,7 @@ from codemill.agent.terminal.call_view import MARK
 from codemill.agent.terminal.diff_view import render_diff
 from codemill.agent.terminal.ink import Ink
 from codemill.agent.terminal.markdown import render_markdown
-from codemill.agent.terminal.safe_text import safe_line, safe_text
+from codemill.agent.terminal.safe_text import safe_line, safe_text, wrap
 from codemill.agent.terminal.screen import Screen
 from codemill.agent.terminal.status import Status
 from codemill.agent.terminal.transcript import Transcript
@@ -51,10 +51,11 @@ class ScreenVoice:
         self._screen.post(self._transcript.show_block, f"{heading}\n{body}" if body else heading)
 
     def note(self, text: str) -> None:
-        self._screen.post(self._transcript.show_block, self._ink(f"  {safe_line(text)}", "dim"))
+        self._screen.post(self._transcript.show_block, self._remark(text, "dim"))
 
     def error(self, text: str) -> None:
-        self._screen.post(self._transcript.show_block, self._ink(f"  {safe_line(text)}", "red"))
+        self._screen.post(self._transcript.settle)
+        self._screen.post(self._transcript.show_block, self._remark(text, "red"))
 
     def prefill(self, text: str) -> None:
         self._screen.post(self._on_prefill, text)
@@ -67,6 +68,10 @@ class ScreenVoice:
 
     def failed(self, error: BaseException) -> None:
         self._screen.post(self._on_failure, error)
+
+    def _remark(self, text: str, style: str) -> str:
+        lines = wrap(safe_line(text), self._screen.columns - 2)
+        return self._ink("\n".join(f"  {line}" for line in lines), style)
 
     def _begin(self, job: Job) -> None:
         if job.text:

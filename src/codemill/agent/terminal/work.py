@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from codemill.agent.approval import Approver
-from codemill.agent.events import CallDone, Event, ReplyDone
+from codemill.agent.events import CallDone, Event, Notice, ReplyDone
 from codemill.agent.stops import Stop
 from codemill.agent.tool import ToolError
 from codemill.errors import CodemillError
@@ -89,7 +89,6 @@ class Work:
         self.session = session
         self.jobs: list[Job] = []
         self.current: Job | None = None
-        self.was_stopped = False  # whether the user stopped the latest job
         self._approver = approver
         self._stack = ExitStack()
         self._bench: Workbench | None = None
@@ -135,7 +134,6 @@ class Work:
 
     def stop(self) -> None:
         """Stop the present job."""
-        self.was_stopped = True
         if self._bench is not None:
             self._bench.cancel.set()
 
@@ -171,7 +169,7 @@ class Work:
         bench = self.bench
         outcome = bench.agent.run(None if text is None else text + self._news_of_mode())
         if outcome.status != "finished":
-            self.voice.note(outcome.text)
+            self.voice.event(Notice(outcome.text))
 
     def listen(self, event: Event) -> None:
         """Pass on what happens."""
@@ -215,14 +213,13 @@ class Work:
             return None if self._is_closing else self.jobs.pop(0)
 
     def _do(self, job: Job) -> None:
-        self.was_stopped = False
         self.bench.cancel.clear()
         self.current = job
         self.voice.begin(job)
         try:
             job.do()
         except Stop as stop:
-            self.voice.note(stop.message or "stopped")
+            self.voice.event(Notice(stop.message or "stopped"))
         except (CodemillError, ToolError, OSError) as error:
             self.voice.error(str(error))
         finally:
