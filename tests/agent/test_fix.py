@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from agent.fakes import call
 
+from agent.fakes import call
 from codemill.agent.budget import Budget
 from codemill.agent.scripted_model import ScriptedModel
 from codemill.agent.workbench import AgentOptions

@@ -104,9 +104,9 @@ def _run_once(chosen: "AgentOptions", model: "Model", session: "Session", task: 
     from codemill.agent.workbench import Workbench
 
     output = HeadlessOutput(output_format)
-    with Workbench(chosen, model, session, NobodyToAsk(), output.listener) as workbench:
-        with agent_options.interruptible(workbench.cancel):
-            outcome = workbench.agent.run(task)
+    workbench = Workbench(chosen, model, session, NobodyToAsk(), output.listener)
+    with workbench, agent_options.interruptible(workbench.cancel):
+        outcome = workbench.agent.run(task)
     return output.finish(outcome, session.id)
 
 

@@ -2,10 +2,10 @@
 
 import typer
 
-from codemill.commands import agent_fix
+from codemill.commands import agent_fix, agent_review
 
 
 def register(group: typer.Typer) -> None:
     """Add the workflows to the verbs of `codemill agent`."""
-    for workflow in (agent_fix,):
+    for workflow in (agent_review, agent_fix):
         workflow.register(group)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Self
 
 from codemill.agent.diff import file_diff
-from codemill.agent.snapshots import Snapshots
 from codemill.agent.snapshot_store import Entry
 from codemill.agent.snapshot_tree import Change
+from codemill.agent.snapshots import Snapshots
 
 # What running a program leaves behind, and nobody asked for.
 CACHES = frozenset({"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", "node_modules", ".hypothesis"})
