@@ -29,7 +29,14 @@ class Person:
     """Starts the runner in a terminal of its own. All that came is in `raw`; the screen and its scrollback in `screen`."""
 
     def __init__(
-        self, scenario: str, folder: Path, home: Path, columns: int = 80, rows: int = 24, pause: float = 0.005, **more: str
+        self,
+        scenario: str,
+        folder: Path,
+        home: Path,
+        columns: int = 80,
+        rows: int = 24,
+        pause: float = 0.005,
+        **more: str,
     ) -> None:
         self.screen = pyte.HistoryScreen(columns, rows, history=2000, ratio=0.001)
         self._stream = pyte.ByteStream(self.screen)
@@ -84,7 +91,10 @@ class Person:
     @property
     def scrollback(self) -> str:
         """What has scrolled out, and the window."""
-        old = ["".join(line[column].data for column in range(self.screen.columns)).rstrip() for line in self.screen.history.top]
+        old = [
+            "".join(line[column].data for column in range(self.screen.columns)).rstrip()
+            for line in self.screen.history.top
+        ]
         return "\n".join([*old, self.text])
 
     def wait(self, what: str | Callable[[str], bool], seconds: float = 15.0) -> str:
