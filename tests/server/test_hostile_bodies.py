@@ -1,6 +1,5 @@
 """Bodies that a client could hold up all others with, or fill the memory."""
 
-import json
 import time
 
 import pytest
