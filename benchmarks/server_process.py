@@ -93,6 +93,12 @@ def codemill_serve(*options: str) -> list[str]:
     return [sys.executable, "-m", "codemill", "serve", "--port", "0", "--json", *options]
 
 
+def command_line(script: str) -> str:
+    """How a script was called, with the names of files instead of their paths."""
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    return " ".join(["python", f"benchmarks/{script}", *words])
+
+
 def free_port() -> int:
     import socket
 

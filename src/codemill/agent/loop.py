@@ -64,7 +64,10 @@ class Outcome:
 
 
 class Agent:
-    """Works on one task after the other in a session. `cancel`, once set, ends the run at the next possible moment."""
+    """Works on one task after the other in a session. `cancel`, once set, ends the run at the next possible moment.
+
+    budget: of each run; it may be changed between them.
+    """
 
     def __init__(
         self,
@@ -82,14 +85,14 @@ class Agent:
         self.session = session
         self.listen = listen
         self.cancel = toolbox.context.cancel
-        self._budget = budget or Budget()
+        self.budget = budget or Budget()
         self._compactor = compactor
         self._checkpointer = checkpointer
         self._num_faulty = 0
 
     def run(self, task: str | None) -> Outcome:
         """Work on a task; None goes on where the session was left. Raises CodemillError if the model fails."""
-        spending, guard = Spending(self._budget), RepetitionGuard()
+        spending, guard = Spending(self.budget), RepetitionGuard()
         self._remember_files()
         try:
             self._answer_open_calls(guard)

@@ -1,5 +1,6 @@
 """An agent with all that it works with, put together from options."""
 
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -9,14 +10,17 @@ from typing import Self
 
 from codemill.agent.approval import ApprovalGate, Approver, Mode
 from codemill.agent.budget import Budget
+from codemill.agent.checkpoints import Checkpoints
 from codemill.agent.compaction import Summarizer
 from codemill.agent.configuration import Configuration, config_folder, state_folder
 from codemill.agent.events import CallBegun, CallDone, Event, Listener, Notice
+from codemill.agent.history import History
 from codemill.agent.loop import Agent
 from codemill.agent.model import Model
 from codemill.agent.prompt import MEMORY_FILES, Surroundings, read_memory, system_prompt
 from codemill.agent.rules import ProjectRules
 from codemill.agent.session import Session
+from codemill.agent.snapshots import Snapshots
 from codemill.agent.tool import Tool, ToolContext
 from codemill.agent.toolbox import Toolbox
 from codemill.agent.tools.edit import EditTool
@@ -57,6 +61,7 @@ class Workbench:
         session: Session,
         approver: Approver,
         listen: Listener = lambda event: None,
+        snapshots_folder: Path | None = None,
     ) -> None:
         self._options = options
         self._model = model
@@ -66,6 +71,7 @@ class Workbench:
         self.session = session
         self.workspace = Workspace(options.root)
         self.cancel = threading.Event()
+        self._folder = snapshots_folder
         self.rules = ProjectRules(options.configuration.command_rules)
         self.gate = ApprovalGate(options.mode, approver, self.rules)
         self.todos = TodoWriteTool(lambda todos: session.note("todos", todos=todos))
@@ -76,6 +82,9 @@ class Workbench:
         hidden = [state_folder(), config_folder()]
         shell = WorkspaceShell(self.workspace.root, network=self._options.network, hidden=hidden)
         self.shell = self._stack.enter_context(shell)
+        folder = self._folder or Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        self.snapshots = Snapshots(folder, self.workspace.root)
+        self.history = History(self.session, self.snapshots, self.workspace)
         self.toolbox = self._toolbox([*self._tools(), *self._options.more_tools])
         self.agent = self._agent()
         self._begin_session()
@@ -92,6 +101,7 @@ class Workbench:
             self.session,
             budget=self._options.budget,
             compactor=summarizer,
+            checkpointer=Checkpoints(self.session, self.snapshots),
             listen=self._listen,
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codemill.commands import epilog, options
+from codemill.commands import agent_options, agent_workflows, epilog, options
 from codemill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,16 +23,13 @@ codemill agent --endpoint http://127.0.0.1:8000/v1 --continue
 codemill agent -p 'Why does test_cart fail?' --mode plan
 git diff | codemill agent -p 'Write a commit message for this diff.' --output-format json
 """
-TOO_SMALL = (
-    "the embedded model is far too small to work as an agent: name one with --model SPEC or --endpoint URL "
-    "(this one shows only how it would look)"
-)
 
 
 def register(app: typer.Typer) -> None:
     # A group: the workflows are verbs of their own.
     group = typer.Typer(help=agent.__doc__, epilog=epilog(EXAMPLES), rich_markup_mode=None)
     group.callback(invoke_without_command=True)(agent)
+    agent_workflows.register(group)
     app.add_typer(group, name="agent")
 
 
@@ -42,13 +39,8 @@ def agent(
         str | None, typer.Option("--prompt", "-p", help="Work on this and end; standard input is added to it.")
     ] = None,
     model: options.Model = None,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(metavar="URL", envvar="OPENAI_BASE_URL", help="An OpenAI-compatible server; --model is its name."),
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="OPENAI_API_KEY", show_envvar=True, help="Of the server.")
-    ] = None,
+    endpoint: agent_options.Endpoint = None,
+    api_key: agent_options.ApiKey = None,
     mode: Annotated[str | None, typer.Option(help="plan, default, auto-edit or yolo; with -p auto-edit.")] = None,
     directory: Annotated[Path, typer.Option("--directory", "-C", help="The workspace.")] = Path(),
     resume_last: Annotated[bool, typer.Option("--continue", help="Go on with the latest session.")] = False,
@@ -72,6 +64,7 @@ def agent(
     from codemill.agent.workbench import AgentOptions
 
     if context.invoked_subcommand is not None:
+        _refuse_options(context)
         return
     if not directory.is_dir():
         raise UsageError(f"--directory {directory}: no such folder")
@@ -83,8 +76,8 @@ def agent(
         network=network,
         configuration=read_configuration(root),
     )
-    asked = _endpoint(endpoint, model, api_key, temperature, max_model_len) or _local(
-        model, temperature, quantization, max_model_len, threads, prefix_cache_dir
+    asked = agent_options.choose_model(
+        model, endpoint, api_key, temperature, max_model_len, quantization, threads, prefix_cache_dir
     )
     store = SessionStore(None, root)
     session = _session(store, resume_last, resume, fork, asked)
@@ -95,68 +88,31 @@ def agent(
     raise typer.Exit(_run_once(chosen, asked, session, _task(prompt), output_format))
 
 
+def _refuse_options(context: typer.Context) -> None:
+    """A workflow has options of its own. Raises UsageError for those before its name, which it would not see."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} stands before {context.invoked_subcommand}: give the options after its name")
+
+
 def _run_once(chosen: "AgentOptions", model: "Model", session: "Session", task: str, output_format: str) -> int:
     """Work on one task -> the exit status."""
-    import signal
-
     from codemill.agent.approval import NobodyToAsk
     from codemill.agent.headless import HeadlessOutput
     from codemill.agent.workbench import Workbench
 
     output = HeadlessOutput(output_format)
-    with Workbench(chosen, model, session, NobodyToAsk(), output.listener) as workbench:
-        before = signal.getsignal(signal.SIGINT)
-
-        def stop(*_: object) -> None:
-            """End the step, so that the session stays whole; a second Ctrl-C ends the process."""
-            workbench.cancel.set()
-            signal.signal(signal.SIGINT, before)
-
-        signal.signal(signal.SIGINT, stop)
-        try:
-            outcome = workbench.agent.run(task)
-        finally:
-            signal.signal(signal.SIGINT, before)
+    workbench = Workbench(chosen, model, session, NobodyToAsk(), output.listener)
+    with workbench, agent_options.interruptible(workbench.cancel):
+        outcome = workbench.agent.run(task)
     return output.finish(outcome, session.id)
 
 
 def _mode(mode: str | None, prompt: str | None) -> Any:
     """Raises UsageError later if there is no such mode."""
     return mode or ("default" if prompt is None else "auto-edit")
-
-
-def _endpoint(
-    url: str | None, name: str | None, api_key: str | None, temperature: float | None, context: int | None
-) -> "Model | None":
-    if url is None:
-        return None
-    from codemill.agent.endpoint_model import Endpoint, EndpointModel
-
-    parameters = {} if temperature is None else {"temperature": temperature}
-    return EndpointModel(Endpoint(url, name or "", api_key, context, parameters))
-
-
-def _local(
-    spec: str | None,
-    temperature: float | None,
-    quantization: str | None,
-    max_model_len: int | None,
-    threads: int | None,
-    prefix_cache_dir: str | None,
-) -> "Model":
-    from codemill.agent.local_model import LocalModel
-    from codemill.spec import resolve
-
-    resolve(spec)  # a wrong one is told before anything is typed
-    if spec is None:
-        print(f"codemill: {TOO_SMALL}", file=sys.stderr)
-    return LocalModel(
-        lambda: options.load_llm(
-            spec, "auto", "auto", max_model_len, threads, None, prefix_cache_dir, quantization, "auto"
-        ),
-        spec or "embedded",
-        temperature,
-    )
 
 
 def _session(store: "SessionStore", resume_last: bool, resume: str | None, fork: bool, model: "Model") -> "Session":

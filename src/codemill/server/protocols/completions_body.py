@@ -8,6 +8,7 @@ from pydantic import Field
 from codemill.engine.sampling_params import SamplingParams
 from codemill.errors import UsageError
 from codemill.server.generation import FimPrompt, GenerationRequest, TextPrompt, TokenPrompt
+from codemill.server.json_list import JsonList
 from codemill.server.protocols.output_form import OutputFormBody
 from codemill.server.protocols.sampling_body import SamplingBody, token_limit
 from codemill.server.shape import Shape
@@ -22,7 +23,7 @@ class CompletionsBody(SamplingBody, OutputFormBody):
     Control tokens in a prompt are meant as such: editors write whole fill-in-the-middle prompts with them.
     """
 
-    prompt: str | list[int] | list[str] | list[list[int]] = Field(
+    prompt: str | JsonList[int] | JsonList[str] | JsonList[JsonList[int]] = Field(
         "<|endoftext|>", examples=["def fibonacci(n):"], description="Text, token ids, or a list of either."
     )
     suffix: str | None = Field(None, description="What follows the hole: with it the model fills in the middle.")

@@ -21,6 +21,7 @@ from codemill.engine.sampling_params import SamplingParams
 from codemill.errors import UsageError
 from codemill.server.batch import AT_ONCE
 from codemill.server.errors import ApiError
+from codemill.server.json_list import JsonList
 from codemill.server.json_response import json_response
 from codemill.server.json_route import JsonRoute
 from codemill.server.log import record_of
@@ -40,7 +41,7 @@ class EmbeddingsBody(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: str | None = None
-    input: str | list[int] | list[str] | list[list[int]] = Field(examples=["def add(a, b):"])
+    input: str | JsonList[int] | JsonList[str] | JsonList[JsonList[int]] = Field(examples=["def add(a, b):"])
     encoding_format: str | None = Field(None, description="float, or base64 of 32-bit floats, the lowest byte first.")
     dimensions: int | None = Field(None, description="So many of the first numbers, brought to length 1 again.")
 

@@ -9,6 +9,7 @@ from codemill.engine.sampling_params import SamplingParams
 from codemill.engine.structured_output import StructuredOutput
 from codemill.errors import UsageError
 from codemill.server.generation import ChatPrompt, GenerationRequest, ToolUse
+from codemill.server.json_list import JsonList
 from codemill.server.protocols.messages_blocks import BlockReader
 from codemill.server.protocols.messages_tools import DeclaredTools
 from codemill.server.protocols.messages_turns import read_messages
@@ -21,15 +22,15 @@ class MessagesBody(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
     model: str | None = None
-    messages: list[dict[str, Any]] = Field(examples=[[{"role": "user", "content": "Reverse a string in Python."}]])
+    messages: JsonList[dict[str, Any]] = Field(examples=[[{"role": "user", "content": "Reverse a string in Python."}]])
     system: str | list[Any] | None = None
     max_tokens: int | None = Field(None, description="Of the answer; the context that is left bounds it as well.")
     stream: bool | None = None
-    stop_sequences: list[str] | None = None
+    stop_sequences: JsonList[str] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
-    tools: list[Any] | None = None
+    tools: JsonList[Any] | None = None
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None

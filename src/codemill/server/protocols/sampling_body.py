@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from codemill.engine.sampling_params import SamplingParams
 from codemill.engine.structured_output import StructuredOutput
 from codemill.errors import UsageError
+from codemill.server.json_list import JsonList
 
 LEAST_TOP_P = 1e-6
 
@@ -36,10 +37,10 @@ class SamplingBody(BaseModel):
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: dict[str, Any] | None = Field(None, description="Numbers by token ids.")
     seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop: str | JsonList[str] | None = None
+    stop_token_ids: JsonList[int] | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
@@ -87,7 +88,7 @@ def token_limit(*limits: int | None) -> int:
 ALL_TOKENS = 1 << 30
 
 
-def logit_bias(bias: Mapping[str, float] | None) -> dict[int, float] | None:
+def logit_bias(bias: Mapping[str, Any] | None) -> dict[int, Any] | None:
     """JSON's keys are text; here they are token ids. Raises UsageError."""
     if not bias:
         return None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from codemill.chat.tokenizer import Tokenizer
 from codemill.errors import UsageError
 from codemill.server.generation import ChatPrompt, GenerationRequest, prompt_ids
+from codemill.server.json_list import JsonList
 from codemill.server.json_response import json_response
 from codemill.server.json_route import JsonRoute
 from codemill.server.openapi import JSON_OBJECT
@@ -27,8 +28,8 @@ class TokenizeBody(BaseModel):
     model: str | None = None
     content: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
+    messages: JsonList[dict[str, Any]] | None = None
+    tools: JsonList[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     parse_special: bool | None = Field(None, description="Whether control tokens in the text are meant as such.")
@@ -42,7 +43,7 @@ class DetokenizeBody(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: str | None = None
-    tokens: list[int]
+    tokens: JsonList[int]
 
 
 @router.post("/tokenize", responses=JSON_OBJECT)

@@ -1,0 +1,109 @@
+"""Markdown as a terminal shows it, rendered by rich."""
+
+import io
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from codemill.agent.terminal.ink import Ink
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STYLE = re.compile(r"\x1b\[[\d;]*m")
+MAX_WIDTH = 100  # columns; longer lines are hard to read
+
+
+def render_markdown(text: str, columns: int, ink: Ink) -> str:
+    """Safe Markdown as text with styles, without an empty line around it. Code is not wrapped, so that it can be copied."""
+    if ink.plain:
+        return text.strip("\n")
+    console = _console(min(columns, MAX_WIDTH), ink)
+    with console.capture() as captured:
+        console.print(_markdown_class()(text, code_theme=_code_theme(), hyperlinks=False))
+    lines = ["" if not STYLE.sub("", line).strip() else line.rstrip() for line in captured.get().split("\n")]
+    return "\n".join(lines).strip("\n")
+
+
+def _console(columns: int, ink: Ink) -> "Console":
+    from rich.console import Console
+    from rich.theme import Theme
+
+    theme = Theme(
+        {
+            "markdown.code": "cyan",
+            "markdown.block_quote": "dim",
+            "markdown.h1": "bold",
+            "markdown.h2": "bold",
+            "markdown.h3": "bold",
+            "markdown.h4": "bold",
+            "markdown.item.bullet": "dim",
+            "markdown.item.number": "dim",
+            "markdown.hr": "dim",
+            "markdown.link": "default",
+            "markdown.link_url": "dim underline",
+            "markdown.list": "default",
+            "markdown.table.header": "bold",
+            "markdown.table.border": "dim",
+        }
+    )
+    return Console(
+        file=io.StringIO(),
+        width=columns,
+        force_terminal=True,
+        color_system="standard" if ink.colour else None,
+        no_color=not ink.colour,
+        highlight=False,
+        emoji=False,
+        theme=theme,
+        legacy_windows=False,
+        _environ={},
+    )
+
+
+@cache
+def _markdown_class() -> Any:
+    """rich's Markdown with plain headings and code without a background."""
+    from rich.markdown import CodeBlock, Heading, Markdown
+    from rich.padding import Padding
+    from rich.syntax import Syntax
+    from rich.text import Text
+
+    class PlainHeading(Heading):
+        def __rich_console__(self, console: Any, options: Any) -> Any:
+            self.text.justify = "left"
+            yield self.text
+
+    class PlainCode(CodeBlock):
+        def __rich_console__(self, console: Any, options: Any) -> Any:
+            code = str(self.text).rstrip()
+            lines = Syntax(code, self.lexer_name, theme=self.theme).highlight(code)
+            lines.rstrip()
+            for line in lines.split("\n"):
+                shown = Text("  ", end="\n", no_wrap=True, overflow="ignore").append_text(line)
+                yield Padding(shown, 0, expand=False) if not line.plain else shown
+
+    class AgentMarkdown(Markdown):
+        elements = {**Markdown.elements, "heading_open": PlainHeading, "fence": PlainCode, "code_block": PlainCode}
+
+    return AgentMarkdown
+
+
+@cache
+def _code_theme() -> Any:
+    """Colours of the terminal's palette that can be read on light and on dark."""
+    from pygments.token import Comment, Keyword, Name, Number, String
+    from rich.style import Style
+    from rich.syntax import ANSISyntaxTheme
+
+    return ANSISyntaxTheme(
+        {
+            Comment: Style(dim=True),
+            Keyword: Style(color="blue"),
+            Keyword.Constant: Style(color="cyan"),
+            Name.Function: Style(bold=True),
+            Name.Class: Style(bold=True),
+            Number: Style(color="cyan"),
+            String: Style(color="green"),
+        }
+    )

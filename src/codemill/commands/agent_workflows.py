@@ -1,0 +1,11 @@
+"""`codemill agent review`, `fix`, `sql` and `docs`: each registers itself from a file of its own."""
+
+import typer
+
+from codemill.commands import agent_fix, agent_review
+
+
+def register(group: typer.Typer) -> None:
+    """Add the workflows to the verbs of `codemill agent`."""
+    for workflow in (agent_review, agent_fix):
+        workflow.register(group)
