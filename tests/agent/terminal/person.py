@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pexpect
@@ -19,9 +19,8 @@ NORMAL = (
     (SPINNER, "⠿"),
     (re.compile(r"\d+ s\b"), "N s"),
     (re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}"), "SESSION"),
-    (re.compile(r" · [\d.]+ tokens/s"), " · N tokens/s"),
+    (re.compile(r" · [\d.]+ tokens/s"), ""),
     (re.compile(r"\d[\d,]* tokens, \d+ %"), "N tokens, N %"),
-    (re.compile(r"in \S*/(\w+)$", re.M), r"in …/\1"),
 )
 
 
@@ -29,7 +28,15 @@ class Person:
     """Starts the runner in a terminal of its own. All that came is in `raw`; the screen and its scrollback in `screen`."""
 
     def __init__(
-        self, scenario: str, folder: Path, home: Path, columns: int = 80, rows: int = 24, pause: float = 0.005, **more: str
+        self,
+        scenario: str,
+        folder: Path,
+        home: Path,
+        columns: int = 80,
+        rows: int = 24,
+        pause: float = 0.005,
+        program: Sequence[str] = (),
+        **more: str,
     ) -> None:
         self.screen = pyte.HistoryScreen(columns, rows, history=2000, ratio=0.001)
         self._stream = pyte.ByteStream(self.screen)
@@ -43,10 +50,8 @@ class Person:
             "OMP_NUM_THREADS": "1",
             **more,
         }
-        arguments = [str(RUNNER), scenario, str(folder), str(pause)]
-        self.child = pexpect.spawn(
-            sys.executable, arguments, env=environment, dimensions=(rows, columns), cwd=folder, timeout=20
-        )
+        command, *arguments = program or (sys.executable, str(RUNNER), scenario, str(folder), str(pause))
+        self.child = pexpect.spawn(command, arguments, env=environment, dimensions=(rows, columns), cwd=folder)
         self.child.delaybeforesend = 0
 
     def __enter__(self) -> "Person":
