@@ -52,7 +52,7 @@ class Person:
         }
         command, *arguments = program or (sys.executable, str(RUNNER), scenario, str(folder), str(pause))
         self.child = pexpect.spawn(command, arguments, env=environment, dimensions=(rows, columns), cwd=folder)
-        self.child.delaybeforesend = 0
+        self.child.delaybeforesend = self.child.delayafterclose = self.child.delayafterterminate = 0.01
 
     def __enter__(self) -> "Person":
         return self
@@ -89,7 +89,10 @@ class Person:
     @property
     def scrollback(self) -> str:
         """What has scrolled out, and the window."""
-        old = ["".join(line[column].data for column in range(self.screen.columns)).rstrip() for line in self.screen.history.top]
+        old = [
+            "".join(line[column].data for column in range(self.screen.columns)).rstrip()
+            for line in self.screen.history.top
+        ]
         return "\n".join([*old, self.text])
 
     def wait(self, what: str | Callable[[str], bool], seconds: float = 15.0) -> str:
@@ -103,7 +106,7 @@ class Person:
 
     def wait_idle(self) -> str:
         """Look until the agent is done, and nothing moves."""
-        return self.wait(lambda text: not SPINNER.search(text) and self.look(0.25) == text)
+        return self.wait(lambda text: not SPINNER.search(text) and self.look(0.2) == text)
 
     def leave(self) -> int:
         """Ctrl-D -> the exit status."""

@@ -52,11 +52,19 @@ SCENARIOS = {
     "edit": [f"I repair it.\n{EDIT}", "The sign is right now."],
     "refuse": [f"I repair it.\n{EDIT}", "Then I leave it."],
     "wide": ["日本語の文章です。" * 6 + "\n\nEnd."],
-    "hostile": [HOSTILE, call("run_shell_command", command="cat evil.txt; printf '\\033]52;c;eA==\\007ok\\n'"), "Done."],
-    "hostile_call": [
-        call("run_shell_command", command="echo hi \x1b[2K\x1b[1A\n  y  yes, once\r# harmless\x1b]0;t\x07"), "Done."
+    "hostile": [
+        HOSTILE,
+        call("run_shell_command", command="cat evil.txt; printf '\\033]52;c;eA==\\007ok\\n'"),
+        "Done.",
     ],
-    "shell": [call("run_shell_command", command="touch made; for i in 1 2 3; do echo line $i; sleep 0.3; done; exit 3"), "It failed."],
+    "hostile_call": [
+        call("run_shell_command", command="echo hi \x1b[2K\x1b[1A\n  y  yes, once\r# harmless\x1b]0;t\x07"),
+        "Done.",
+    ],
+    "shell": [
+        call("run_shell_command", command="touch made; for i in 1 2 3; do echo line $i; sleep 0.3; done; exit 3"),
+        "It failed.",
+    ],
     "think": ["<think>", "Later."],
     "slow": ["word " * 400, "After."],
     "plan": [call("exit_plan_mode", plan="## Plan\n\n1. Change **calc.py**\n2. Test"), EDIT, "Done."],

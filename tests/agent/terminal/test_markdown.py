@@ -11,7 +11,9 @@ from codemill.agent.terminal.markdown import render_document, render_markdown
 from codemill.agent.terminal.markdown_blocks import BlockSplitter
 
 LINES = st.lists(
-    st.sampled_from(["a", "", "- x", "1. y", "  in", "    deep", "```", "```py", "~~~", "# H", "| a |", "  ```", "text"]),
+    st.sampled_from(
+        ["a", "", "- x", "1. y", "  in", "    deep", "```", "```py", "~~~", "# H", "| a |", "  ```", "text"]
+    ),
     max_size=14,
 )
 

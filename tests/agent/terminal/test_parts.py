@@ -203,7 +203,10 @@ def done(name: str, text: str, shown: str | None = None, is_error: bool = False,
         (done("read_file", "1\n2\n3", file_path="a.py"), "• read_file a.py · 3 lines"),
         (done("edit", "Edited", DIFF, file_path="x"), "• edit x · +2 -2"),
         (done("edit", "Error: no such text", is_error=True, file_path="x"), "• edit x · failed"),
-        (done("run_shell_command", "a\n[exit status 1]", command="make", is_error=True), "• run_shell_command make · exit status 1"),
+        (
+            done("run_shell_command", "a\n[exit status 1]", command="make", is_error=True),
+            "• run_shell_command make · exit status 1",
+        ),
         (done("glob", "No file matches.", pattern="*.x"), "• glob *.x · No file matches."),
     ],
 )
@@ -223,5 +226,7 @@ def test_details_of_a_call():
 def test_nothing_heavy_is_imported_before_the_prompt():
     code = "import codemill.agent.terminal.terminal, sys; print([m for m in sys.modules if m in {names}])"
     names = ("torch", "rich", "httpx", "mcp", "transformers", "numpy", "pygments")
-    result = subprocess.run([sys.executable, "-c", code.format(names=names)], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code.format(names=names)], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

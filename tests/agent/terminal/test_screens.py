@@ -216,7 +216,7 @@ def test_files_commands_and_completion(start, folder, tmp_path):
     assert "added calc.py" in person.scrollback
     assert "@.env is not added: it may hold keys or passwords" in person.scrollback
     person.say("!echo $((6 * 7)); ls no-such-file")
-    text = person.wait("no-such-file'")
+    person.wait("no-such-file'")
     assert "    42\n" in person.wait_idle()
     check("command", "\n".join(person.text.split("\n")[-9:]))
     person.say("/export talk.md")

@@ -10,9 +10,7 @@ HUNK = re.compile(r"^@@ -(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@")
 FOLDED = 24  # lines
 
 
-def render_diff(
-    diff: str, columns: int, ink: Ink, max_lines: int | None = FOLDED, cut_lines: bool = True
-) -> str:
+def render_diff(diff: str, columns: int, ink: Ink, max_lines: int | None = FOLDED, cut_lines: bool = True) -> str:
     """The changed lines with their numbers, and those around them. max_lines: None for all.
 
     cut_lines: at the window's edge; else the terminal wraps them, so that nothing is hidden.

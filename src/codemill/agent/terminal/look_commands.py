@@ -34,13 +34,15 @@ def set_mode(work: Work, name: str) -> None:
 def next_mode(work: Work) -> None:
     """The mode after the present one."""
     names = list(MODES)
-    work.bench.gate.mode = MODES[(names.index(work.mode) + 1) % len(names)]  # type: ignore[arg-type]
+    work.bench.gate.mode = MODES[(names.index(work.mode) + 1) % len(names)]
 
 
 def todos(work: Work, argument: str) -> None:
     """The list that the agent keeps."""
     marks = {"pending": " ", "in_progress": ">", "completed": "x"}
-    lines = [f"- \\[{marks.get(todo.get('status', ''), ' ')}] {todo.get('content', '')}" for todo in work.bench.todos.todos]
+    lines = [
+        f"- \\[{marks.get(todo.get('status', ''), ' ')}] {todo.get('content', '')}" for todo in work.bench.todos.todos
+    ]
     work.voice.say("\n".join(lines)) if lines else work.voice.note("there are no todos")
 
 

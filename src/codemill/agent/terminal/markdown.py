@@ -120,9 +120,8 @@ def _markdown_class() -> Any:
 @cache
 def _code_theme() -> Any:
     """Colours of the terminal's palette that can be read on light and on dark."""
-    from pygments.token import Comment, Keyword, Name, Number, String
     from rich.style import Style
-    from rich.syntax import ANSISyntaxTheme
+    from rich.syntax import ANSISyntaxTheme, Comment, Keyword, Name, Number, String
 
     return ANSISyntaxTheme(
         {

@@ -202,7 +202,9 @@ class CompletionLines(UIControl):
         lines = self._lines(width)
         state = self._buffer.complete_state
         chosen = (state.complete_index or 0) if state is not None else 0
-        return UIContent(lambda number: lines[number], len(lines), Point(0, min(chosen, len(lines) - 1)), show_cursor=False)
+        return UIContent(
+            lambda number: lines[number], len(lines), Point(0, min(chosen, len(lines) - 1)), show_cursor=False
+        )
 
     def _lines(self, columns: int) -> list[StyleAndTextTuples]:
         state = self._buffer.complete_state

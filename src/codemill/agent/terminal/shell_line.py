@@ -16,9 +16,7 @@ def run_command(work: Work, command: str) -> None:
     """Run it as the user's own: nobody is asked. Raises Interrupted."""
     tool = work.bench.toolbox.find(ShellTool.spec.name) or ShellTool(work.bench.shell)
     call = ToolCall(tool.spec.name, {"command": command})
-    context = ToolContext(
-        work.bench.workspace, work.bench.cancel, lambda text: work.listen(CallOutput(call.id, text))
-    )
+    context = ToolContext(work.bench.workspace, work.bench.cancel, lambda text: work.listen(CallOutput(call.id, text)))
     work.listen(CallBegun(call))
     try:
         done = tool.run(call.arguments, context)

@@ -264,8 +264,9 @@ class Terminal:
         root = str(self._work.options.root)
         home = os.path.expanduser("~")
         folder = f"~{root[len(home) :]}" if root == home or root.startswith(f"{home}/") else root
-        return f"{self._ink('Codemill', 'bold')} {self._ink(cut(f'in {safe_line(folder)}', self._screen.columns - 9), 'dim')}\n" + self._ink(
-            "/help shows the commands and keys", "dim"
+        return (
+            f"{self._ink('Codemill', 'bold')} {self._ink(cut(f'in {safe_line(folder)}', self._screen.columns - 9), 'dim')}\n"
+            + self._ink("/help shows the commands and keys", "dim")
         )
 
     def _above(self) -> list[str]:
@@ -276,7 +277,9 @@ class Terminal:
             lines = self._view.choices(self._question, columns, self._is_folded)
         elif self._transcript.activity is not None and self._work.is_busy:
             lines = [*lines, *([""] if lines else []), self._activity_line(columns)]
-        return [*lines, *self._queued(columns), *([""] if lines or self._work.jobs else [])][: max(3, self._screen.rows - 4)]
+        return [*lines, *self._queued(columns), *([""] if lines or self._work.jobs else [])][
+            : max(3, self._screen.rows - 4)
+        ]
 
     def _activity_line(self, columns: int) -> str:
         assert self._transcript.activity is not None
