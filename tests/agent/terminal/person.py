@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pexpect
@@ -19,9 +19,8 @@ NORMAL = (
     (SPINNER, "⠿"),
     (re.compile(r"\d+ s\b"), "N s"),
     (re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}"), "SESSION"),
-    (re.compile(r" · [\d.]+ tokens/s"), " · N tokens/s"),
+    (re.compile(r" · [\d.]+ tokens/s"), ""),
     (re.compile(r"\d[\d,]* tokens, \d+ %"), "N tokens, N %"),
-    (re.compile(r"in \S*/(\w+)$", re.M), r"in …/\1"),
 )
 
 
@@ -36,6 +35,7 @@ class Person:
         columns: int = 80,
         rows: int = 24,
         pause: float = 0.005,
+        program: Sequence[str] = (),
         **more: str,
     ) -> None:
         self.screen = pyte.HistoryScreen(columns, rows, history=2000, ratio=0.001)
@@ -50,11 +50,9 @@ class Person:
             "OMP_NUM_THREADS": "1",
             **more,
         }
-        arguments = [str(RUNNER), scenario, str(folder), str(pause)]
-        self.child = pexpect.spawn(
-            sys.executable, arguments, env=environment, dimensions=(rows, columns), cwd=folder, timeout=20
-        )
-        self.child.delaybeforesend = 0
+        command, *arguments = program or (sys.executable, str(RUNNER), scenario, str(folder), str(pause))
+        self.child = pexpect.spawn(command, arguments, env=environment, dimensions=(rows, columns), cwd=folder)
+        self.child.delaybeforesend = self.child.delayafterclose = self.child.delayafterterminate = 0.01
 
     def __enter__(self) -> "Person":
         return self
@@ -108,7 +106,7 @@ class Person:
 
     def wait_idle(self) -> str:
         """Look until the agent is done, and nothing moves."""
-        return self.wait(lambda text: not SPINNER.search(text) and self.look(0.25) == text)
+        return self.wait(lambda text: not SPINNER.search(text) and self.look(0.2) == text)
 
     def leave(self) -> int:
         """Ctrl-D -> the exit status."""

@@ -65,7 +65,7 @@ SCENARIOS = {
         call("run_shell_command", command="touch made; for i in 1 2 3; do echo line $i; sleep 0.3; done; exit 3"),
         "It failed.",
     ],
-    "think": ["<think>", "Thought."],
+    "think": ["<think>", "Later."],
     "slow": ["word " * 400, "After."],
     "plan": [call("exit_plan_mode", plan="## Plan\n\n1. Change **calc.py**\n2. Test"), EDIT, "Done."],
     "long": [call("write_file", file_path="long.txt", content="\n".join(f"line {n}" for n in range(60))), "Done."],

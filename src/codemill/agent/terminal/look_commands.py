@@ -34,7 +34,7 @@ def set_mode(work: Work, name: str) -> None:
 def next_mode(work: Work) -> None:
     """The mode after the present one."""
     names = list(MODES)
-    work.bench.gate.mode = MODES[(names.index(work.mode) + 1) % len(names)]  # type: ignore[arg-type]
+    work.bench.gate.mode = MODES[(names.index(work.mode) + 1) % len(names)]
 
 
 def todos(work: Work, argument: str) -> None:

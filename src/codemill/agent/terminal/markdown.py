@@ -6,11 +6,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from codemill.agent.terminal.ink import Ink
+from codemill.agent.terminal.markdown_blocks import BlockSplitter
+from codemill.agent.terminal.safe_text import width
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 STYLE = re.compile(r"\x1b\[[\d;]*m")
+FENCED = re.compile(r" {0,3}(`{3,}|~{3,})[ \t]*([^\s`]*)[^\n]*\n(.*?)(?:\n {0,3}\1[`~]*[ \t]*)?", re.DOTALL)
 MAX_WIDTH = 100  # columns; longer lines are hard to read
 
 
@@ -18,10 +21,37 @@ def render_markdown(text: str, columns: int, ink: Ink) -> str:
     """Safe Markdown as text with styles, without an empty line around it. Code is not wrapped, so that it can be copied."""
     if ink.plain:
         return text.strip("\n")
+    code = FENCED.fullmatch(text.strip("\n"))
+    if code:
+        return _render_code(code[3], code[2], ink)
     console = _console(min(columns, MAX_WIDTH), ink)
     with console.capture() as captured:
         console.print(_markdown_class()(text, code_theme=_code_theme(), hyperlinks=False))
-    lines = ["" if not STYLE.sub("", line).strip() else line.rstrip() for line in captured.get().split("\n")]
+    return _without_padding(captured.get())
+
+
+def render_document(text: str, columns: int, ink: Ink) -> str:
+    """Safe Markdown of several blocks, with one empty line between them, as it looks when it is streamed."""
+    splitter = BlockSplitter()
+    blocks = [*splitter.feed(text), *splitter.finish()]
+    return "\n\n".join(render_markdown(block, columns, ink) for block in blocks)
+
+
+def _render_code(code: str, language: str, ink: Ink) -> str:
+    """Code in lines as long as they are: the terminal wraps them, so that they are copied whole."""
+    from rich.syntax import Syntax
+
+    widest = max(width(line) for line in code.split("\n")) + 1
+    console = _console(widest, ink)
+    with console.capture() as captured:
+        console.print(Syntax(code, language or "text", theme=_code_theme()).highlight(code), soft_wrap=True, end="")
+    lines = _without_padding(captured.get()).split("\n")
+    return "\n".join(f"  {line}" if line else "" for line in lines)
+
+
+def _without_padding(text: str) -> str:
+    """Without spaces at the ends of lines, and without empty lines around it."""
+    lines = ["" if not STYLE.sub("", line).strip() else line.rstrip() for line in text.split("\n")]
     return "\n".join(lines).strip("\n")
 
 
@@ -65,7 +95,6 @@ def _console(columns: int, ink: Ink) -> "Console":
 def _markdown_class() -> Any:
     """rich's Markdown with plain headings and code without a background."""
     from rich.markdown import CodeBlock, Heading, Markdown
-    from rich.padding import Padding
     from rich.syntax import Syntax
     from rich.text import Text
 
@@ -80,8 +109,7 @@ def _markdown_class() -> Any:
             lines = Syntax(code, self.lexer_name, theme=self.theme).highlight(code)
             lines.rstrip()
             for line in lines.split("\n"):
-                shown = Text("  ", end="\n", no_wrap=True, overflow="ignore").append_text(line)
-                yield Padding(shown, 0, expand=False) if not line.plain else shown
+                yield Text("  ", overflow="fold").append_text(line)
 
     class AgentMarkdown(Markdown):
         elements = {**Markdown.elements, "heading_open": PlainHeading, "fence": PlainCode, "code_block": PlainCode}
@@ -92,9 +120,8 @@ def _markdown_class() -> Any:
 @cache
 def _code_theme() -> Any:
     """Colours of the terminal's palette that can be read on light and on dark."""
-    from pygments.token import Comment, Keyword, Name, Number, String
     from rich.style import Style
-    from rich.syntax import ANSISyntaxTheme
+    from rich.syntax import ANSISyntaxTheme, Comment, Keyword, Name, Number, String
 
     return ANSISyntaxTheme(
         {

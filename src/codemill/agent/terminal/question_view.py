@@ -3,7 +3,7 @@
 from codemill.agent.terminal.call_view import INDENT, call_line
 from codemill.agent.terminal.diff_view import num_lines, render_diff
 from codemill.agent.terminal.ink import Ink
-from codemill.agent.terminal.markdown import render_markdown
+from codemill.agent.terminal.markdown import render_document
 from codemill.agent.terminal.questions import Question
 from codemill.agent.terminal.safe_text import safe_line, safe_text, visible_line, visible_text, width, wrap
 
@@ -18,7 +18,7 @@ class QuestionView:
         """What would be done. max_lines: None for all of it."""
         request, ink = question.request, self._ink
         if question.is_plan:
-            return f"{ink('The plan', 'bold')}\n\n{render_markdown(safe_text(request.preview.subject), columns, ink)}"
+            return f"{ink('The plan', 'bold')}\n\n{render_document(safe_text(request.preview.subject), columns, ink)}"
         about, name = visible_text(request.preview.subject), request.call.name
         is_short = "\n" not in about and width(about) + width(name) + 6 <= columns
         has_block = not request.preview.diff and not is_short

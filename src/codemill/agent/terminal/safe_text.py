@@ -1,7 +1,7 @@
 """Text from models, files and commands, made fit for a terminal: nothing in it can move the cursor or pretend."""
 
 import re
-import unicodedata
+from functools import cache
 
 TAB = 4  # columns
 # CSI, OSC and the other strings that ST or BEL ends, charset choices, and single letters; an unfinished one too.
@@ -74,7 +74,7 @@ def _wrap_line(line: str, columns: int) -> list[str]:
     lines, begin, used, space = [], 0, 0, -1
     for number, character in enumerate(line):
         used += _columns(character)
-        if used > columns:
+        while used > columns and number > begin:
             end = space if space > begin else number
             lines.append(line[begin:end].rstrip(" "))
             begin = end
@@ -84,10 +84,11 @@ def _wrap_line(line: str, columns: int) -> list[str]:
     return [*lines, line[begin:]]
 
 
+@cache
 def _columns(character: str) -> int:
-    if unicodedata.combining(character) or character in "\u200b\u200c\u200d\ufe0e\ufe0f":
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    from wcwidth import wcwidth
+
+    return max(0, wcwidth(character))
 
 
 def _after_return(line: str) -> str:

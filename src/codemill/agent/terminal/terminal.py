@@ -264,8 +264,9 @@ class Terminal:
         root = str(self._work.options.root)
         home = os.path.expanduser("~")
         folder = f"~{root[len(home) :]}" if root == home or root.startswith(f"{home}/") else root
-        return f"{self._ink('Codemill', 'bold')} {self._ink(f'in {safe_line(folder)}', 'dim')}\n" + self._ink(
-            "/help shows the commands and keys", "dim"
+        return (
+            f"{self._ink('Codemill', 'bold')} {self._ink(cut(f'in {safe_line(folder)}', self._screen.columns - 9), 'dim')}\n"
+            + self._ink("/help shows the commands and keys", "dim")
         )
 
     def _above(self) -> list[str]:

@@ -6,7 +6,7 @@ from codemill.agent.events import Event
 from codemill.agent.terminal.call_view import MARK
 from codemill.agent.terminal.diff_view import render_diff
 from codemill.agent.terminal.ink import Ink
-from codemill.agent.terminal.markdown import render_markdown
+from codemill.agent.terminal.markdown import render_document
 from codemill.agent.terminal.safe_text import safe_line, safe_text, wrap
 from codemill.agent.terminal.screen import Screen
 from codemill.agent.terminal.status import Status
@@ -42,7 +42,7 @@ class ScreenVoice:
         self._screen.post(self._end)
 
     def say(self, text: str) -> None:
-        shown = render_markdown(safe_text(text), self._screen.columns, self._ink)
+        shown = render_document(safe_text(text), self._screen.columns, self._ink)
         self._screen.post(self._transcript.show_block, shown)
 
     def diff(self, name: str, verb: str, diff: str) -> None:
@@ -84,7 +84,7 @@ class ScreenVoice:
 
     def echo(self, text: str) -> str:
         """What the user typed, as it stands above."""
-        first, *more = safe_text(text).split("\n")
+        first, *more = wrap(safe_text(text), self._screen.columns - 2)
         hidden = len(more) - 20
         more = more[:20] if hidden > 0 else more
         lines = [self._ink("> ", "cyan") + self._ink(first, "bold"), *(f"  {self._ink(line, 'bold')}" for line in more)]

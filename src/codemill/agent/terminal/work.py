@@ -48,9 +48,6 @@ class Voice(Protocol):
     def say(self, text: str) -> None:
         """Show Markdown."""
 
-    def block(self, text: str) -> None:
-        """Show text that has its styles already."""
-
     def diff(self, name: str, verb: str, diff: str) -> None:
         """Show how a file has changed; an empty diff for one that is no text."""
 
