@@ -189,7 +189,9 @@ def real_engine(args: argparse.Namespace) -> Any:
     from codemill import LLM
     from codemill.engine.async_engine import AsyncEngine
 
-    llm = LLM(None if args.model == "embedded" else args.model, max_num_seqs=args.max_num_seqs)
+    # So little that all of it is soon in use: the system gives memory only when it is touched.
+    options = {"max_num_seqs": args.max_num_seqs, "kv_cache_bytes": 64 << 20}
+    llm = LLM(None if args.model == "embedded" else args.model, **options)
     return AsyncEngine(llm, max_waiting=args.max_waiting)
 
 
