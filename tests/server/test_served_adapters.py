@@ -43,3 +43,12 @@ def test_adapters_answer_under_their_names_at_the_same_time(serve, tmp_path):
     with ThreadPoolExecutor() as pool:
         assert list(pool.map(ask, names * 4)) == [(name, alone[name]) for name in names] * 4
     assert client.post("/v1/completions", json={"model": "three", "prompt": "x"}).status_code == 404
+
+
+def test_an_adapter_that_does_not_fit_is_no_mistake_of_the_client(serve, tmp_path):
+    directory = save_adapter(tmp_path / "broken", 0)
+    (directory / "adapter_config.json").write_text('{"peft_type": "LORA", "r": -1}')
+    definition = ModelDefinition("base", None, adapters={"broken": directory})
+    registry = Registry([definition], EngineLoader({"kv_cache_bytes": 8 << 20, "max_model_len": 256}), is_lazy=True)
+    answer = serve(registry=registry).post("/v1/completions", json={"model": "broken", "prompt": "x"})
+    assert (answer.status_code, "the adapter broken cannot be loaded" in answer.text) == (500, True), answer.text
