@@ -67,6 +67,9 @@ class Workbench:
         self.workspace = Workspace(options.root)
         self.cancel = threading.Event()
         self.rules = ProjectRules(options.configuration.command_rules)
+        for tool in options.more_tools:
+            if getattr(tool, "is_trusted", False):
+                self.rules.trust(tool.spec.name)
         self.gate = ApprovalGate(options.mode, approver, self.rules)
         self.todos = TodoWriteTool(lambda todos: session.note("todos", todos=todos))
 
