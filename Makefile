@@ -15,13 +15,14 @@ FUNCTION := 'def solve(numbers: list[int]) -> int:\n    """Keep the even numbers
 COMPLETE_AT := examples/shopping.py:5
 
 # The others need a model, or results of the others.
-BENCHES := $(filter-out $(addprefix benchmarks/,big_models.py busy_machine.py copying_model.py draw_cpu_speed.py),\
+BENCHES := $(filter-out $(addprefix benchmarks/,big_models.py busy_machine.py copying_model.py draw_cpu_speed.py \
+	server_client.py server_process.py server_protocols.py server_prefix_reuse.py server_soak.py),\
 	$(wildcard benchmarks/*.py))
 
 # Programs of other people that talk to the server, each Python one in an environment of its own.
 CLIENTS := $(VENV)/clients
 
-.PHONY: run test test-slow test-clients test-web neon sanitize bench toolchains docs clean help
+.PHONY: run test test-slow test-clients test-web test-fuzz test-soak neon sanitize bench toolchains docs clean help
 
 help:
 	@echo 'make run        set up, then generate and complete code with the embedded model'
@@ -29,6 +30,8 @@ help:
 	@echo 'make test-slow  the tests that take minutes'
 	@echo 'make test-clients  the server with the agents that people use, from npm and PyPI (about 3 GB)'
 	@echo 'make test-web   the tests of the web page in Chromium (installs it by apt-get where it is missing, as root)'
+	@echo 'make test-fuzz  thousands of odd requests to the server, of which none may make it fail'
+	@echo 'make test-soak  the server under clients that leave and send nonsense, for minutes'
 	@echo 'make neon       the kernel tests against kernels for aarch64, in an emulator'
 	@echo 'make sanitize   the kernel tests with sanitizers for memory, arithmetic and threads'
 	@echo 'make bench      every script in benchmarks/ that needs no argument'
@@ -58,6 +61,12 @@ test-web: $(VENV)/dev.stamp
 	  { echo 'error: no Chromium here; install it, or name one with CODEMILL_CHROMIUM=FILE' >&2; exit 1; }
 	$(PIP_INSTALL) 'playwright>=1.50'
 	$(BIN)/python -m pytest -m 'slow or not slow' tests/server/web
+
+test-fuzz: $(VENV)/dev.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow or not slow' -s tests/server/test_fuzz.py
+
+test-soak: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/server/test_soak.py
 
 neon: $(VENV)/dev.stamp
 	$(BIN)/python tests/kernels/builds/run.py neon

@@ -25,7 +25,7 @@ from typing import Any
 
 import uvloop
 from server_client import CHAT, Stream, load, post
-from server_process import ServerProcess, codemill_serve, free_port, scripted, serving
+from server_process import ServerProcess, codemill_serve, command_line, free_port, scripted, serving
 
 SERVER_CORE, CLIENT_CORE = 0, 1
 MESSAGES = [{"role": "user", "content": "Write a Python function that reverses a string, and say how it works."}]
@@ -257,7 +257,7 @@ def main() -> None:
     result = {
         "machine": {"processor": processor(), "cores": "one for the server, one for the clients"},
         "versions": versions(args.peer_python),
-        "command": "python benchmarks/server_overhead.py " + " ".join(sys.argv[1:]),
+        "command": command_line("server_overhead.py"),
         "targets": judge(null),
         "null_model": null,
         "null_model_streams": streamed,

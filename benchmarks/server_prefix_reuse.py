@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from server_client import CHAT, Stream, post
-from server_process import ServerProcess, codemill_serve, serving
+from server_process import ServerProcess, codemill_serve, command_line, serving
 
 FIRST, SECOND = "qwen-code-0.24.4-turn1.json", "qwen-code-0.24.4-turn2-toolresult.json"
 CUT_AT = 0.5  # of the first prompt's time
@@ -149,7 +149,7 @@ def main() -> None:
     result = {
         "machine": processor(),
         "versions": {name: version(name) for name in ("codemill", "torch", "fastapi", "uvicorn")},
-        "command": "python benchmarks/server_prefix_reuse.py " + " ".join(sys.argv[1:]),
+        "command": command_line("server_prefix_reuse.py"),
         "model": f"{args.model}, {args.quantization}",
         "tokenizer": "Qwen3's" if args.tokenizer else "the embedded model's",
         **figures,

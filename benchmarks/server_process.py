@@ -93,6 +93,12 @@ def codemill_serve(*options: str) -> list[str]:
     return [sys.executable, "-m", "codemill", "serve", "--port", "0", "--json", *options]
 
 
+def command_line(script: str) -> str:
+    """How a script was called, with the names of files instead of their paths."""
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    return " ".join(["python", f"benchmarks/{script}", *words])
+
+
 def free_port() -> int:
     import socket
 
@@ -183,7 +189,9 @@ def real_engine(args: argparse.Namespace) -> Any:
     from codemill import LLM
     from codemill.engine.async_engine import AsyncEngine
 
-    llm = LLM(None if args.model == "embedded" else args.model, max_num_seqs=args.max_num_seqs)
+    # So little that all of it is soon in use: the system gives memory only when it is touched.
+    options = {"max_num_seqs": args.max_num_seqs, "kv_cache_bytes": 64 << 20}
+    llm = LLM(None if args.model == "embedded" else args.model, **options)
     return AsyncEngine(llm, max_waiting=args.max_waiting)
 
 

@@ -232,12 +232,13 @@ async def _settled(server: ServerProcess, before: dict[str, int]) -> dict[str, i
     return left
 
 
-def _memory(usage: list[dict[str, Any]]) -> dict[str, float]:
+def _memory(usage: list[dict[str, Any]]) -> dict[str, Any]:
     """MB that are resident: after the first fifth of the time, and in the last."""
     sizes = [each["rss_bytes"] / 1e6 for each in usage]
     fifth = max(1, len(sizes) // 5)
     warm, end = statistics.median(sizes[fifth : 2 * fifth] or sizes), statistics.median(sizes[-fifth:])
-    return {"warm_mb": round(warm, 1), "end_mb": round(end, 1), "most_mb": round(max(sizes), 1)}
+    curve = [round(size) for size in sizes[:: max(1, len(sizes) // 12)]]
+    return {"warm_mb": round(warm, 1), "end_mb": round(end, 1), "most_mb": round(max(sizes), 1), "curve_mb": curve}
 
 
 def faults(result: dict[str, Any], memory_mb: float = 5.0) -> list[str]:

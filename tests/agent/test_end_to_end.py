@@ -13,11 +13,10 @@ pytest.importorskip("pathspec")
 pytest.importorskip("httpx")
 
 from agent.fakes import call
-from server.live import LiveServer
-
 from codemill.engine.scripted import ScriptedEngine
 from codemill.server.registry import Registry
 from codemill.server.settings import ServerSettings
+from server.live import LiveServer
 
 CODE = "def add(a, b):\n    return a - b\n"
 TEST = "from sums import add\n\nassert add(2, 3) == 5, add(2, 3)\nprint('all is well')\n"

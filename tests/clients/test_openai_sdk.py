@@ -135,6 +135,11 @@ def test_completions_fill_a_hole() -> None:
     assert "<|fim_prefix|>return <|fim_suffix|>\n# end<|fim_middle|>" in prompts[0]
 
 
+def test_embeddings_tell_texts_apart(sdk: Any) -> None:
+    first, second, again = sdk.embeddings.create(model=MODEL, input=["one", "two", "one"]).data
+    assert first.embedding == again.embedding != second.embedding
+
+
 def test_models_are_listed(sdk: Any) -> None:
     assert [model.id for model in sdk.models.list()] == [MODEL]
     assert sdk.models.retrieve(MODEL).id == MODEL

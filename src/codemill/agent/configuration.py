@@ -39,8 +39,9 @@ def config_folder() -> Path:
 
 
 def state_folder() -> Path:
-    """Where sessions are kept."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "codemill"
+    """Where sessions are kept. The XDG base directory specification has paths that are not absolute ignored."""
+    given = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(given) if os.path.isabs(given) else Path.home() / ".local/state") / "codemill"
 
 
 def read_configuration(root: Path) -> Configuration:

@@ -13,8 +13,9 @@ from codemill.chat.tool_types import ArgumentsDelta, CallStart, ContentDelta
 from codemill.chat.tool_types import Event as ParsedEvent
 
 if TYPE_CHECKING:
-    from codemill import LLM, SamplingParams
+    from codemill.engine.llm import LLM
     from codemill.engine.outputs import RequestMetrics
+    from codemill.engine.sampling_params import SamplingParams
 
 
 class LocalModel:
@@ -58,7 +59,7 @@ class LocalModel:
             return self._loaded
 
     def _sampling(self, llm: "LLM") -> "SamplingParams":
-        from codemill import SamplingParams
+        from codemill.engine.sampling_params import SamplingParams
 
         return SamplingParams(temperature=self._temperature, max_tokens=llm.max_model_len)
 

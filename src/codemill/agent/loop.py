@@ -98,6 +98,8 @@ class Agent:
             self._answer_open_calls(guard)
             if task is not None:
                 self.session.add_user(task)
+            elif self.session.is_answered:
+                raise Finished(self.session.messages[-1]["content"])
             while True:
                 self._step(spending, guard)
         except Stop as stop:

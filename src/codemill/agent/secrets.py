@@ -15,8 +15,9 @@ _PRIVATE_KEY = re.compile(
     rf"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----{_BODY}(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----)?"
 )
 _TOKEN = re.compile(
-    r"(?<![A-Za-z0-9_-])(?:"
-    r"sk-[A-Za-z0-9_-]{20,}"  # OpenAI, Anthropic, and those that write keys as they do
+    r"(?:(?<![A-Za-z0-9_-])|(?<=\\[nrt]))(?:"  # in JSON, the end of a line may be written as \n before it
+    # OpenAI, Anthropic, and those that write keys as they do; a name in words has no digits and capitals.
+    r"sk-(?=[a-z_-]*[A-Z0-9])(?=[A-Z0-9_-]*[a-z])(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{20,}"
     r"|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{40,}|glpat-[A-Za-z0-9_-]{20,}"
     r"|(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])"
     r"|AIza[A-Za-z0-9_-]{35}"
@@ -30,7 +31,7 @@ _TOKEN = re.compile(
 _VARIABLE = re.compile(
     r"((?:(?<![A-Za-z0-9_])|(?<=\\n))"
     r"[A-Z0-9_]{0,40}(?:PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACCESS_KEY|PRIVATE_KEY)[A-Z0-9_]{0,20}=(?:\\?[\"'])?)"
-    r"([^\s\"'$<>{}()\[\]\\]{6,})(?![(\[{])"
+    r"([^\s\"'$<>{}()\[\]\\]{6,}+)(?![(\[{])"
 )
 _URL = re.compile(r"(://([^\s:/@\"'\\]+):)([^\s@/\"'\\$<>{}]{3,})(?=@)")
 

@@ -123,6 +123,11 @@ class Session:
                 return [call for call in calls if call.id not in answered]
         return []
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether the model has said its last word, and asks for nothing more."""
+        return bool(self.messages) and self.messages[-1]["role"] == "assistant" and not self.open_calls
+
     def has_begun(self, call: ToolCall) -> bool:
         """Whether the call was under way when the session was left."""
         return call.id in self._begun

@@ -50,11 +50,11 @@ class SessionFile:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                return  # a file system without locks
-            raise CodemillError(
-                f"session {self.path.stem} is in use by {_holder(self.path)}: end that, or work on a copy with --fork"
-            ) from None
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # others are of file systems without locks
+                raise CodemillError(
+                    f"session {self.path.stem} is in use by {_holder(self.path)}: end that, or work on a copy with "
+                    "--fork"
+                ) from None
         self.repair()
         self.append({"type": "opened", "time": round(time.time(), 3), "pid": os.getpid(), "host": socket.gethostname()})
 

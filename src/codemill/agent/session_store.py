@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codemill.agent.configuration import state_folder
 from codemill.agent.session import VERSION, Session, new_session_id
-from codemill.agent.session_file import SessionFile, make_private_folder, read_records
+from codemill.agent.session_file import Record, SessionFile, make_private_folder, read_records
+from codemill.agent.snapshots import Snapshots
 from codemill.errors import CodemillError, UsageError
 
 KEEP = 200  # sessions of a project that are not pruned
@@ -46,7 +48,8 @@ class SessionStore:
 
     def __init__(self, state_dir: Path | None, workspace_root: Path) -> None:
         root = workspace_root.resolve()
-        self.folder = (state_dir or default_state_dir()) / "projects" / _project_name(root)
+        self._state_dir = state_dir or state_folder()
+        self.folder = self._state_dir / "projects" / _project_name(root)
         self.snapshots_folder = self.folder / "snapshots"
         self._sessions = self.folder / "sessions"
         self._root = root
@@ -73,7 +76,7 @@ class SessionStore:
     def fork(self, source: Session | SessionInfo) -> Session:
         """A copy of all that happened so far, to go on with; the original may be in use, and is not touched."""
         records = source.records if isinstance(source, Session) else list(read_records(source.path))
-        header = next((record for record in records if record["type"] == "session"), {"metadata": {}})
+        header: Record = next((record for record in records if record["type"] == "session"), {"metadata": {}})
         metadata = {**header["metadata"], "parent": source.id}
         path = self._new_path()
         new = {"type": "session", "id": path.stem, "version": VERSION, "created": time.time(), "metadata": metadata}
@@ -128,6 +131,17 @@ class SessionStore:
         old = [path for path in self._paths() if path not in kept and _changed(path) < time.time() - JUST_MADE]
         return sum(_delete(path) for path in old)
 
+    def tidy(self, keep: int = KEEP) -> int:
+        """Delete what `prune` does, and the snapshots that nothing else needs; how many sessions that were."""
+        num_deleted = self.prune(keep)
+        if num_deleted:
+            self.snapshots().collect(self.snapshot_ids())
+        return num_deleted
+
+    def snapshots(self) -> Snapshots:
+        """Where the files of this project are kept, to go back to."""
+        return Snapshots(self.snapshots_folder, self._root, self._state_dir)
+
     def snapshot_ids(self) -> set[str]:
         """The snapshots that sessions can go back to."""
         found: set[str] = set()
@@ -155,13 +169,6 @@ class SessionStore:
         if not recent:
             return "there are none yet"
         return "; ".join(f"{info.id} ({info.request[:40]})" for info in recent)
-
-
-def default_state_dir() -> Path:
-    """The user's folder for what programs keep, by the XDG base directory specification."""
-    given = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(given) if os.path.isabs(given) else Path.home() / ".local" / "state"
-    return base / "codemill"
 
 
 def _project_name(root: Path) -> str:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from codemill.agent.snapshot_scan import Scan
 from codemill.agent.snapshot_store import Entry, Objects, Stat
+from codemill.errors import CodemillError
 
 MAX_BYTES = 20 << 20  # of a file; a larger one is data, or was built
 MAX_LARGE = 200 << 20  # of a file that is about to be overwritten
+MAX_TOTAL = 4 << 30  # of what a snapshot reads: nobody wants to wait for more, nor to have it twice
 # ns: a file that changed so shortly before it was read may change again and look the same. Some file systems count in
 # steps of 2 s. Git does likewise: see its racy-git.txt.
 RACY = 2_000_000_000
@@ -22,6 +24,7 @@ def read_entries(objects: Objects, root: Path, scan: Scan, now: int, large: Coll
     now: Unix time in ns from before the scan. large: paths that may be large.
     """
     known = objects.stats()
+    num_bytes = 0
     news: dict[str, tuple[Stat, int, bytes]] = {}
     entries: dict[str, Entry] = {}
     for path, found in list(scan.found.items()):
@@ -41,6 +44,12 @@ def read_entries(objects: Objects, root: Path, scan: Scan, now: int, large: Coll
             if found.st_size > limit:
                 scan.leave_out(path, f"it has more than {limit >> 20} MiB")
                 continue
+            num_bytes += found.st_size
+            if num_bytes > MAX_TOTAL:
+                raise CodemillError(
+                    f"{root} has more than {MAX_TOTAL >> 30} GiB that are not ignored: no snapshot can be taken. "
+                    "Work in a smaller folder, or name what is not yours in .gitignore"
+                )
             data, found = _read(f"{root}/{path}")
         except FileNotFoundError:
             continue  # gone since

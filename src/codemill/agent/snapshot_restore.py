@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from codemill.agent.snapshot_store import Entry
@@ -44,11 +45,11 @@ class Restorer:
         changes = sorted(changes)
         for change in reversed(changes):  # what is in a folder goes before the folder
             if change.before is not None and (change.after is None or change.before.kind != change.after.kind):
-                self._try(change.path, done, lambda change=change: self._remove(change))
+                self._try(change.path, done, partial(self._remove, change))
         for change in changes:
             if change.after is not None and change.path not in done.skipped:
-                self._try(change.path, done, lambda change=change: self._make(change, change.after))
-        self._close_folders(changes)
+                self._try(change.path, done, partial(self._make, change, change.after))
+        self._close_folders()
         for change in changes:
             if change.path not in done.skipped:
                 _record(done, change)
@@ -64,6 +65,7 @@ class Restorer:
     def _check_parent(self, path: str) -> None:
         """A folder may have become a link, which leads somewhere else."""
         parent = os.path.dirname(f"{self._root}/{path}")
+        os.makedirs(parent, exist_ok=True)  # an ignored folder, which no snapshot has, may be gone
         if os.path.realpath(parent) != parent:
             raise OSError(f"{os.path.dirname(path)} is not the folder that it was")
         self._open_folder(parent)
@@ -72,7 +74,7 @@ class Restorer:
         mode = stat.S_IMODE(os.lstat(folder).st_mode)
         if mode & OWNER != OWNER:
             os.chmod(folder, mode | OWNER)
-            self._opened[folder] = mode
+            self._opened.setdefault(folder, mode)
 
     def _remove(self, change: Change) -> None:
         path = f"{self._root}/{change.path}"
@@ -120,7 +122,7 @@ class Restorer:
                 os.unlink(temporary)
             raise
 
-    def _close_folders(self, changes: list[Change]) -> None:
+    def _close_folders(self) -> None:
         """Give folders their modes, the deepest first."""
         for path in sorted(self._opened, reverse=True):
             with suppress(OSError):

@@ -41,9 +41,10 @@ class Scan:
 class Scanner:
     """Scans a workspace. rules_folder: for an empty repository, so that .gitignore counts also where there is none."""
 
-    def __init__(self, root: Path, rules_folder: Path) -> None:
+    def __init__(self, root: Path, rules_folder: Path, state_dir: Path) -> None:
         self._root = str(root)
         self._rules_folder = rules_folder
+        self._own = f"{state_dir.relative_to(root).as_posix()}/" if state_dir.is_relative_to(root) else None
 
     def scan(self, also: Iterable[str] = ()) -> Scan:
         """also: paths that are looked at although they are ignored. Raises CodemillError if there are too many."""
@@ -67,7 +68,7 @@ class Scanner:
             for entry in self._entries(folder, scan):
                 path = folder + entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    if path + "/" in ignored or entry.name in skipped_names:
+                    if path + "/" in ignored or entry.name in skipped_names or path + "/" == self._own:
                         scan.unseen.add(path + "/")
                         continue
                 elif path in ignored:

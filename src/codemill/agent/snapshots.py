@@ -15,17 +15,19 @@ MIN_AGE = 3600.0  # seconds that a snapshot is kept although no session names it
 
 
 class Snapshots:
-    """Takes snapshots of a workspace and goes back to them. folder: where they are kept.
+    """Takes snapshots of a workspace and goes back to them. folder: where they are kept; state_dir: what is around it,
+    which is no part of the workspace also where it lies in it.
 
     What Git ignores is left out, unless the agent is about to change it. One process at a time works with a folder;
     others wait.
     """
 
-    def __init__(self, folder: Path, root: Path) -> None:
+    def __init__(self, folder: Path, root: Path, state_dir: Path | None = None) -> None:
         self.root = root.resolve()
         self.skipped: dict[str, str] = {}  # what the latest snapshot lacks though it is not ignored, and why
         self._store = SnapshotStore(folder)
-        self._scanner = Scanner(self.root, folder / "rules.git")
+        self._scanner = Scanner(self.root, folder / "rules.git", (state_dir or folder).resolve())
+        self._found: frozenset[str] = frozenset()  # by the latest snapshot
 
     def take(self, label: str = "", changing: Iterable[Path] = ()) -> str:
         """Keep the present state; its id, which is the same for the same state. Raises CodemillError if it cannot.
@@ -35,6 +37,10 @@ class Snapshots:
         names = [path.relative_to(self.root).as_posix() for path in changing]
         with self._store.open() as objects:
             return self._take(objects, label, names).id
+
+    def has(self, path: Path) -> bool:
+        """Whether a file is in the latest snapshot that was taken here, and so will be in the next."""
+        return path.relative_to(self.root).as_posix() in self._found
 
     def diff(self, before: str, after: str | None = None) -> list[Change]:
         """What changed between two snapshots, or since one (None: until now). Raises UsageError if there is none."""
@@ -68,10 +74,10 @@ class Snapshots:
         with self._store.open() as objects:
             return objects.get(entry.digest)
 
-    def collect(self, live: Collection[str], min_age: float = MIN_AGE) -> int:
+    def collect(self, live: Collection[str], min_age: float | None = None) -> int:
         """Delete snapshots that are not among the live ones; how many contents that freed."""
         with self._store.open() as objects:
-            objects.forget(objects.old_snapshots(live, time.time() - min_age))
+            objects.forget(objects.old_snapshots(live, time.time() - (MIN_AGE if min_age is None else min_age)))
             needed = {entry.digest for entry in objects.touched().values() if entry is not None}
             for name in objects.snapshot_names():
                 mark(objects, name, needed)
@@ -100,5 +106,5 @@ class Snapshots:
         entries = read_entries(objects, self.root, scan, now, large={*also, *changing})
         for name in new:
             objects.touch(name, entries.get(name))
-        self.skipped = scan.skipped
+        self.skipped, self._found = scan.skipped, frozenset(entries)
         return save_state(objects, label, entries, scan.unseen, {*touched, *also, *new})

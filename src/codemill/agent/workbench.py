@@ -1,5 +1,6 @@
 """An agent with all that it works with, put together from options."""
 
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -9,19 +10,22 @@ from typing import Self
 
 from codemill.agent.approval import ApprovalGate, Approver, Mode
 from codemill.agent.budget import Budget
+from codemill.agent.checkpoints import Checkpoints
 from codemill.agent.compaction import Summarizer
 from codemill.agent.configuration import Configuration, config_folder, state_folder
 from codemill.agent.events import CallBegun, CallDone, Event, Listener, Notice
+from codemill.agent.history import History
 from codemill.agent.loop import Agent
 from codemill.agent.model import Model
 from codemill.agent.prompt import MEMORY_FILES, Surroundings, read_memory, system_prompt
 from codemill.agent.rules import ProjectRules
 from codemill.agent.session import Session
+from codemill.agent.snapshots import Snapshots
 from codemill.agent.tool import Tool, ToolContext
 from codemill.agent.toolbox import Toolbox
 from codemill.agent.tools.edit import EditTool
 from codemill.agent.tools.find import GlobTool, GrepSearchTool, ListDirectoryTool
-from codemill.agent.tools.notes import SaveMemoryTool, TodoWriteTool, todo_lines
+from codemill.agent.tools.notes import SaveMemoryTool, TodoWriteTool
 from codemill.agent.tools.plan import ExitPlanModeTool
 from codemill.agent.tools.read_file import ReadFileTool, ReadManyFilesTool
 from codemill.agent.tools.shell import ShellTool
@@ -57,6 +61,7 @@ class Workbench:
         session: Session,
         approver: Approver,
         listen: Listener = lambda event: None,
+        snapshots_folder: Path | None = None,
     ) -> None:
         self._options = options
         self._model = model
@@ -66,12 +71,13 @@ class Workbench:
         self.session = session
         self.workspace = Workspace(options.root)
         self.cancel = threading.Event()
+        self._folder = snapshots_folder
         self.rules = ProjectRules(options.configuration.command_rules)
         for tool in options.more_tools:
             if getattr(tool, "is_trusted", False):
                 self.rules.trust(tool.spec.name)
         self.gate = ApprovalGate(options.mode, approver, self.rules)
-        self.todos = TodoWriteTool(lambda todos: session.note("todos", todos=todos))
+        self.todos = TodoWriteTool(session.keep_todos)
 
     def __enter__(self) -> Self:
         from codemill.sandbox.workspace_shell import WorkspaceShell
@@ -79,6 +85,10 @@ class Workbench:
         hidden = [state_folder(), config_folder()]
         shell = WorkspaceShell(self.workspace.root, network=self._options.network, hidden=hidden)
         self.shell = self._stack.enter_context(shell)
+        folder = self._folder or Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        self.snapshots = Snapshots(folder, self.workspace.root, state_folder())
+        self._checkpoints = Checkpoints(self.session, self.snapshots, lambda text: self._listen(Notice(text)))
+        self.history = History(self.session, self.snapshots, self.workspace)
         self.toolbox = self._toolbox([*self._tools(), *self._options.more_tools])
         self.agent = self._agent()
         self._begin_session()
@@ -88,13 +98,13 @@ class Workbench:
         self._stack.close()
 
     def _agent(self) -> Agent:
-        summarizer = Summarizer(lambda: todo_lines([todo for todo in self.todos.todos if _is_open(todo)]))
         return Agent(
             self._model,
             self.toolbox,
             self.session,
             budget=self._options.budget,
-            compactor=summarizer,
+            compactor=Summarizer(),
+            checkpointer=self._checkpoints,
             listen=self._listen,
         )
 
@@ -135,6 +145,7 @@ class Workbench:
             session,
             budget=self._options.budget,
             compactor=Summarizer(),
+            checkpointer=self._checkpoints,
             listen=_calls_only(self._listen),
         )
         outcome = agent.run(prompt)
@@ -149,7 +160,3 @@ def _calls_only(listen: Listener) -> Callable[[Event], None]:
             listen(event)
 
     return tell
-
-
-def _is_open(todo: dict[str, str]) -> bool:
-    return todo.get("status") != "completed"

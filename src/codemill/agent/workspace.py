@@ -6,18 +6,12 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from codemill.agent.tool import ToolError
+from codemill.sandbox.workspace_secrets import is_secret_name
 
 MAX_BYTES = 10 << 20
-SECRET_NAMES = (
-    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "id_rsa*", "id_ed25519*"),
-    *("id_ecdsa*", ".netrc", ".npmrc", ".pypirc", ".git-credentials", "credentials", "credentials.json", ".htpasswd"),
-    *("secrets.json", "secrets.y*ml", "service-account*.json", ".vault-token"),
-)
-NOT_SECRET = ("*.pub", ".env.example", ".env.sample", ".env.template", ".env.dist")
 ENCODINGS = ("utf-8", "latin-1")  # whatever is no UTF-8 is read byte for byte, and written so
 
 
@@ -80,10 +74,7 @@ class Workspace:
 
     def is_secret(self, path: Path) -> bool:
         """Whether a file's name says that there are keys or passwords in it."""
-        name = path.name.lower()
-        return any(fnmatchcase(name, pattern) for pattern in SECRET_NAMES) and not any(
-            fnmatchcase(name, pattern) for pattern in NOT_SECRET
-        )
+        return is_secret_name(path.name)
 
     def read(self, path: Path) -> TextFile:
         """A text file, which the agent then knows. Raises ToolError for what is no text, too large, or not there."""

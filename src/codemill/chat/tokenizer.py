@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TURN = "<|im_end|>"
+SHORT, MOST_KNOWN = 128, 1024  # characters of a text whose ids are kept; how many texts
 
 
 class Tokenizer:
@@ -36,6 +37,7 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         self.control_tokens: Mapping[str, int] = {token.content: i for i, token in added.items()}
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        self._known: dict[str, tuple[int, ...]] = {}
         self._bytes: dict[int, bytes] = {i: token.content.encode() for i, token in added.items()}
 
     @classmethod
@@ -67,7 +69,18 @@ class Tokenizer:
     def _encode_plain(self, text: str) -> list[int]:
         if not text:
             return []
-        return self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        known = self._known.get(text)
+        if known is None:
+            known = tuple(self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+            if len(text) <= SHORT:
+                self._remember(text, known)
+        return list(known)
+
+    def _remember(self, text: str, ids: tuple[int, ...]) -> None:
+        """What a chat format writes is in every prompt: a call of the library costs more than finding it again."""
+        if len(self._known) >= MOST_KNOWN:
+            self._known.clear()
+        self._known[text] = ids
 
     def _allowed_pattern(self, allowed: AbstractSet[str]) -> re.Pattern[str]:
         if unknown := sorted(set(allowed) - set(self.control_tokens)):

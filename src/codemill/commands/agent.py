@@ -82,12 +82,15 @@ def agent(
     )
     store = SessionStore(None, root)
     session = _session(store, resume_last, resume, fork, asked)
-    with agent_options.more_tools(chosen, with_web=web) as chosen:
+    with agent_options.more_tools(chosen, with_web=web) as equipped:
         if prompt is None and sys.stdin.isatty() and sys.stdout.isatty():
             from codemill.agent.terminal import run_terminal
 
-            raise typer.Exit(run_terminal(chosen, asked, session, store))
-        raise typer.Exit(_run_once(chosen, asked, session, _task(prompt), output_format))
+            status = run_terminal(equipped, asked, session, store)
+        else:
+            status = _run_once(equipped, asked, session, store, _task(prompt), output_format)
+    store.tidy()
+    raise typer.Exit(status)
 
 
 def _refuse_options(context: typer.Context) -> None:
@@ -99,14 +102,16 @@ def _refuse_options(context: typer.Context) -> None:
             raise UsageError(f"{option} stands before {context.invoked_subcommand}: give the options after its name")
 
 
-def _run_once(chosen: "AgentOptions", model: "Model", session: "Session", task: str, output_format: str) -> int:
+def _run_once(
+    chosen: "AgentOptions", model: "Model", session: "Session", store: "SessionStore", task: str, output_format: str
+) -> int:
     """Work on one task -> the exit status."""
     from codemill.agent.approval import NobodyToAsk
     from codemill.agent.headless import HeadlessOutput
     from codemill.agent.workbench import Workbench
 
     output = HeadlessOutput(output_format)
-    workbench = Workbench(chosen, model, session, NobodyToAsk(), output.listener)
+    workbench = Workbench(chosen, model, session, NobodyToAsk(), output.listener, store.snapshots_folder)
     with workbench, agent_options.interruptible(workbench.cancel):
         outcome = workbench.agent.run(task)
     return output.finish(outcome, session.id)
@@ -121,7 +126,7 @@ def _session(store: "SessionStore", resume_last: bool, resume: str | None, fork:
     if resume is None and not resume_last:
         if fork:
             raise UsageError("--fork needs --continue or --resume ID: it says what to copy")
-        return store.create(cwd=os.getcwd())
+        return store.create(cwd=os.getcwd(), model=model.name)
     info = store.find(resume) if resume is not None else store.latest()
     if info is None:
         raise UsageError("--continue: there is no session of this folder yet")

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ class ScriptedEngine(ServingEngine):
         builder = RequestBuilder(config, tokenizer, GenerationConfig())
         super().__init__(builder, tokenizer, Admission(max_waiting, max_num_seqs), keep_alive)
         self._script = script
+        self._text_ids = lru_cache(maxsize=16)(lambda text: tuple(tokenizer.encode(text, allowed_special="all")))
         self._num_free = max_num_seqs
         self._token_seconds = token_seconds
         self._prefill_seconds = prefill_seconds
@@ -187,7 +189,7 @@ class ScriptedEngine(ServingEngine):
     def _tokens(self, sequence: Sequence, text: str) -> Iterator[int]:
         """The tokens of the text; with a grammar those that it allows, as near to the text as can be."""
         if sequence.grammar is None:
-            yield from self.tokenizer.encode(text, allowed_special="all")
+            yield from self._text_ids(text)
             yield from self.tokenizer.eos_token_ids[:1]
             return
         left, more = text.encode(), CLOSING_TAGS

@@ -118,8 +118,11 @@ class WorkspaceShell:
         on_output: Callable[[str], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> ShellResult:
-        """Run a command to its end. timeout: seconds. environment: variables besides the usual. cancel: ends the
-        command when set. on_output: gets complete lines as they come. Raises IsolationError where no sandbox can be started."""
+        """Run a command to its end. Raises IsolationError where no sandbox can be started.
+
+        timeout: seconds. environment: variables besides the usual. cancel: ends the command when set. on_output: gets
+        complete lines as they come.
+        """
         with self._lock:
             running = self._send(command, cwd, environment, background=False)
             show = on_output or (lambda text: None)

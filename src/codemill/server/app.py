@@ -24,7 +24,8 @@ from codemill.server.settings import ServerSettings
 def create_app(registry: Registry, settings: ServerSettings | None = None) -> FastAPI:
     """The ASGI application over the models of a registry. The caller starts and closes the registry."""
     settings = settings or ServerSettings()
-    app = FastAPI(title="Codemill", version=__version__, docs_url="/docs", redoc_url=None)
+    # Its pages of documentation would load scripts from elsewhere.
+    app = FastAPI(title="Codemill", version=__version__, docs_url=None, redoc_url=None)
     app.state.server = Server(registry, settings)
     app.state.metrics = MetricsPage()
     for router in (web_page.router, *ROUTERS):

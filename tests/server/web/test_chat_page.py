@@ -323,7 +323,9 @@ def test_the_theme_switch_wins_over_the_system_and_is_kept(serve, open_page) -> 
 def test_it_fits_a_phone(serve, open_page) -> None:
     wide = "```\n" + "x" * 300 + "\n```\n\n" + "y" * 300 + "\n\n| a | b |\n|---|---|\n| " + "z" * 200 + " | 1 |"
     page = open_page(serve(lambda prompt: wide), viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
-    ask(page, "Hello")
+    ask(page, "Hello")  # there, Enter begins a new line
+    assert page.locator(".answer").count() == 0
+    page.get_by_role("button", name="Send").tap()
     answered(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.evaluate("document.querySelector('#messages').scrollWidth") <= 390

@@ -53,12 +53,12 @@ class ShellTool:
     spec = ToolSpec(
         "run_shell_command",
         "run",
-        "Runs a bash command in the workspace. Each begins anew, and nobody types input.",
+        "Runs a bash command in the workspace. Each begins anew; nobody types input; timeout in seconds.",
         {
             "command": {"type": "string"},
             "is_background": {"type": "boolean"},
             "directory": {"type": "string"},
-            "timeout": {"type": "number", "description": "seconds"},
+            "timeout": {"type": "number"},
         },
         required=("command",),
     )
@@ -125,4 +125,4 @@ def _lines(result: "ShellResult", timeout: float) -> Iterator[str]:
     if result.detail:
         yield f"[{result.detail}]"
     if result.whole_output is not None:
-        yield f"[all of the output is in {result.whole_output}]"
+        yield f"[all of the output is in {result.whole_output}: look at parts of it with a command]"

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from codemill.server.generation import ChatPrompt, GenerationRequest, ToolUse
+from codemill.server.json_list import JsonList
 from codemill.server.protocols.conversation import clean_messages, tool_use
 from codemill.server.protocols.output_form import OutputFormBody
 from codemill.server.protocols.sampling_body import SamplingBody, token_limit
@@ -16,8 +17,8 @@ NO_EFFORT = ("none", "minimal")
 class ChatBody(SamplingBody, OutputFormBody):
     """OpenAI's fields that mean something here, and the customary additions. Messages are checked later, leniently."""
 
-    messages: list[dict[str, Any]] = Field(examples=[[{"role": "user", "content": "Reverse a string in Python."}]])
-    tools: list[dict[str, Any]] | None = None
+    messages: JsonList[dict[str, Any]] = Field(examples=[[{"role": "user", "content": "Reverse a string in Python."}]])
+    tools: JsonList[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     max_completion_tokens: int | None = None
@@ -26,7 +27,7 @@ class ChatBody(SamplingBody, OutputFormBody):
     chat_template_kwargs: dict[str, Any] | None = None
     continue_final_message: bool | None = Field(None, description="The last message is the answer's beginning.")
     echo: bool | None = Field(None, description="The answer's beginning is given back with it.")
-    functions: list[dict[str, Any]] | None = Field(None, description="As OpenAI had tools in 2023.")
+    functions: JsonList[dict[str, Any]] | None = Field(None, description="As OpenAI had tools in 2023.")
     function_call: str | dict[str, Any] | None = None
     reasoning_effort: str | None = Field(
         None, description="none and minimal switch reasoning off; all else is ignored."

@@ -8,12 +8,13 @@ from pydantic import Field
 from codemill.engine.sampling_params import SamplingParams
 from codemill.errors import UsageError
 from codemill.server.generation import FimPrompt, GenerationRequest, TextPrompt, TokenPrompt
+from codemill.server.json_list import JsonList
 from codemill.server.protocols.output_form import OutputFormBody
 from codemill.server.protocols.sampling_body import SamplingBody, token_limit
 from codemill.server.shape import Shape
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
-MOST_PROMPTS = 1024
+MOST_SAMPLES = 1024
 
 
 class CompletionsBody(SamplingBody, OutputFormBody):
@@ -22,7 +23,7 @@ class CompletionsBody(SamplingBody, OutputFormBody):
     Control tokens in a prompt are meant as such: editors write whole fill-in-the-middle prompts with them.
     """
 
-    prompt: str | list[int] | list[str] | list[list[int]] = Field(
+    prompt: str | JsonList[int] | JsonList[str] | JsonList[JsonList[int]] = Field(
         "<|endoftext|>", examples=["def fibonacci(n):"], description="Text, token ids, or a list of either."
     )
     suffix: str | None = Field(None, description="What follows the hole: with it the model fills in the middle.")
@@ -52,8 +53,11 @@ class CompletionsBody(SamplingBody, OutputFormBody):
 
     def _prompts(self) -> Iterator[TextPrompt | TokenPrompt | FimPrompt]:
         prompts = [self.prompt] if self._is_one else list(self.prompt)
-        if len(prompts) > MOST_PROMPTS:
-            raise UsageError(f"prompt: {len(prompts)} prompts are more than {MOST_PROMPTS}; send several requests")
+        if len(prompts) * (self.n or 1) > MOST_SAMPLES:
+            raise UsageError(
+                f"prompt: {len(prompts)} prompts with n = {self.n or 1} are more than {MOST_SAMPLES} samples; "
+                "send several requests"
+            )
         for prompt in prompts:
             if isinstance(prompt, str):
                 is_hole = bool(self.suffix)

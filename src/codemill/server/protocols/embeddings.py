@@ -21,6 +21,7 @@ from codemill.engine.sampling_params import SamplingParams
 from codemill.errors import UsageError
 from codemill.server.batch import AT_ONCE
 from codemill.server.errors import ApiError
+from codemill.server.json_list import JsonList
 from codemill.server.json_response import json_response
 from codemill.server.json_route import JsonRoute
 from codemill.server.log import record_of
@@ -40,7 +41,7 @@ class EmbeddingsBody(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: str | None = None
-    input: str | list[int] | list[str] | list[list[int]] = Field(examples=["def add(a, b):"])
+    input: str | JsonList[int] | JsonList[str] | JsonList[JsonList[int]] = Field(examples=["def add(a, b):"])
     encoding_format: str | None = Field(None, description="float, or base64 of 32-bit floats, the lowest byte first.")
     dimensions: int | None = Field(None, description="So many of the first numbers, brought to length 1 again.")
 
@@ -70,12 +71,8 @@ async def _answer(body: EmbeddingsBody, inputs: Sequence[str | list[int]], reque
     async with server.registry.lease(body.model) as model:
         record.model = model.name
         outputs = await _outputs(model, inputs, server.settings.max_request_seconds)
-        vectors = [_embedding(output, body.dimensions) for output in outputs]
         record.prompt_tokens = count = sum(output.metrics.num_prompt_tokens for output in outputs)
-        encode = _base64 if body.encoding_format == "base64" else list
-        data = [
-            {"object": "embedding", "index": index, "embedding": encode(vector)} for index, vector in enumerate(vectors)
-        ]
+        data = await asyncio.to_thread(_data, body, outputs)
         usage = {"prompt_tokens": count, "total_tokens": count}
         return json_response({"object": "list", "data": data, "model": model.name, "usage": usage})
 
@@ -106,6 +103,14 @@ def _ids(tokenizer: Tokenizer, text: str | list[int]) -> list[int]:
         return text
     end = tokenizer.control_tokens.get(END_OF_TEXT)
     return tokenizer.encode(text) + ([] if end is None else [end])
+
+
+def _data(body: EmbeddingsBody, outputs: Sequence[RequestOutput]) -> list[dict[str, Any]]:
+    encode = _base64 if body.encoding_format == "base64" else list
+    vectors = (_embedding(output, body.dimensions) for output in outputs)
+    return [
+        {"object": "embedding", "index": index, "embedding": encode(vector)} for index, vector in enumerate(vectors)
+    ]
 
 
 def _embedding(output: RequestOutput, dimensions: int | None) -> list[float]:

@@ -9,9 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from codemill.engine.outputs import RequestMetrics
 from codemill.engine.updates import Progress
 from codemill.server.answer import Answer
+from codemill.server.aside import read_body
 from codemill.server.errors import ApiError
 from codemill.server.events import Done, Event, Finish, TextDelta, Usage
 from codemill.server.generation import FimPrompt, GenerationRequest
+from codemill.server.json_list import JsonList
 from codemill.server.json_response import json_bytes, json_response, sse
 from codemill.server.json_route import JsonRoute
 from codemill.server.openapi import STREAMING
@@ -38,14 +40,14 @@ class InfillBody(SamplingBody):
     input_suffix: str | None = Field(
         None, description="All that follows the cursor.", examples=["\n\nprint(add(1, 2))"]
     )
-    input_extra: list[ExtraText] | None = Field(None, description="Pieces of other files, the most important last.")
+    input_extra: JsonList[ExtraText] | None = Field(None, description="Pieces of other files, the most important last.")
     prompt: str | None = Field(None, description="The cursor's line up to the cursor.", examples=["    return "])
     n_predict: int | None = Field(None, description="0 only computes the prompt, so that the next one begins faster.")
     n_indent: int | None = None
     n_cmpl: int | None = None
     t_max_predict_ms: float | None = Field(None, description="After that the completion ends with its line.")
     repeat_penalty: float | None = None
-    response_fields: list[str] | None = Field(None, description="Fields of the answer, inner ones as outer/inner.")
+    response_fields: JsonList[str] | None = Field(None, description="Fields of the answer, inner ones as outer/inner.")
 
     def generation_request(self) -> GenerationRequest:
         """What is asked of the model. Raises UsageError."""
@@ -73,7 +75,7 @@ class InfillBody(SamplingBody):
 @router.post("/infill", responses=STREAMING)
 async def infill(body: InfillBody, request: Request) -> Response:
     """Fill in what is missing at the cursor. A prompt that is too long is cut: far files first, then far lines."""
-    generation = body.generation_request()
+    generation = await read_body(request, body.generation_request)
     if body.stream:
         return await respond_stream(
             request, body.model, generation, lambda name: InfillWriter(name, body.response_fields)

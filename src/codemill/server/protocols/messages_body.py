@@ -9,10 +9,11 @@ from codemill.engine.sampling_params import SamplingParams
 from codemill.engine.structured_output import StructuredOutput
 from codemill.errors import UsageError
 from codemill.server.generation import ChatPrompt, GenerationRequest, ToolUse
+from codemill.server.json_list import JsonList
 from codemill.server.protocols.messages_blocks import BlockReader
 from codemill.server.protocols.messages_tools import DeclaredTools
 from codemill.server.protocols.messages_turns import read_messages
-from codemill.server.protocols.sampling_body import LEAST_TOP_P, token_limit
+from codemill.server.protocols.sampling_body import LEAST_TOP_P, stop_texts, token_limit
 
 
 class MessagesBody(BaseModel):
@@ -21,15 +22,15 @@ class MessagesBody(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
     model: str | None = None
-    messages: list[dict[str, Any]] = Field(examples=[[{"role": "user", "content": "Reverse a string in Python."}]])
+    messages: JsonList[dict[str, Any]] = Field(examples=[[{"role": "user", "content": "Reverse a string in Python."}]])
     system: str | list[Any] | None = None
     max_tokens: int | None = Field(None, description="Of the answer; the context that is left bounds it as well.")
     stream: bool | None = None
-    stop_sequences: list[str] | None = None
+    stop_sequences: JsonList[str] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
-    tools: list[Any] | None = None
+    tools: JsonList[Any] | None = None
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None
@@ -49,7 +50,7 @@ class MessagesBody(BaseModel):
             "temperature": self.temperature,
             "top_p": LEAST_TOP_P if self.top_p == 0 else self.top_p,
             "top_k": self.top_k,
-            "stop": tuple(text for text in self.stop_sequences or () if text) or None,
+            "stop": stop_texts(self.stop_sequences),
             "structured_output": self._form(),
         }
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}

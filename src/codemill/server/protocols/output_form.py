@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from codemill.engine.structured_output import StructuredOutput
 from codemill.errors import UsageError
+from codemill.server.json_list import JsonList
 
 
 class OutputFormBody(BaseModel):
@@ -16,7 +17,7 @@ class OutputFormBody(BaseModel):
     structured_outputs: dict[str, Any] | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: JsonList[str] | None = None
     guided_grammar: str | None = None
     json_schema: dict[str, Any] | None = None
     grammar: str | None = None

@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from codemill.chat.tokenizer import Tokenizer
 from codemill.errors import UsageError
+from codemill.server.aside import read_body
 from codemill.server.generation import ChatPrompt, GenerationRequest, prompt_ids
+from codemill.server.json_list import JsonList
 from codemill.server.json_response import json_response
 from codemill.server.json_route import JsonRoute
 from codemill.server.openapi import JSON_OBJECT
@@ -27,8 +29,8 @@ class TokenizeBody(BaseModel):
     model: str | None = None
     content: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
+    messages: JsonList[dict[str, Any]] | None = None
+    tools: JsonList[dict[str, Any]] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     parse_special: bool | None = Field(None, description="Whether control tokens in the text are meant as such.")
@@ -42,7 +44,7 @@ class DetokenizeBody(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     model: str | None = None
-    tokens: list[int]
+    tokens: JsonList[int]
 
 
 @router.post("/tokenize", responses=JSON_OBJECT)
@@ -71,7 +73,8 @@ async def apply_template(body: ChatBody, request: Request) -> Response:
     """A conversation as the text that the model reads."""
     server: Server = request.app.state.server
     async with server.registry.lease(body.model) as model:
-        ids = await asyncio.to_thread(prompt_ids, model.tokenizer, body.generation_request())
+        generation = await read_body(request, body.generation_request)
+        ids = await asyncio.to_thread(prompt_ids, model.tokenizer, generation)
         return json_response({"prompt": model.tokenizer.decode(ids)})
 
 

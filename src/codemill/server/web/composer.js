@@ -2,6 +2,7 @@
 import { byId, icon, make, toast } from "./dom.js";
 import { remember, remembered } from "./store.js";
 
+const TOUCH = matchMedia("(hover: none) and (pointer: coarse)"); // whose keyboards have no Shift + Enter
 const MAX_FILE = 1_000_000; // bytes
 
 /** A file in a message. The fence is longer than any within. */
@@ -59,7 +60,7 @@ export class Composer {
   }
 
   key(event) {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !TOUCH.matches) {
       event.preventDefault();
       if (!this.running) this.submit();
     } else if (event.key === "ArrowUp" && !this.input.value) {

@@ -1,0 +1,96 @@
+"""Slash commands that show something."""
+
+from codemill.agent.approval import MODES
+from codemill.agent.prompt import MEMORY_FILES, read_memory
+from codemill.agent.terminal.activity import duration
+from codemill.agent.terminal.work import Work
+from codemill.errors import UsageError
+
+MODE_HELP = {
+    "plan": "looks only, and presents a plan",
+    "default": "asks before each change and command",
+    "auto-edit": "edits without asking, and asks before commands",
+    "yolo": "never asks; commands still run in the sandbox",
+}
+
+
+def mode(work: Work, argument: str) -> None:
+    """Show or set the approval mode. Raises UsageError for one that there is not."""
+    if argument:
+        set_mode(work, argument)
+        return
+    lines = [f"| {'**' + name + '**' if name == work.mode else name} | {MODE_HELP[name]} |" for name in MODES]
+    work.voice.say("\n".join(["| mode | |", "|---|---|", *lines]))
+
+
+def set_mode(work: Work, name: str) -> None:
+    """Set the mode and say what it means."""
+    if name not in MODES:
+        raise UsageError(f"there is no mode {name}: choose {', '.join(MODES)}")
+    work.bench.gate.mode = name  # type: ignore[assignment]
+    work.voice.note(f"{name}: {MODE_HELP[name]}")
+
+
+def next_mode(work: Work) -> None:
+    """The mode after the present one."""
+    names = list(MODES)
+    work.bench.gate.mode = MODES[(names.index(work.mode) + 1) % len(names)]
+
+
+def todos(work: Work, argument: str) -> None:
+    """The list that the agent keeps."""
+    marks = {"pending": " ", "in_progress": ">", "completed": "x"}
+    lines = [
+        f"- \\[{marks.get(todo.get('status', ''), ' ')}] {todo.get('content', '')}" for todo in work.bench.session.todos
+    ]
+    work.voice.say("\n".join(lines)) if lines else work.voice.note("there are no todos")
+
+
+def memory(work: Work, argument: str) -> None:
+    """What each session's prompt has from files."""
+    from codemill.agent.configuration import config_folder
+
+    found = read_memory(work.options.root, config_folder() / MEMORY_FILES[0])
+    if not found:
+        work.voice.note(f"nothing yet: write {MEMORY_FILES[0]} in this folder, or let /init do it")
+    for name, text in found:
+        work.voice.say(f"**{name}**, {len(text):,} characters")
+        work.voice.say(text)
+
+
+def permissions(work: Work, argument: str) -> None:
+    """The rules from files; what "always" allowed holds for this session."""
+    from codemill.agent.configuration import FILE, config_folder
+
+    configuration = work.options.configuration
+    lines = [f"- mode {work.mode}: {MODE_HELP[work.mode]}"]
+    for action in ("allow", "ask", "deny"):
+        lines += [f"- {action} `{pattern}`" for pattern in getattr(configuration, action)]
+    network = "reach the network" if work.options.network else "have no network"
+    lines.append(f"- commands run in the sandbox, write only in {work.options.root} and {network}")
+    lines.append(f"- rules are read from {config_folder() / FILE} and .codemill/{FILE}")
+    work.voice.say("\n".join(lines))
+
+
+def model(work: Work, argument: str) -> None:
+    """Which model answers."""
+    status = work.voice.status
+    length = f", {status.context_length:,} tokens of context" if status.context_length else ""
+    work.voice.say(
+        f"{status.model or 'not known yet'}{length}. Another one: `codemill agent --model SPEC --resume {work.session.id}`"
+    )
+
+
+def cost(work: Work, argument: str) -> None:
+    """Tokens and time since this terminal was opened."""
+    status = work.voice.status
+    computed = status.total_prompt_tokens - status.total_cached_tokens
+    rows = [
+        ("replies", f"{status.steps:,}"),
+        ("prompt tokens computed", f"{computed:,}"),
+        ("prompt tokens cached", f"{status.total_cached_tokens:,}"),
+        ("answer tokens", f"{status.total_answer_tokens:,}"),
+        ("time of the model", duration(status.model_seconds)),
+        ("conversation", f"{status.context_tokens:,} tokens"),
+    ]
+    work.voice.say("\n".join(["| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)]))

@@ -1,0 +1,329 @@
+"""The terminal as a person sees it. `CODEMILL_WRITE_SCREENS=1` writes the screens anew: look at them before you commit."""
+
+import json
+import os
+import re
+import signal
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pexpect")
+pytest.importorskip("pyte")
+pytest.importorskip("prompt_toolkit")
+
+from agent.terminal.person import (
+    ALT_ENTER,
+    CTRL_C,
+    CTRL_D,
+    ENTER,
+    ESC,
+    RUNNER,
+    SHIFT_TAB,
+    Person,
+    normal,
+)
+
+SCREENS = Path(__file__).with_name("screens")
+COLOUR = re.compile(rb"\x1b\[[\d;]*3[0-7][\d;]*m")
+BROKEN = "def add(a, b):\n    return a - b\n"
+REPAIRED = "def add(a, b):\n    return a + b\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "calc.py").write_text(BROKEN)
+    (project / ".env").write_text("TOKEN=abc\n")
+    return project
+
+
+@pytest.fixture
+def start(folder, tmp_path):
+    """Starts the terminal, and ends it after the test."""
+    people = []
+
+    def begin(scenario: str, **options) -> Person:
+        person = Person(scenario, folder, tmp_path, **options)
+        people.append(person)
+        person.wait("scripted")
+        return person
+
+    yield begin
+    for person in people:
+        person.child.close(force=True)
+
+
+def check(name: str, text: str) -> None:
+    """Compare a screen with the one that is kept."""
+    path = SCREENS / f"{name}.txt"
+    if os.environ.get("CODEMILL_WRITE_SCREENS"):
+        path.write_text(normal(text), "utf-8")
+    assert normal(text) == path.read_text("utf-8")
+
+
+def records(home: Path) -> list[dict]:
+    """All lines of the sessions' files, each of which must be whole."""
+    found = []
+    for path in sorted(home.rglob("sessions/*.jsonl")):
+        assert path.read_bytes().endswith(b"\n")
+        found += [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return found
+
+
+def is_sane(person: Person) -> bool:
+    """Whether the terminal echoes what is typed, and shows its cursor."""
+    flags = termios.tcgetattr(person.child.child_fd)[3]
+    shown, hidden = person.raw.rfind(b"\x1b[?25h"), person.raw.rfind(b"\x1b[?25l")
+    return bool(flags & termios.ECHO and flags & termios.ICANON) and shown >= hidden
+
+
+def test_an_answer_streams_and_stays(start):
+    person = start("answer")
+    check("start", person.text)
+    person.say("what is wrong?")
+    streaming = person.wait("answering")
+    person.wait("def add")
+    assert "That is all" not in streaming
+    check("answer", person.wait_idle())
+    for line in ("> what is wrong?", "What I would change", "def add(a, b):", "That is all."):
+        assert person.scrollback.count(line) == 1
+    assert person.leave() == 0
+    check("end", person.text)
+    assert is_sane(person)
+
+
+def test_a_diff_is_approved_and_undone(start, folder):
+    person = start("edit")
+    person.say("repair calc.py")
+    person.wait("Allow this?")
+    person.type("yyy\r")  # typed for something else: too soon to be an answer, and Enter is none
+    check("question", person.look(0.7))
+    assert (folder / "calc.py").read_text() == BROKEN
+    person.type("y")
+    check("approved", person.wait_idle())
+    assert (folder / "calc.py").read_text() == REPAIRED
+    person.say("/diff")
+    person.wait_idle()
+    person.say("/undo")
+    check("undone", person.wait_idle())
+    assert (folder / "calc.py").read_text() == BROKEN
+    person.type(CTRL_C)  # throws away the request that is in the line again
+    person.say("/redo")
+    person.wait("3 steps redone; changed again: calc.py")
+    assert (folder / "calc.py").read_text() == REPAIRED
+
+
+def test_a_refusal_in_words(start, folder, tmp_path):
+    person = start("refuse", pause=0.02)
+    person.say("repair calc.py")
+    person.type("a draft")
+    person.wait("Allow this?")
+    person.look(0.6)
+    person.type("e")
+    person.wait("why not?")
+    person.say("use a sum")
+    check("refused", person.wait_idle())  # the draft is in the line again
+    assert (folder / "calc.py").read_text() == BROKEN
+    told = [record["message"] for record in records(tmp_path) if record["type"] == "message"]
+    assert [message["content"] for message in told if message["role"] == "tool"] == [
+        "Error: the user refused this: use a sum"
+    ]
+
+
+def test_typing_ahead_and_stopping(start, tmp_path):
+    person = start("slow", pause=0.01)
+    person.say("go")
+    person.wait("answering")
+    person.say("second")
+    person.say("third")
+    text = person.wait("next: third")
+    assert "next: second" in text
+    person.type(ESC)
+    person.wait("stopped")
+    text = person.wait_idle()
+    assert "> second\n  third" in text  # for the user to change
+    assert "next:" not in text
+    person.say("")
+    assert "After." in person.wait_idle()
+    person.type(CTRL_C)
+    person.wait("Ctrl-C again ends")
+    person.type(CTRL_C)
+    assert person.ended() == 0
+    assert is_sane(person)
+    assert [record["message"]["content"] for record in records(tmp_path) if record["type"] == "message"][1:3] == [
+        "go",
+        "second\nthird",
+    ]
+
+
+def test_what_is_typed_ahead_is_sent(start):
+    person = start("think", pause=0.01)
+    person.say("go")
+    person.wait("pondering")
+    person.say("and then")
+    person.wait("next: and then")
+    text = person.wait_idle()
+    assert re.search(r"thought for \d+ s, 30 words\n\nThought.\n\n> and then\n\nLater.", text)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 0)])
+def test_signals_leave_all_whole(start, tmp_path, number, status):
+    person = start("slow", pause=0.01)
+    person.say("go")
+    person.wait("answering")
+    person.child.kill(number)
+    if number == signal.SIGINT:
+        person.wait("stopped")
+        person.child.kill(number)
+    assert person.ended() == status
+    assert is_sane(person)
+    assert records(tmp_path)
+
+
+def test_suspended_and_resumed(tmp_path, folder):
+    """Under a shell with jobs, as a person has it."""
+    shell = Person("answer", folder, tmp_path, program=("/bin/bash", "--norc", "--noprofile", "-i"))
+    with shell:
+        shell.say(f"PS1='$ '; {sys.executable} {RUNNER} answer {folder}")
+        shell.wait("scripted")
+        shell.type("half a li")
+        shell.type("\x1a")
+        shell.wait("Stopped")
+        shell.say("fg")
+        shell.wait(lambda text: text.rstrip().count("> half a li") and "default" in text.rpartition("> half a li")[2])
+        shell.type("ne" + ENTER)
+        assert "> half a line" in shell.wait("That is all.")
+
+
+def test_files_commands_and_completion(start, folder, tmp_path):
+    person = start("answer")
+    person.type("/re")
+    check("completion", person.wait("/resume"))
+    person.type("\t")
+    person.wait("> /redo")
+    person.type(CTRL_C)
+    person.type("look at @ca")
+    person.wait("  calc.py")
+    person.type("\t" + ENTER)
+    person.wait("> look at @calc.py")
+    person.say(" and @.env, please")
+    text = person.wait_idle()
+    assert "added calc.py" in person.scrollback
+    assert "@.env is not added: it may hold keys or passwords" in person.scrollback
+    person.say("!echo $((6 * 7)); ls no-such-file")
+    person.wait("no-such-file'")
+    assert "    42\n" in person.wait_idle()
+    check("command", "\n".join(person.text.split("\n")[-9:]))
+    person.say("/export talk.md")
+    person.wait("written to")
+    talk = (folder / "talk.md").read_text()
+    assert BROKEN in talk
+    assert "TOKEN" not in talk
+    assert "It printed:\n42\n" in talk
+    history = next(tmp_path.rglob("prompts"))
+    assert history.stat().st_mode & 0o777 == 0o600
+    assert "+!echo $((6 * 7)); ls no-such-file" in history.read_text()
+
+
+def test_sessions(start):
+    person = start("answer")
+    person.say("the first request")
+    person.wait_idle()
+    person.say("/clear")
+    person.wait("a new session")
+    person.say("/resume")
+    check("resumed", person.wait_idle())
+    person.say("/fork")
+    person.wait("a copy of")
+    person.type(SHIFT_TAB)
+    person.wait("auto-edit ·")
+    person.say("/no")
+    person.wait("there is no command /no: /help lists them")
+
+
+def test_lines_and_pastes(start, tmp_path):
+    person = start("answer")
+    person.type("one\\" + ENTER + "two" + ALT_ENTER + "three")
+    person.wait("> one\n  two\n  three")
+    person.type(ENTER)
+    person.wait_idle()
+    pasted = "\n".join(f"line {number}" for number in range(40))
+    person.type(f"\x1b[200~{pasted}\x1b[201~")
+    person.wait("> [paste 1: 40 lines]")
+    person.type(" what is it?" + ENTER)
+    person.wait_idle()
+    asked = [
+        record["message"]["content"]
+        for record in records(tmp_path)
+        if record["type"] == "message" and record["message"]["role"] == "user"
+    ]
+    assert asked == ["one\ntwo\nthree", f"{pasted} what is it?"]
+
+
+def test_a_narrow_window(start):
+    person = start("edit", columns=40, rows=24)
+    person.say("repair calc.py, since its sign is the wrong one")
+    person.wait("Allow this?")
+    check("narrow", person.look(0.7))
+    person.type("y")
+    check("narrow_done", person.wait_idle())
+    person.resize(72, 24)
+    person.wait("87 % cached")
+
+
+def test_wide_characters(start):
+    person = start("wide", columns=40)
+    person.say("日本語で")
+    check("wide", person.wait_idle())
+
+
+def test_hostile_text(start):
+    """Nothing that a model or a command prints reaches the terminal as a control sequence."""
+    person = start("hostile")
+    person.say("go")
+    person.wait("echo hi")
+    check("hostile", person.wait_idle())
+    person.say("again")
+    person.wait("Done.")
+    for sequence in (b"\x1b]", b"\x1b[2J", b"\x1b[?1049h", b"\x1b[999D", b"\x07", b"\xc2\x9b", "\u202e".encode()):
+        assert sequence not in person.raw
+
+
+def test_a_command_that_hides_is_shown_whole(start):
+    person = start("hostile_call")
+    person.say("go")
+    person.wait("Allow this?")
+    check("hostile_question", person.look(0.2))
+
+
+def test_without_colours(start):
+    person = start("edit", NO_COLOR="1")
+    person.say("repair it")
+    person.wait("Allow this?")
+    assert not COLOUR.search(person.raw)
+    assert b"\x1b[1m" in person.raw
+
+
+def test_a_dumb_terminal(tmp_path, folder):
+    with Person("edit", folder, tmp_path, TERM="dumb") as person:
+        person.wait("> ".rstrip())
+        person.say("repair it")
+        person.wait("y/n?")
+        person.say("y")
+        person.wait("The sign is right now.")
+        person.type(CTRL_D)
+        assert person.ended() == 0
+        assert b"\x1b" not in person.raw
+    assert (folder / "calc.py").read_text() == REPAIRED
+
+
+def test_it_starts_fast(start):
+    """Half a second is the aim, see docs/agent_terminal.md; a busy machine gets more."""
+    begin = time.monotonic()
+    start("answer")
+    assert time.monotonic() - begin < 3
