@@ -14,7 +14,7 @@ from codemill.agent.model import Model
 from codemill.agent.rules import ProjectRules
 from codemill.agent.session import Session
 from codemill.agent.stops import Interrupted
-from codemill.agent.tool import ToolContext
+from codemill.agent.tool import Tool, ToolContext
 from codemill.agent.toolbox import Toolbox
 from codemill.agent.tools.find import GlobTool, GrepSearchTool
 from codemill.agent.tools.read_file import ReadFileTool
@@ -174,7 +174,7 @@ class _Reviewer:
     def __init__(self, options: AgentOptions, model: Model, listen: Listener, cancel: threading.Event) -> None:
         rules = ProjectRules(options.configuration.command_rules)
         context = ToolContext(Workspace(options.root), cancel)
-        tools = [ReadFileTool(), GlobTool(), GrepSearchTool()]
+        tools: list[Tool] = [ReadFileTool(), GlobTool(), GrepSearchTool()]
         toolbox = Toolbox(tools, context, ApprovalGate("plan", NobodyToAsk(), rules))
         session = Session()
         session.add({"role": "system", "content": SYSTEM.format(root=options.root)})
