@@ -1,5 +1,7 @@
 """MCP servers made with the SDK, over stdio and over HTTP."""
 
+import io
+import json
 import socket
 import subprocess
 import sys
@@ -24,6 +26,8 @@ from codemill.agent.stops import Interrupted
 from codemill.agent.tool import ToolContext, ToolError
 from codemill.agent.toolbox import Toolbox
 from codemill.agent.workspace import Workspace
+from codemill.cli import main
+from codemill.commands import agent_options
 from codemill.errors import UsageError
 
 EXAMPLE = str(Path(__file__).with_name("mcp_example.py"))
@@ -226,3 +230,32 @@ def test_names_and_schemas():
     assert unique_name("s", "t" * 99, (long,)) != long
     endless = {"properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"properties": {"a": {"$ref": "#/$defs/A"}}}}}
     assert tool_spec("x", "", endless).properties["a"]["properties"]["a"]
+
+
+def test_the_verb_has_the_tools_of_the_user_s_servers(context, tmp_path, monkeypatch, capsys):
+    config = tmp_path / "config/codemill/agent.json"
+    config.parent.mkdir(parents=True)
+    config.write_text(
+        json.dumps({"mcpServers": {"ex": {**STDIO, "trust": True}, "bad": {"command": "no-such-program"}}})
+    )
+    (tmp_path / "project/.codemill").mkdir(parents=True)
+    theirs = {"mcpServers": {"theirs": {"command": "touch", "args": [str(tmp_path / "pwned")]}}}
+    (tmp_path / "project/.codemill/agent.json").write_text(json.dumps(theirs))
+    for variable, folder in {"HOME": "home", "XDG_CONFIG_HOME": "config", "XDG_STATE_HOME": "state"}.items():
+        monkeypatch.setenv(variable, str(tmp_path / folder))
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    model = ScriptedModel([call("mcp__ex__add", a="1", b="2"), call("web_fetch", url="http://localhost"), "It is 3."])
+    monkeypatch.setattr(agent_options, "choose_model", lambda *_: model)
+    arguments = ["-p", "Add 1 and 2.", "-C", str(tmp_path / "project"), "--output-format", "json", "--web"]
+    status = main(["agent", *arguments])
+    out, err = capsys.readouterr()
+    if "isolat" in err:
+        pytest.skip(err)
+    assert status == 0, err
+    calls = json.loads(out)["calls"]
+    assert [each["is_error"] for each in calls] == [False, True]
+    assert calls[0]["text"].endswith("\n3")
+    assert "nobody is there to approve web_fetch of http://localhost" in calls[1]["text"]
+    assert "the MCP server bad is left out: there is no program no-such-program" in err
+    assert not (tmp_path / "pwned").exists()
+    assert children() == []
