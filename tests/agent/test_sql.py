@@ -144,6 +144,7 @@ def test_a_reader_leaves_nothing_beside_a_database_in_wal_mode(tmp_path):
 def test_a_schema_that_is_too_long_is_shown_by_names(tmp_path):
     path = tmp_path / "x.sqlite"
     with sqlite3.connect(path) as writer:
+        writer.execute("PRAGMA synchronous = OFF")
         for number in range(300):
             writer.execute(
                 f"CREATE TABLE table_{number} (id INTEGER PRIMARY KEY, text VARCHAR(100) NOT NULL DEFAULT '')"

@@ -1,8 +1,12 @@
 """`web_fetch`: a page of the public web, as text."""
 
 import http.client
+import socket
+import threading
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -18,6 +22,8 @@ MAX_CHARACTERS = 14_000
 MAX_REDIRECTS = 5
 SECONDS = 30.0
 CHUNK = 64 << 10
+TICK = 0.05  # seconds in which a cancellation is seen
+TOO_LARGE = f"the page has more than {MAX_BYTES >> 20} MiB: it is too large"
 PORTS = {"http": 80, "https": 443}
 SAFE = "/%?:@!$&'()*+,;=~-._[]"  # what stays as it is in a path or a query
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -63,14 +69,16 @@ class WebFetchTool:
     def _follow(self, url: str, deadline: float, context: ToolContext) -> Page:
         """Each address on the way is checked."""
         for _ in range(MAX_REDIRECTS + 1):
-            parts = _split(url)
             try:
-                answer = self._get(parts, deadline, context)
-            except (OSError, http.client.HTTPException) as error:
+                answer = self._get(_split(url), deadline, context)
+                if isinstance(answer, Page):
+                    return answer
+                url = urljoin(url, answer)
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                if context.cancel.is_set():
+                    raise Interrupted("stopped") from None
+                _left(deadline)
                 raise ToolError(f"{url} cannot be fetched: {error or type(error).__name__}") from None
-            if isinstance(answer, Page):
-                return answer
-            url = urljoin(url, answer)
         raise ToolError(f"{url} leads from one address to the next, more than {MAX_REDIRECTS} times")
 
     def _get(self, parts: SplitResult, deadline: float, context: ToolContext) -> Page | str:
@@ -79,14 +87,18 @@ class WebFetchTool:
         connection = connect(parts.scheme, host, port, _left(deadline), self._is_allowed)
         try:
             path = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
-            connection.request("GET", path, headers=_headers())
-            response = connection.getresponse()
-            location = response.getheader("Location")
-            if response.status in REDIRECTS and location:
-                return location
-            body = _read(response, connection, deadline, context)
+            with _watched(connection.sock, deadline, context.cancel):
+                connection.request("GET", path, headers=_headers())
+                response = connection.getresponse()
+                location = response.getheader("Location")
+                if response.status in REDIRECTS and location:
+                    return location
+                body = _unpacked(_read(response), response.getheader("Content-Encoding", "identity"))
         finally:
             connection.close()
+        if context.cancel.is_set():
+            raise Interrupted("stopped")
+        _left(deadline)  # a body that was cut off then looks like a whole one
         kind = response.headers.get_content_type()
         return Page(parts.geturl(), response.status, kind, response.headers.get_content_charset() or "utf-8", body)
 
@@ -114,23 +126,49 @@ def _headers() -> Mapping[str, str]:
     }
 
 
-def _read(
-    response: http.client.HTTPResponse, connection: http.client.HTTPConnection, deadline: float, context: ToolContext
-) -> bytes:
-    """The body. Raises ToolError for one that is too large or too slow, Interrupted."""
+@contextmanager
+def _watched(stream: socket.socket, deadline: float, cancel: threading.Event) -> Iterator[None]:
+    """Ends the connection at the deadline and when the user stops the work, however slowly the server drips."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(TICK):
+            if cancel.is_set() or time.monotonic() > deadline:
+                with suppress(OSError):
+                    socket.socket.shutdown(stream, socket.SHUT_RDWR)  # not TLS's own, which would wait for the server
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The body. Raises ToolError for one that is too large."""
     body = bytearray()
-    while True:
-        if context.cancel.is_set():
-            raise Interrupted("stopped")
-        if connection.sock is not None:
-            connection.sock.settimeout(_left(deadline))
-        _left(deadline)
-        chunk = response.read1(CHUNK)
-        if not chunk:
-            return bytes(body)
+    while chunk := response.read1(CHUNK):
         body += chunk
         if len(body) > MAX_BYTES:
-            raise ToolError(f"the page has more than {MAX_BYTES >> 20} MiB: it is too large")
+            raise ToolError(TOO_LARGE)
+    return bytes(body)
+
+
+def _unpacked(body: bytes, encoding: str) -> bytes:
+    """Some servers compress although they were asked not to. Raises ToolError for what is too large then."""
+    if encoding.lower() not in ("gzip", "x-gzip", "deflate"):
+        return body
+    unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, whichever it is
+    try:
+        text = unpacker.decompress(body, MAX_BYTES)
+    except zlib.error as error:
+        raise ToolError(f"the server's {encoding} cannot be read: {error}") from None
+    if unpacker.unconsumed_tail:
+        raise ToolError(TOO_LARGE)
+    return text
 
 
 def _left(deadline: float) -> float:
