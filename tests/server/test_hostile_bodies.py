@@ -127,7 +127,7 @@ def test_the_tools_of_many_samples_are_read_once(serve, monkeypatch):
         ToolCallParser, "__init__", lambda self, tools=None: (parsers.append(self), make(self, tools))[1]
     )
     answer = serve().post("/v1/chat/completions", json={"messages": MESSAGES, "n": 50, "tools": [{"name": "f"}]})
-    assert (len(answer.json()["choices"]), len(read)) == (50, 1)
+    assert (len(answer.json()["choices"]), len(parsers)) == (50, 1)
 
 
 @pytest.mark.parametrize(
