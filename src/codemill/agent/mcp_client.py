@@ -21,6 +21,7 @@ from codemill.agent.mcp_settings import McpSettings
 from codemill.agent.mcp_tool import McpTool
 from codemill.agent.stops import Interrupted
 from codemill.agent.tool import Tool, ToolError
+from codemill.agent.workflows.visible import visible
 
 START_SECONDS = 30.0
 CLOSE_SECONDS = 10.0
@@ -95,7 +96,8 @@ class McpServers:
     def _leave_out(self, server: "_Server", reason: str) -> None:
         assert self._loop is not None
         words = server.last_words()
-        self._listen(Notice(f"the MCP server {server.settings.name} is left out: {reason}{words and f' ({words})'}"))
+        text = f"the MCP server {server.settings.name} is left out: {reason}{words and f' ({words})'}"
+        self._listen(Notice(visible(text)))
         with suppress(RuntimeError):  # the loop has ended, since no server runs
             self._loop.call_soon_threadsafe(server.give_up)
 
