@@ -7,8 +7,9 @@ from codemill.agent.command_rules import CommandRules, rule_for
 from codemill.agent.tool import Tool, ToolContext, ToolError
 from codemill.chat.tool_types import ToolCall
 
-PATHS = ("absolute_path", "file_path")
+PATHS = ("absolute_path", "file_path", "path")
 SECRET = "{name} may hold keys or passwords"
+MEMORY = "it is read at the beginning of every session, in all projects"
 
 
 class ProjectRules:
@@ -22,7 +23,9 @@ class ProjectRules:
         """None where nothing is said of the call."""
         secret = _secret(call, context)
         if secret:
-            return Verdict("ask", SECRET.format(name=secret))
+            return Verdict("ask", SECRET.format(name=secret), is_secret=True)
+        if tool.spec.name == "save_memory":
+            return Verdict("ask", MEMORY)
         if tool.spec.kind == "run":
             judged = self._commands.judge(call.arguments["command"])
             return Verdict(judged.action, judged.reason)
@@ -32,7 +35,7 @@ class ProjectRules:
         """What "always" would allow."""
         if tool.spec.kind == "run" and (rule := rule_for(call.arguments["command"])):
             return f"commands like `{rule}` in this session", lambda: self._commands.allow(rule)
-        if tool.spec.kind == "edit":
+        if tool.spec.kind == "edit" and tool.spec.name != "save_memory":
             return "all edits in this session", lambda: self._always.add("edit")
         return None
 
@@ -47,6 +50,6 @@ def _secret(call: ToolCall, context: ToolContext) -> str:
             found = context.workspace.resolve(path)
         except ToolError:
             continue  # the tool will say so
-        if context.workspace.is_secret(found):
+        if context.workspace.is_secret(found) and not found.is_dir():
             return context.workspace.name(found)
     return ""
