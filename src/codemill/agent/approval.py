@@ -23,7 +23,7 @@ IN_PLAN = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule says of a call, and why, in one line. is_secret: not even an error may show what the call is about."""
+    """What a rule says of a call, and why, in one line. is_secret: not even an error may show what it is about."""
 
     action: Action
     reason: str = ""
