@@ -53,12 +53,12 @@ class ShellTool:
     spec = ToolSpec(
         "run_shell_command",
         "run",
-        "Runs a bash command in the workspace. Each begins anew, and nobody types input.",
+        "Runs a bash command in the workspace. Each begins anew; nobody types input; timeout in seconds.",
         {
             "command": {"type": "string"},
             "is_background": {"type": "boolean"},
             "directory": {"type": "string"},
-            "timeout": {"type": "number", "description": "seconds"},
+            "timeout": {"type": "number"},
         },
         required=("command",),
     )

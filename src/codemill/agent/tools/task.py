@@ -17,11 +17,11 @@ class TaskTool:
     spec = ToolSpec(
         "task",
         "think",  # what the other agent does is approved by itself
-        "Has a second agent do a part; it sees only the prompt.",
+        "Has a second agent (general-purpose; explore only looks) do a part; it sees only the prompt.",
         {
             "description": {"type": "string"},
             "prompt": {"type": "string"},
-            "subagent_type": {"type": "string", "enum": list(TYPES)},
+            "subagent_type": {"type": "string"},
         },
         required=("description", "prompt", "subagent_type"),
     )
@@ -33,6 +33,8 @@ class TaskTool:
         return Preview(arguments["description"])
 
     def run(self, arguments: Arguments, context: ToolContext) -> Observation:
+        if arguments["subagent_type"] not in TYPES:
+            raise ToolError(f"subagent_type must be one of {', '.join(TYPES)}")
         status, answer = self._run_agent(arguments["prompt"], arguments["subagent_type"], context)
         if status == "interrupted":
             raise Interrupted("stopped")
