@@ -1,4 +1,7 @@
-"""The terminal as a person sees it. `CODEMILL_WRITE_SCREENS=1` writes the screens anew: look at them before you commit."""
+"""The terminal as a person sees it.
+
+`CODEMILL_WRITE_SCREENS=1` writes the screens anew: look at them before you commit.
+"""
 
 import json
 import os
@@ -212,7 +215,7 @@ def test_files_commands_and_completion(start, folder, tmp_path):
     person.type("\t" + ENTER)
     person.wait("> look at @calc.py")
     person.say(" and @.env, please")
-    text = person.wait_idle()
+    person.wait_idle()
     assert "added calc.py" in person.scrollback
     assert "@.env is not added: it may hold keys or passwords" in person.scrollback
     person.say("!echo $((6 * 7)); ls no-such-file")

@@ -1,4 +1,4 @@
-"""The bottom of the terminal: what is not finished, the prompt line and the status. All else is printed above for good."""
+"""The bottom of the terminal: what is not finished, the prompt line, the status. All else is printed above for good."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ STYLE = Style.from_dict({"prompt": "bold", "status": "", "completion": "", "comp
 
 
 class SteadyOutput(Vt100_Output):
-    """Output that can be held back, so that erasing and writing anew reach the terminal at once and nothing flickers."""
+    """Output that can be held back, so that erasing and writing anew come at once and nothing flickers."""
 
     _held = False
 
@@ -49,6 +49,12 @@ class SteadyOutput(Vt100_Output):
             self.flush()
 
 
+def _output() -> SteadyOutput:
+    output = SteadyOutput.from_pty(sys.stdout, enable_bell=False)
+    assert isinstance(output, SteadyOutput)
+    return output
+
+
 class Screen:
     """above: lines with styles that stand over the prompt line; status: the last line; moves: whether to draw anew."""
 
@@ -63,7 +69,7 @@ class Screen:
         moves: Callable[[], bool],
     ) -> None:
         self._above, self._status, self._moves, self._prompt = above, status, moves, prompt
-        self._output = SteadyOutput.from_pty(sys.stdout, enable_bell=False)
+        self._output = _output()
         self._output.enable_cpr = False  # nothing here needs to know where the cursor is
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[str] = []

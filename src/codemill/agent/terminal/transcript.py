@@ -57,6 +57,10 @@ class Transcript:
         """What is said so far is all: print it."""
         self._end_text()
 
+    def wait(self) -> None:
+        """An answer of the user's is on its way."""
+        self.activity = Activity("working")
+
     def end(self) -> None:
         """The task has ended, in whatever way."""
         self._end_text()
