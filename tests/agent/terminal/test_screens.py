@@ -268,6 +268,21 @@ def test_lines_and_pastes(start, tmp_path):
     assert asked == ["one\ntwo\nthree", f"{pasted} what is it?"]
 
 
+def test_what_was_typed_before_and_an_editor(start, tmp_path):
+    editor = tmp_path / "editor"
+    editor.write_text("#!/bin/sh\necho 'from the editor' >> \"$1\"\n")
+    editor.chmod(0o755)
+    person = start("answer", EDITOR=str(editor))
+    person.say("alpha request")
+    person.wait_idle()
+    person.type("\x12alph")
+    person.wait("I-search backward: alph")
+    person.type(ENTER)
+    person.wait("> alpha request\n\ndefault")
+    person.type("\x18\x05")
+    person.wait("> alpha requestfrom the editor")
+
+
 def test_a_narrow_window(start):
     person = start("edit", columns=40, rows=24)
     person.say("repair calc.py, since its sign is the wrong one")

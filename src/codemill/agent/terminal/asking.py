@@ -96,7 +96,7 @@ class Asking:
         assert self.question is not None
         question, self.question = self.question, None
         is_allowed = decision.answer in ("once", "always")
-        if not is_allowed:
+        if decision.answer == "no":
             self._screen.show(self._ink(f"    {cut(safe_line(shown), self._screen.columns - 4)}", "yellow"))
         self._transcript.note_asked(question.request.call.name, safe_line(shown) if is_allowed else "")
         self._line.take_up()

@@ -11,8 +11,7 @@ from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.data_structures import Point
 from prompt_toolkit.filters import Condition, has_completions, is_searching
 from prompt_toolkit.formatted_text import ANSI, StyleAndTextTuples, to_formatted_text
-from prompt_toolkit.key_binding import KeyBindingsBase, merge_key_bindings
-from prompt_toolkit.key_binding.bindings.open_in_editor import load_open_in_editor_bindings
+from prompt_toolkit.key_binding import KeyBindingsBase
 from prompt_toolkit.layout import ConditionalContainer, HSplit, Layout, Window
 from prompt_toolkit.layout.controls import BufferControl, FormattedTextControl, UIContent, UIControl
 from prompt_toolkit.layout.dimension import Dimension
@@ -75,7 +74,7 @@ class Screen:
         self._waiting: list[str] = []
         self.app: Application[int] = Application(
             layout=self._layout(buffer),
-            key_bindings=merge_key_bindings([load_open_in_editor_bindings(), keys]),
+            key_bindings=keys,
             style=STYLE,
             output=self._output,
             full_screen=False,
