@@ -91,7 +91,7 @@ clean:
 
 $(VENV)/run.stamp: pyproject.toml constraints.txt $(KERNELS)
 	$(make_venv)
-	$(PIP_INSTALL) --editable '.[serve]'
+	$(PIP_INSTALL) --editable '.[serve,agent]'
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt $(KERNELS)

@@ -217,9 +217,13 @@ async def soak(server: ServerProcess, seconds: float, num_clients: int, real: bo
 
 async def _watch(server: ServerProcess, findings: Findings, until: float) -> None:
     while time.monotonic() < until:
-        findings.usage.append(server.usage)
+        await _take_sample(server, findings)
         await asyncio.sleep(min(SAMPLE_SECONDS, max(0.01, until - time.monotonic())))
-    findings.usage.append(server.usage)
+    await _take_sample(server, findings)
+
+
+async def _take_sample(server: ServerProcess, findings: Findings) -> None:
+    findings.usage.append({**server.usage, **await asyncio.to_thread(server.get, "/heap")})
 
 
 async def _settled(server: ServerProcess, before: dict[str, int]) -> dict[str, int]:
@@ -232,12 +236,17 @@ async def _settled(server: ServerProcess, before: dict[str, int]) -> dict[str, i
     return left
 
 
-def _memory(usage: list[dict[str, Any]]) -> dict[str, float]:
-    """MB that are resident: after the first fifth of the time, and in the last."""
-    sizes = [each["rss_bytes"] / 1e6 for each in usage]
+def _memory(usage: list[dict[str, Any]]) -> dict[str, Any]:
+    """MB in use and MB resident: after the first fifth of the time, and in the last."""
+    return {"in_use": _growth(usage, "used_bytes"), "resident": _growth(usage, "rss_bytes")}
+
+
+def _growth(usage: list[dict[str, Any]], what: str) -> dict[str, Any]:
+    sizes = [each[what] / 1e6 for each in usage]
     fifth = max(1, len(sizes) // 5)
     warm, end = statistics.median(sizes[fifth : 2 * fifth] or sizes), statistics.median(sizes[-fifth:])
-    return {"warm_mb": round(warm, 1), "end_mb": round(end, 1), "most_mb": round(max(sizes), 1)}
+    curve = [round(size) for size in sizes[:: max(1, len(sizes) // 12)]]
+    return {"warm_mb": round(warm, 1), "end_mb": round(end, 1), "most_mb": round(max(sizes), 1), "curve_mb": curve}
 
 
 def faults(result: dict[str, Any], memory_mb: float = 5.0) -> list[str]:
@@ -252,7 +261,7 @@ def faults(result: dict[str, Any], memory_mb: float = 5.0) -> list[str]:
     files, memory = result["open_files"], result["memory"]
     if files["after"] > files["before"]:
         found.append(f"open files: {files}")
-    if memory["end_mb"] - memory["warm_mb"] > memory_mb:
+    if memory["in_use"]["end_mb"] - memory["in_use"]["warm_mb"] > memory_mb:
         found.append(f"memory: {memory}")
     return found
 

@@ -5,7 +5,6 @@ conversation: it makes the calls of PLAN one after the other, and where it is to
 whether that had its effect, and makes it again if not.
 """
 
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -38,9 +37,12 @@ class AppendTool:
         return Preview(arguments["line"])
 
     def run(self, arguments, context):
-        command = f"sleep 0.01; echo {arguments['line']} >> log.txt; sleep 0.01; wc -l < log.txt"
-        done = subprocess.run(command, shell=True, cwd=context.workspace.root, capture_output=True, text=True)
-        return Observation(done.stdout)
+        log = context.workspace.root / "log.txt"
+        time.sleep(0.01)
+        with log.open("a") as file:
+            file.write(f"{arguments['line']}\n")
+        time.sleep(0.01)
+        return Observation(f"{len(log.read_text().splitlines())} lines")
 
 
 def plan() -> list[list[tuple[str, dict, str, str]]]:

@@ -37,4 +37,4 @@ def test_soak_of_minutes(soak):
 
 @pytest.mark.slow
 def test_soak_of_a_real_model(soak):
-    assert soak.faults(soak.run(seconds=60, num_clients=16, model="embedded"), memory_mb=20.0) == []
+    assert soak.faults(soak.run(seconds=300, num_clients=16, model="embedded"), memory_mb=40.0) == []

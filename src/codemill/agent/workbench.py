@@ -25,7 +25,7 @@ from codemill.agent.tool import Tool, ToolContext
 from codemill.agent.toolbox import Toolbox
 from codemill.agent.tools.edit import EditTool
 from codemill.agent.tools.find import GlobTool, GrepSearchTool, ListDirectoryTool
-from codemill.agent.tools.notes import SaveMemoryTool, TodoWriteTool, todo_lines
+from codemill.agent.tools.notes import SaveMemoryTool, TodoWriteTool
 from codemill.agent.tools.plan import ExitPlanModeTool
 from codemill.agent.tools.read_file import ReadFileTool, ReadManyFilesTool
 from codemill.agent.tools.shell import ShellTool
@@ -74,7 +74,7 @@ class Workbench:
         self._folder = snapshots_folder
         self.rules = ProjectRules(options.configuration.command_rules)
         self.gate = ApprovalGate(options.mode, approver, self.rules)
-        self.todos = TodoWriteTool(lambda todos: session.note("todos", todos=todos))
+        self.todos = TodoWriteTool(session.keep_todos)
 
     def __enter__(self) -> Self:
         from codemill.sandbox.workspace_shell import WorkspaceShell
@@ -83,7 +83,8 @@ class Workbench:
         shell = WorkspaceShell(self.workspace.root, network=self._options.network, hidden=hidden)
         self.shell = self._stack.enter_context(shell)
         folder = self._folder or Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-        self.snapshots = Snapshots(folder, self.workspace.root)
+        self.snapshots = Snapshots(folder, self.workspace.root, state_folder())
+        self._checkpoints = Checkpoints(self.session, self.snapshots, lambda text: self._listen(Notice(text)))
         self.history = History(self.session, self.snapshots, self.workspace)
         self.toolbox = self._toolbox([*self._tools(), *self._options.more_tools])
         self.agent = self._agent()
@@ -94,14 +95,13 @@ class Workbench:
         self._stack.close()
 
     def _agent(self) -> Agent:
-        summarizer = Summarizer(lambda: todo_lines([todo for todo in self.todos.todos if _is_open(todo)]))
         return Agent(
             self._model,
             self.toolbox,
             self.session,
             budget=self._options.budget,
-            compactor=summarizer,
-            checkpointer=Checkpoints(self.session, self.snapshots),
+            compactor=Summarizer(),
+            checkpointer=self._checkpoints,
             listen=self._listen,
         )
 
@@ -142,6 +142,7 @@ class Workbench:
             session,
             budget=self._options.budget,
             compactor=Summarizer(),
+            checkpointer=self._checkpoints,
             listen=_calls_only(self._listen),
         )
         outcome = agent.run(prompt)
@@ -156,7 +157,3 @@ def _calls_only(listen: Listener) -> Callable[[Event], None]:
             listen(event)
 
     return tell
-
-
-def _is_open(todo: dict[str, str]) -> bool:
-    return todo.get("status") != "completed"

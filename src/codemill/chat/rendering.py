@@ -60,7 +60,7 @@ def render_coder(
 
     With `marks`, the format's own control tokens are marked. Raises UsageError for an unknown revision.
     """
-    if revision not in WORDING:
+    if not isinstance(revision, str) or revision not in WORDING:
         raise UsageError(f"revision: no chat format of {revision!r}; use one of {', '.join(WORDING)}")
     pieces = _conversation(messages, tools, add_generation_prompt, WORDING[revision])
     return "".join(marks.mark(piece) if marks and isinstance(piece, Own) else piece for piece in pieces)

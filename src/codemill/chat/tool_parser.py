@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, Protocol
 
 from codemill.chat.tool_hermes import HermesCall
@@ -24,6 +25,12 @@ class ToolCallParser:
         """Raises UsageError naming a tool that is malformed."""
         self._schemas = ToolSchemas(tools)
         self._message = _MessageReader(self._schemas)
+
+    def another(self) -> "ToolCallParser":
+        """A parser for the same tools, which need not be read again."""
+        parser = copy(self)
+        parser._message = _MessageReader(self._schemas)
+        return parser
 
     def parse(self, text: str) -> ParsedMessage:
         """A whole message. What is wrong with its calls is in `.errors`; nothing the model wrote raises."""

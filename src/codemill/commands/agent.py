@@ -84,8 +84,11 @@ def agent(
     if prompt is None and sys.stdin.isatty() and sys.stdout.isatty():
         from codemill.agent.terminal import run_terminal
 
-        raise typer.Exit(run_terminal(chosen, asked, session, store))
-    raise typer.Exit(_run_once(chosen, asked, session, _task(prompt), output_format))
+        status = run_terminal(chosen, asked, session, store)
+    else:
+        status = _run_once(chosen, asked, session, store, _task(prompt), output_format)
+    store.tidy()
+    raise typer.Exit(status)
 
 
 def _refuse_options(context: typer.Context) -> None:
@@ -97,14 +100,16 @@ def _refuse_options(context: typer.Context) -> None:
             raise UsageError(f"{option} stands before {context.invoked_subcommand}: give the options after its name")
 
 
-def _run_once(chosen: "AgentOptions", model: "Model", session: "Session", task: str, output_format: str) -> int:
+def _run_once(
+    chosen: "AgentOptions", model: "Model", session: "Session", store: "SessionStore", task: str, output_format: str
+) -> int:
     """Work on one task -> the exit status."""
     from codemill.agent.approval import NobodyToAsk
     from codemill.agent.headless import HeadlessOutput
     from codemill.agent.workbench import Workbench
 
     output = HeadlessOutput(output_format)
-    workbench = Workbench(chosen, model, session, NobodyToAsk(), output.listener)
+    workbench = Workbench(chosen, model, session, NobodyToAsk(), output.listener, store.snapshots_folder)
     with workbench, agent_options.interruptible(workbench.cancel):
         outcome = workbench.agent.run(task)
     return output.finish(outcome, session.id)
@@ -119,7 +124,7 @@ def _session(store: "SessionStore", resume_last: bool, resume: str | None, fork:
     if resume is None and not resume_last:
         if fork:
             raise UsageError("--fork needs --continue or --resume ID: it says what to copy")
-        return store.create(cwd=os.getcwd())
+        return store.create(cwd=os.getcwd(), model=model.name)
     info = store.find(resume) if resume is not None else store.latest()
     if info is None:
         raise UsageError("--continue: there is no session of this folder yet")

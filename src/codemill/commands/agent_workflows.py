@@ -2,10 +2,10 @@
 
 import typer
 
-from codemill.commands import agent_fix, agent_review
+from codemill.commands import agent_docs, agent_fix, agent_review, agent_sql
 
 
 def register(group: typer.Typer) -> None:
     """Add the workflows to the verbs of `codemill agent`."""
-    for workflow in (agent_review, agent_fix):
+    for workflow in (agent_review, agent_fix, agent_docs, agent_sql):
         workflow.register(group)

@@ -186,7 +186,7 @@ class GrammarState:
     def _check(self) -> None:
         if self._matcher.is_error():
             reason = _reason(self._matcher.get_error())
-            raise CodemillError(f"the grammar cannot go on: {reason}; use a simpler one")
+            raise UsageError(f"the grammar cannot go on: {reason}; use a simpler one")
 
 
 def _matcher(structured_output: StructuredOutput, vocabulary: GrammarVocabulary) -> LLMatcher:

@@ -80,6 +80,11 @@ class ServingEngine(ABC):
         """Requests that have not begun."""
         return sum(inbox.is_waiting for inbox in list(self._inboxes.values()))
 
+    def check_room(self) -> None:
+        """Raise QueueFull if a request that came now would find no room."""
+        num_waiting = self.num_waiting
+        self._admission.check(num_waiting, len(self._inboxes) - num_waiting)
+
     async def stream(
         self,
         prompt: PromptLike,
@@ -188,8 +193,7 @@ class ServingEngine(ABC):
     @contextmanager
     def _open(self, request_id: str | None) -> Iterator[Inbox]:
         """An inbox for a new request, if there is room for it. Neither outlives the context."""
-        num_waiting = self.num_waiting
-        self._admission.check(num_waiting, len(self._inboxes) - num_waiting)
+        self.check_room()
         with self._listen(request_id) as inbox:
             yield inbox
 

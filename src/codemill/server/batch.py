@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from codemill.engine.admission import QueueFull
 from codemill.server.events import Done, Event, Usage, Waiting
 from codemill.server.generation import GenerationRequest, generate
 from codemill.server.served_model import ServedModel
@@ -39,6 +40,8 @@ class _Batch:
         self._model = model
         self._stream = stream
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._num_running = 0
+        self._has_ended = asyncio.Event()  # the next of those that run
         self._news: asyncio.Queue[Event | _Ended | BaseException] = asyncio.Queue()
         self._tasks = [asyncio.create_task(self._run(number, request)) for number, request in enumerate(requests)]
 
@@ -61,11 +64,28 @@ class _Batch:
 
     async def _run(self, number: int, request: GenerationRequest) -> None:
         try:
-            async with self._places, aclosing(generate(self._model, request, stream=self._stream)) as events:
-                async for event in events:
-                    self._news.put_nowait(_numbered(event, number * request.params.n))
+            async with self._places:
+                while not await self._is_accepted(number, request):
+                    await self._has_ended.wait()
         except Exception as error:  # noqa: BLE001  raised again where the events are read
             self._news.put_nowait(error)
+
+    async def _is_accepted(self, number: int, request: GenerationRequest) -> bool:
+        """Generate, unless the queue is full, as it may be of this batch's own prompts: then one of them ends first."""
+        self._num_running += 1
+        try:
+            async with aclosing(generate(self._model, request, stream=self._stream)) as events:
+                async for event in events:
+                    self._news.put_nowait(_numbered(event, number * request.params.n))
+        except QueueFull:
+            if self._num_running == 1:  # others fill it
+                raise
+            return False
+        finally:
+            self._num_running -= 1
+        self._has_ended.set()
+        self._has_ended = asyncio.Event()
+        return True
 
 
 def _numbered(event: Event, first: int) -> Event | _Ended:

@@ -41,8 +41,12 @@ class EventReader:
         self, tokenizer: Tokenizer, tool_use: "ToolUse", *, num_samples: int = 1, thinks: bool, is_chat: bool
     ) -> None:
         self._tokenizer = tokenizer
+        parser = ToolCallParser(tool_use.callable_tools) if is_chat and tool_use.may_call else None
         self._samples = [
-            _SampleReader(index, tool_use, thinks) if is_chat else _PlainReader(index) for index in range(num_samples)
+            _SampleReader(index, parser and parser.another(), tool_use.parallel, thinks)
+            if is_chat
+            else _PlainReader(index)
+            for index in range(num_samples)
         ]
 
     @property
@@ -123,11 +127,11 @@ class _PlainReader:
 class _SampleReader(_PlainReader):
     """Text with reasoning before it and tool calls in it."""
 
-    def __init__(self, index: int, tool_use: "ToolUse", thinks: bool) -> None:
+    def __init__(self, index: int, parser: ToolCallParser | None, parallel: bool, thinks: bool) -> None:
         super().__init__(index)
         self._splitter = ReasoningSplitter(thinks)
-        self._parser = ToolCallParser(tool_use.callable_tools) if tool_use.may_call else None
-        self._parallel = tool_use.parallel
+        self._parser = parser
+        self._parallel = parallel
         self._has_calls = False
 
     def read(self, text: str) -> Iterator[Event]:

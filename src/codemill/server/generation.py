@@ -15,12 +15,14 @@ from codemill.engine.prompts import Prompt
 from codemill.engine.sampling_params import SamplingParams
 from codemill.engine.structured_output import StructuredOutput
 from codemill.engine.updates import StreamUpdate
+from codemill.errors import CodemillError, UsageError
+from codemill.server.aside import is_long
 from codemill.server.event_reader import EventReader
 from codemill.server.events import Event
 from codemill.server.served_model import ServedModel
 from codemill.server.shape import Shape, Shaper
 
-LONG = 4096  # characters; longer prompts are rendered where they do not hold up other requests
+RENDERED = ("messages", "tools", "self", "marks")  # what a template is rendered with besides variables
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ async def generate(model: ServedModel, request: GenerationRequest, *, stream: bo
 
     stream: whether anybody looks at the answer before it is whole. Closing the generator ends the work.
     """
+    model.engine.check_room()  # before a prompt is made that would only be refused
     prepared = await _prepare(model, request)
     reader = EventReader(
         model.tokenizer,
@@ -142,7 +145,7 @@ def count_tokens(model: ServedModel, request: GenerationRequest) -> int:
 
 
 async def _prepare(model: ServedModel, request: GenerationRequest) -> PreparedRequest:
-    if _num_characters(request) > LONG:
+    if is_long(_content(request)):
         return await asyncio.to_thread(prepare, model, request)
     return prepare(model, request)
 
@@ -178,8 +181,21 @@ def prompt_ids(tokenizer: Tokenizer, request: GenerationRequest) -> list[int]:
         place = (prompt.repo_name, prompt.context_files, prompt.path)
         return fim_ids(tokenizer, prompt.prefix, prompt.suffix, *place)
     # Tools stay in the prompt where none may be called, so that it begins as the turns before did.
-    ids = tokenizer.encode_chat(prompt.messages, list(request.tool_use.tools) or None, **prompt.variables)
-    return ids + tokenizer.encode(prompt.prefill)
+    return _chat_ids(tokenizer, prompt, request.tool_use) + tokenizer.encode(prompt.prefill)
+
+
+def _chat_ids(tokenizer: Tokenizer, prompt: ChatPrompt, tool_use: ToolUse) -> list[int]:
+    taken = next((name for name in RENDERED if name in prompt.variables), None)
+    if taken is not None:
+        raise UsageError(f"chat_template_kwargs: {taken} is no variable of its own; leave it out")
+    try:
+        return tokenizer.encode_chat(prompt.messages, list(tool_use.tools) or None, **prompt.variables)
+    except RecursionError as error:
+        raise UsageError("messages: something in them is nested too deeply") from error
+    except UsageError:
+        raise
+    except CodemillError as error:  # the template cannot take this conversation, or the variables given for it
+        raise UsageError(str(error)) from error
 
 
 def _echoed(request: GenerationRequest) -> str | None:
@@ -263,15 +279,11 @@ def _as_updates(output: RequestOutput) -> list[StreamUpdate]:
     ]
 
 
-def _num_characters(request: GenerationRequest) -> int:
-    """About how long the prompt is."""
+def _content(request: GenerationRequest) -> list[Any]:
+    """All that the prompt is made of."""
     prompt = request.prompt
-    if isinstance(prompt, TextPrompt):
-        return len(prompt.text)
+    if isinstance(prompt, ChatPrompt):
+        return [prompt.messages, prompt.variables, prompt.prefill, request.tool_use.callable_tools]
     if isinstance(prompt, FimPrompt):
-        return len(prompt.prefix) + len(prompt.suffix) + sum(len(text) for _, text in prompt.context_files)
-    if isinstance(prompt, TokenPrompt):
-        return 0
-    texts = [message.get("content") for message in prompt.messages if isinstance(message, Mapping)]
-    length = sum(len(text) if isinstance(text, str) else 1000 for text in texts)
-    return length + 500 * len(request.tool_use.tools)
+        return [prompt.prefix, prompt.suffix, prompt.context_files]
+    return [prompt.text] if isinstance(prompt, TextPrompt) else []

@@ -15,6 +15,8 @@ from codemill.errors import CodemillError
 from codemill.server.errors import ApiError, api_error_of
 from codemill.server.log import log
 
+MOST_CONTAINERS = 500_000  # a million and a half take a second to read, in which nobody else is served
+
 
 class JsonRoute(APIRoute):
     """Reads every body as JSON: `curl -d` and some editors name no content type, or a wrong one.
@@ -29,8 +31,10 @@ class JsonRoute(APIRoute):
             scope = request.scope
             others = [each for each in scope["headers"] if each[0] != b"content-type"]
             scope["headers"] = [*others, (b"content-type", b"application/json")]
+            json_request = _JsonRequest(scope, request.receive)
             try:
-                return await handle(_JsonRequest(scope, request.receive))
+                _check_containers(await json_request.body())
+                return await handle(json_request)
             except (ApiError, CodemillError, HTTPException, RequestValidationError):
                 raise
             except Exception as error:
@@ -47,6 +51,11 @@ class _JsonRequest(Request):
             return from_json(body, allow_inf_nan=False)
         except ValueError as error:
             return _from_broken_text(body, str(error))
+
+
+def _check_containers(body: bytes) -> None:
+    if body.count(b"[") + body.count(b"{") > MOST_CONTAINERS:
+        raise ApiError(413, f"the body has more than {MOST_CONTAINERS} objects and lists", "request_too_large")
 
 
 def _from_broken_text(body: bytes, problem: str) -> Any:

@@ -41,7 +41,7 @@ def todos(work: Work, argument: str) -> None:
     """The list that the agent keeps."""
     marks = {"pending": " ", "in_progress": ">", "completed": "x"}
     lines = [
-        f"- \\[{marks.get(todo.get('status', ''), ' ')}] {todo.get('content', '')}" for todo in work.bench.todos.todos
+        f"- \\[{marks.get(todo.get('status', ''), ' ')}] {todo.get('content', '')}" for todo in work.bench.session.todos
     ]
     if lines:
         work.voice.say("\n".join(lines))

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from codemill.engine.updates import Progress
 from codemill.server.answer import Answer, Sample
+from codemill.server.aside import read_body
 from codemill.server.errors import ApiError
 from codemill.server.events import (
     ArgumentsDelta,
@@ -35,7 +36,7 @@ router = APIRouter(route_class=JsonRoute, tags=["OpenAI"])
 @router.post("/chat/completions", include_in_schema=False)
 async def chat_completions(body: ChatBody, request: Request) -> Response:
     """Answer a conversation, with tools if there are any."""
-    generation = body.generation_request()
+    generation = await read_body(request, body.generation_request)
     if not body.stream:
         answer, model = await respond_whole(request, body.model, generation)
         return json_response(chat_completion(answer, model.name))

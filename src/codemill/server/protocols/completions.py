@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from codemill.engine.updates import Progress
 from codemill.server.answer import Answer, Sample
+from codemill.server.aside import read_body
 from codemill.server.errors import ApiError
 from codemill.server.events import Done, Event, Finish, TextDelta, TokenLogprob
 from codemill.server.json_response import json_bytes, json_response, sse
@@ -26,7 +27,7 @@ router = APIRouter(route_class=JsonRoute, tags=["OpenAI"])
 @router.post("/completions", include_in_schema=False)
 async def completions(body: CompletionsBody, request: Request) -> Response:
     """Continue one prompt or several, or fill in the middle of one."""
-    requests = body.generation_requests()
+    requests = await read_body(request, body.generation_requests)
     wants_logprobs = body.logprobs is not None
     if not body.stream:
         answer, model = await respond_whole(request, body.model, requests)

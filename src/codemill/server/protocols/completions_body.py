@@ -14,7 +14,7 @@ from codemill.server.protocols.sampling_body import SamplingBody, token_limit
 from codemill.server.shape import Shape
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
-MOST_PROMPTS = 1024
+MOST_SAMPLES = 1024
 
 
 class CompletionsBody(SamplingBody, OutputFormBody):
@@ -53,8 +53,11 @@ class CompletionsBody(SamplingBody, OutputFormBody):
 
     def _prompts(self) -> Iterator[TextPrompt | TokenPrompt | FimPrompt]:
         prompts = [self.prompt] if self._is_one else list(self.prompt)
-        if len(prompts) > MOST_PROMPTS:
-            raise UsageError(f"prompt: {len(prompts)} prompts are more than {MOST_PROMPTS}; send several requests")
+        if len(prompts) * (self.n or 1) > MOST_SAMPLES:
+            raise UsageError(
+                f"prompt: {len(prompts)} prompts with n = {self.n or 1} are more than {MOST_SAMPLES} samples; "
+                "send several requests"
+            )
         for prompt in prompts:
             if isinstance(prompt, str):
                 is_hole = bool(self.suffix)

@@ -4,16 +4,15 @@ Clients keep whatever a model once wrote, so that what is odd in an old message 
 """
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codemill.chat.messages import normalize_tools
 from codemill.errors import UsageError
 from codemill.server.generation import ToolUse
+from codemill.server.unknown import note_unknown
 
 OLD_ROLES = {"function": "tool"}
-log = logging.getLogger(__name__)
 
 
 def clean_messages(messages: Sequence[Any]) -> list[dict[str, Any]]:
@@ -90,7 +89,7 @@ def as_arguments(given: Any) -> dict[str, Any]:
 def _is_function(tool: Any) -> bool:
     kind = tool.get("type", "function") if isinstance(tool, Mapping) else None
     if kind != "function":
-        log.info("a tool of type %.40r is not known, and left out", kind)
+        note_unknown("a tool", kind)
     return kind == "function"
 
 

@@ -71,12 +71,8 @@ async def _answer(body: EmbeddingsBody, inputs: Sequence[str | list[int]], reque
     async with server.registry.lease(body.model) as model:
         record.model = model.name
         outputs = await _outputs(model, inputs, server.settings.max_request_seconds)
-        vectors = [_embedding(output, body.dimensions) for output in outputs]
         record.prompt_tokens = count = sum(output.metrics.num_prompt_tokens for output in outputs)
-        encode = _base64 if body.encoding_format == "base64" else list
-        data = [
-            {"object": "embedding", "index": index, "embedding": encode(vector)} for index, vector in enumerate(vectors)
-        ]
+        data = await asyncio.to_thread(_data, body, outputs)
         usage = {"prompt_tokens": count, "total_tokens": count}
         return json_response({"object": "list", "data": data, "model": model.name, "usage": usage})
 
@@ -107,6 +103,14 @@ def _ids(tokenizer: Tokenizer, text: str | list[int]) -> list[int]:
         return text
     end = tokenizer.control_tokens.get(END_OF_TEXT)
     return tokenizer.encode(text) + ([] if end is None else [end])
+
+
+def _data(body: EmbeddingsBody, outputs: Sequence[RequestOutput]) -> list[dict[str, Any]]:
+    encode = _base64 if body.encoding_format == "base64" else list
+    vectors = (_embedding(output, body.dimensions) for output in outputs)
+    return [
+        {"object": "embedding", "index": index, "embedding": encode(vector)} for index, vector in enumerate(vectors)
+    ]
 
 
 def _embedding(output: RequestOutput, dimensions: int | None) -> list[float]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from codemill.engine.outputs import RequestMetrics
 from codemill.engine.updates import Progress
 from codemill.server.answer import Answer
+from codemill.server.aside import read_body
 from codemill.server.errors import ApiError
 from codemill.server.events import Done, Event, Finish, TextDelta, Usage
 from codemill.server.generation import FimPrompt, GenerationRequest
@@ -74,7 +75,7 @@ class InfillBody(SamplingBody):
 @router.post("/infill", responses=STREAMING)
 async def infill(body: InfillBody, request: Request) -> Response:
     """Fill in what is missing at the cursor. A prompt that is too long is cut: far files first, then far lines."""
-    generation = body.generation_request()
+    generation = await read_body(request, body.generation_request)
     if body.stream:
         return await respond_stream(
             request, body.model, generation, lambda name: InfillWriter(name, body.response_fields)

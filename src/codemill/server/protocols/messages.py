@@ -4,6 +4,7 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
+from codemill.server.aside import read_body
 from codemill.server.generation import GenerationRequest, count_tokens
 from codemill.server.json_response import json_response
 from codemill.server.json_route import JsonRoute
@@ -21,7 +22,7 @@ router = APIRouter(route_class=JsonRoute, tags=["Anthropic"])
 @router.post("/v1/messages", responses=STREAMING)
 async def create_message(body: MessagesBody, request: Request) -> Response:
     """Answer a conversation, with tools if there are any."""
-    generation = body.generation_request()
+    generation = await read_body(request, body.generation_request)
     if body.stream:
         return await respond_stream(request, body.model, generation, MessagesWriter)
     answer, model = await respond_whole(request, body.model, generation)
@@ -31,7 +32,8 @@ async def create_message(body: MessagesBody, request: Request) -> Response:
 @router.post("/v1/messages/count_tokens", responses=JSON_OBJECT)
 async def count_message_tokens(body: MessagesBody, request: Request) -> Response:
     """Count the tokens that the model would read."""
-    counting = _count(request, body.model, body.generation_request())
+    generation = await read_body(request, body.generation_request)
+    counting = _count(request, body.model, generation)
     return json_response({"input_tokens": await run_unless_disconnected(request, counting)})
 
 

@@ -4,16 +4,15 @@ Nothing that a client changes from turn to turn goes into the prompt: no cache m
 reads the same alone and in a block.
 """
 
-import logging
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from codemill.errors import UsageError
 from codemill.server.protocols.messages_tools import DeclaredTools
+from codemill.server.unknown import note_unknown
 
 UNREADABLE = ("image", "document", "container_upload")
-log = logging.getLogger(__name__)
 
 
 class Block(NamedTuple):
@@ -33,6 +32,7 @@ class BlockReader:
     def __init__(self, tools: DeclaredTools) -> None:
         self._tools = tools
         self.loaded: list[str] = []
+        self._known: set[str] = set()
 
     def text(self, blocks: Iterable[Block], is_result: bool = False) -> str:
         """What blocks say, each from a line of its own; those of unknown types are left out, with a line in the log.
@@ -57,15 +57,18 @@ class BlockReader:
         if block.type == "tool_removal":
             return f"The tool {_name(block.content.get('tool'))} is no longer available."
         if block.type not in UNREADABLE:
-            log.info("a block of type %.40r is not known, and left out", block.type)
+            note_unknown("a block", block.type)
             return ""
         if not is_result:
             raise UsageError(f"{block.place}: this model reads only text, no block of type {block.type}")
         return f"[{block.type}: left out, this model reads only text]"
 
     def _load(self, names: list[str]) -> str:
-        self.loaded += names
-        return self._tools.description(names)
+        """Definitions, each where it is first referred to: a body that repeats a reference must not become a flood."""
+        new = [name for name in dict.fromkeys(names) if name not in self._known]
+        self._known.update(new)
+        self.loaded += new
+        return self._tools.description(new) if new else "These tools are described above."
 
     def _add(self, block: Block) -> str:
         tool = block.content.get("tool")

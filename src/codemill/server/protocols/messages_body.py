@@ -13,7 +13,7 @@ from codemill.server.json_list import JsonList
 from codemill.server.protocols.messages_blocks import BlockReader
 from codemill.server.protocols.messages_tools import DeclaredTools
 from codemill.server.protocols.messages_turns import read_messages
-from codemill.server.protocols.sampling_body import LEAST_TOP_P, token_limit
+from codemill.server.protocols.sampling_body import LEAST_TOP_P, stop_texts, token_limit
 
 
 class MessagesBody(BaseModel):
@@ -50,7 +50,7 @@ class MessagesBody(BaseModel):
             "temperature": self.temperature,
             "top_p": LEAST_TOP_P if self.top_p == 0 else self.top_p,
             "top_k": self.top_k,
-            "stop": tuple(text for text in self.stop_sequences or () if text) or None,
+            "stop": stop_texts(self.stop_sequences),
             "structured_output": self._form(),
         }
         given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}

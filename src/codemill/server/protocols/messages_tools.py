@@ -1,7 +1,6 @@
 """Tools as Anthropic's clients declare them: those of the prompt, and those that a conversation loads on its way."""
 
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,9 +8,9 @@ from typing import Any
 from codemill.errors import UsageError
 from codemill.server.generation import ToolUse
 from codemill.server.protocols.conversation import tool_use
+from codemill.server.unknown import note_unknown
 
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-log = logging.getLogger(__name__)
 
 
 class DeclaredTools:
@@ -74,7 +73,7 @@ class DeclaredTools:
 def _is_custom(tool: Any) -> bool:
     kind = (tool.get("type") or "custom") if isinstance(tool, Mapping) else "custom"
     if kind != "custom":
-        log.info("a tool of type %.40r is not known, and left out", kind)
+        note_unknown("a tool", kind)
     return bool(kind == "custom")
 
 

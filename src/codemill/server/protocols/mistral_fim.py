@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
+from codemill.server.aside import read_body
 from codemill.server.generation import FimPrompt, GenerationRequest
 from codemill.server.json_response import json_response
 from codemill.server.json_route import JsonRoute
@@ -33,7 +34,7 @@ class MistralFimBody(SamplingBody):
 @router.post("/v1/fim/completions", responses=STREAMING)
 async def fim_completions(body: MistralFimBody, request: Request) -> Response:
     """Fill in the middle."""
-    generation = body.generation_request()
+    generation = await read_body(request, body.generation_request)
     if body.stream:
         samples = generation.params.n
         return await respond_stream(request, body.model, generation, lambda name: ChatWriter(name, samples, True))

@@ -4,6 +4,7 @@ import asyncio
 
 from fastapi import APIRouter, Request, Response
 
+from codemill.server.aside import read_body
 from codemill.server.errors import ApiError
 from codemill.server.generation import prepare
 from codemill.server.json_response import json_response
@@ -21,8 +22,9 @@ router = APIRouter(route_class=JsonRoute, tags=["OpenAI"])
 @router.post("/responses", include_in_schema=False)
 async def create_response(body: ResponseBody, request: Request) -> Response:
     """Answer a conversation, with tools if there are any. Nothing is stored."""
-    tools = body.offered_tools()
-    generation, echo = body.generation_request(tools), body.echo(tools)
+    tools = await read_body(request, body.offered_tools)
+    generation = await read_body(request, lambda: body.generation_request(tools))
+    echo = body.echo(tools)
     output = Output(tools, body.encodes_reasoning)
     if not body.stream:
         _, model = await respond_with(request, body.model, generation, lambda events: read_output(output, events))
@@ -40,7 +42,7 @@ async def create_response(body: ResponseBody, request: Request) -> Response:
 async def count_input_tokens(body: ResponseBody, request: Request) -> Response:
     """How many tokens the prompt of such a request has."""
     server: Server = request.app.state.server
-    generation = body.generation_request(body.offered_tools())
+    generation = await read_body(request, lambda: body.generation_request(body.offered_tools()))
     async with server.registry.lease(body.model) as model:
         prepared = await asyncio.to_thread(prepare, model, generation)
     count = len(prepared.prompt.token_ids or ())

@@ -6,7 +6,6 @@ the prompt begins as the one before did. Ids are left out: they differ from sess
 
 import base64
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from codemill.errors import UsageError
 from codemill.server.errors import ApiError
 from codemill.server.protocols.conversation import as_arguments
 from codemill.server.protocols.responses_tools import INPUT, flat_name
+from codemill.server.unknown import note_unknown
 
 # Calls of tools that clients run themselves: the name that the model sees, and where their arguments are.
 BUILT_IN_CALLS = {
@@ -34,7 +34,6 @@ TEXTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text", 
 PARTS = (*TEXTS, "input_image", "input_file")
 NOT_TEXT = "[an image or a file, which this model cannot see]"
 ENCODED = "codemill.reasoning."  # what `encrypted_content` begins with: nothing is secret, it is only carried
-log = logging.getLogger(__name__)
 
 
 def messages_of(instructions: str | Sequence[Any] | None, items: str | Sequence[Any] | None) -> list[dict[str, Any]]:
@@ -77,7 +76,7 @@ class _Conversation:
         elif kind in BUILT_IN_CALLS or kind in ("function_call", "custom_tool_call"):
             self._add_call(*_call(kind, item))
         else:
-            log.info("an input item of type %.40r is not known, and left out", kind)
+            note_unknown("an input item", kind)
 
     def _add_message(self, item: Mapping[str, Any]) -> None:
         text = _text(item.get("content"))

@@ -4,12 +4,12 @@ Functions inside a namespace (codex groups its own and those of MCP servers so) 
 Custom tools, whose input is free text, become functions with the one parameter `input`.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from codemill.errors import UsageError
+from codemill.server.unknown import note_unknown
 
 INPUT = "input"  # the parameter of a custom tool
 INPUT_SCHEMA = {
@@ -19,7 +19,6 @@ INPUT_SCHEMA = {
     "additionalProperties": False,
 }
 Json = dict[str, Any]
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def offer(tools: Sequence[Any] | None) -> OfferedTools:
         elif kind in ("function", "custom"):
             offered.echo.extend(_add(offered, [tool]))
         else:
-            log.info("a tool of type %.40r is not known, and left out", kind)
+            note_unknown("a tool", kind)
     return offered
 
 
@@ -95,7 +94,7 @@ def _add(offered: OfferedTools, tools: list[Any], namespace: str | None = None) 
     for tool in tools:
         kind = tool.get("type", "function") if isinstance(tool, Mapping) else None
         if kind not in ("function", "custom"):
-            log.info("a tool of type %.40r is not known, and left out", kind)
+            note_unknown("a tool", kind)
             continue
         inner = tool.get("function")  # as a chat completion has it
         plain = _custom if kind == "custom" else _function

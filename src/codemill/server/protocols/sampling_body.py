@@ -1,6 +1,6 @@
 """The sampling fields that OpenAI's protocols share, with those that vLLM and llama.cpp added."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +11,10 @@ from codemill.errors import UsageError
 from codemill.server.json_list import JsonList
 
 LEAST_TOP_P = 1e-6
+# Looked at for each token of an answer, in the thread that computes all answers.
+MOST_STOPS = 64
+MOST_STOP_CHARACTERS = 1000
+MOST_BIASES = 4096
 
 
 class StreamOptions(BaseModel):
@@ -67,7 +71,7 @@ class SamplingBody(BaseModel):
             "frequency_penalty": self.frequency_penalty,
             "seed": self.seed,
             "min_tokens": self.min_tokens,
-            "stop": _stops(self.stop),
+            "stop": stop_texts(self.stop),
             "stop_token_ids": self.stop_token_ids,
             "ignore_eos": self.ignore_eos,
             "skip_special_tokens": self.skip_special_tokens,
@@ -92,13 +96,17 @@ def logit_bias(bias: Mapping[str, Any] | None) -> dict[int, Any] | None:
     """JSON's keys are text; here they are token ids. Raises UsageError."""
     if not bias:
         return None
+    if len(bias) > MOST_BIASES:
+        raise UsageError(f"logit_bias: give at most {MOST_BIASES} tokens, not {len(bias)}")
     try:
         return {int(token_id): value for token_id, value in bias.items()}
     except ValueError as error:
         raise UsageError("logit_bias: its keys must be token ids") from error
 
 
-def _stops(stop: str | list[str] | None) -> tuple[str, ...] | None:
-    """Empty texts, which some clients send for none, would stop everything."""
+def stop_texts(stop: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Empty texts, which some clients send for none, would stop everything. Raises UsageError for too many."""
     texts = [stop] if isinstance(stop, str) else stop or []
+    if len(texts) > MOST_STOPS or any(len(text) > MOST_STOP_CHARACTERS for text in texts):
+        raise UsageError(f"stop: give at most {MOST_STOPS} texts, of at most {MOST_STOP_CHARACTERS} characters each")
     return tuple(text for text in texts if text) or None

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from codemill.chat.tokenizer import Tokenizer
 from codemill.errors import UsageError
+from codemill.server.aside import read_body
 from codemill.server.generation import ChatPrompt, GenerationRequest, prompt_ids
 from codemill.server.json_list import JsonList
 from codemill.server.json_response import json_response
@@ -72,7 +73,8 @@ async def apply_template(body: ChatBody, request: Request) -> Response:
     """A conversation as the text that the model reads."""
     server: Server = request.app.state.server
     async with server.registry.lease(body.model) as model:
-        ids = await asyncio.to_thread(prompt_ids, model.tokenizer, body.generation_request())
+        generation = await read_body(request, body.generation_request)
+        ids = await asyncio.to_thread(prompt_ids, model.tokenizer, generation)
         return json_response({"prompt": model.tokenizer.decode(ids)})
 
 
