@@ -112,6 +112,16 @@ class Screen:
             for text in self._waiting:
                 self._write(text)
 
+    def once_drawn(self, function: Callable[[], None]) -> None:
+        """Call something after the first picture."""
+
+        def call(_: Any) -> None:
+            self.app.after_render -= call
+            if self._loop is not None:
+                self._loop.call_later(TICK, function)
+
+        self.app.after_render += call
+
     def post(self, function: Callable[..., None], *arguments: Any) -> None:
         """Have the screen's thread call something; from any thread."""
         loop = self._loop

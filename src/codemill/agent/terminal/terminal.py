@@ -98,7 +98,7 @@ class Terminal:
             loop.add_signal_handler(number, self._exit, 128 + number)
         if self._work.session.messages:
             self._work.add(Job("", lambda: show_where_it_was(self._work)))
-        self._work.start()
+        self._screen.once_drawn(self._work.start)  # the prompt stands before all else is loaded
 
     def _leave(self) -> None:
         self._asking.stop()
