@@ -1,4 +1,7 @@
-"""The terminal as a person sees it. `CODEMILL_WRITE_SCREENS=1` writes the screens anew: look at them before you commit."""
+"""The terminal as a person sees it.
+
+`CODEMILL_WRITE_SCREENS=1` writes the screens anew: look at them before you commit.
+"""
 
 import json
 import os
@@ -212,7 +215,7 @@ def test_files_commands_and_completion(start, folder, tmp_path):
     person.type("\t" + ENTER)
     person.wait("> look at @calc.py")
     person.say(" and @.env, please")
-    text = person.wait_idle()
+    person.wait_idle()
     assert "added calc.py" in person.scrollback
     assert "@.env is not added: it may hold keys or passwords" in person.scrollback
     person.say("!echo $((6 * 7)); ls no-such-file")
@@ -263,6 +266,21 @@ def test_lines_and_pastes(start, tmp_path):
         if record["type"] == "message" and record["message"]["role"] == "user"
     ]
     assert asked == ["one\ntwo\nthree", f"{pasted} what is it?"]
+
+
+def test_what_was_typed_before_and_an_editor(start, tmp_path):
+    editor = tmp_path / "editor"
+    editor.write_text("#!/bin/sh\necho 'from the editor' >> \"$1\"\n")
+    editor.chmod(0o755)
+    person = start("answer", EDITOR=str(editor))
+    person.say("alpha request")
+    person.wait_idle()
+    person.type("\x12alph")
+    person.wait("I-search backward: alph")
+    person.type(ENTER)
+    person.wait("> alpha request\n\ndefault")
+    person.type("\x18\x05")
+    person.wait("> alpha requestfrom the editor")
 
 
 def test_a_narrow_window(start):

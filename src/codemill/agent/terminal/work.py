@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from codemill.agent.approval import Approver
+from codemill.agent.approval import Approver, Mode
 from codemill.agent.events import CallDone, Event, Notice, ReplyDone
 from codemill.agent.stops import Stop
 from codemill.agent.tool import ToolError
@@ -101,7 +101,7 @@ class Work:
         return self._bench
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> Mode:
         return self._bench.gate.mode if self._bench is not None else self.options.mode
 
     @property
@@ -158,7 +158,7 @@ class Work:
         folder = self.store.snapshots_folder
         workbench = Workbench(self.options, self.model, session, self._approver, self.listen, folder)
         self._bench = self._stack.enter_context(workbench)
-        self._bench.gate.mode = mode  # type: ignore[assignment]
+        self._bench.gate.mode = mode
         self.measure()
 
     def run_task(self, text: str | None) -> None:
@@ -211,6 +211,8 @@ class Work:
 
     def _do(self, job: Job) -> None:
         self.bench.cancel.clear()
+        if self._is_closing:  # since just now: that must not be lost
+            return
         self.current = job
         self.voice.begin(job)
         try:
