@@ -114,3 +114,62 @@ def test_the_rule_that_always_makes(command: str, rule: str) -> None:
     assert rule_for(command) == rule
     if rule:
         assert CommandRules(allow=[rule]).judge(command).action == "allow"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cat <<EOF\nE\\\nOF\ntouch pwned\nEOF",  # the lines are joined before the end is looked for
+        "</dev/null [[ a || touch pwned ]]",  # after a redirection no word is a keyword
+        'echo "`echo "\\"; touch pwned; \\""`"',  # backquotes in quotes lose the backslash before quotes
+        "sh -c \"echo \\$'a\\\\'; touch pwned; echo 'b' #'\"",  # Dash has no $'...'
+        "sh -c '[[ a || touch pwned ]]'",
+        "sh -c 'echo $[1>2]'",
+        "fish -c 'ls'",
+        "zsh -c 'ls'",
+        "exec {PATH}>/dev/null; ls",
+        "for PATH in evil; do ls; done",
+        "for HOME in evil; do git log; done",
+        "select PATH in evil; do ls; done",
+        "wait -n -p PATH; ls",
+        "echo evil | xargs -I cat cat",
+        "echo 'x; touch pwned' | xargs -I% sh -c 'cat %'",
+        "echo 'x; touch pwned' | xargs -i sh -c 'cat {}'",
+        "echo 'x; touch pwned' | xargs --replace=% sh -c 'cat %'",
+        "echo --output=x | xargs -I% git log %",
+        "find . -exec sh -c 'cat {}' \\;",
+        "find . -exec {} \\;",
+        "python version",
+        "node version",
+        "make version",
+        "npx version",
+        "pip list --python=./evil",
+        "pip list --log=main.py",
+        "pytest --version",  # reads conftest.py
+        "yarn --version",  # runs what .yarnrc names
+        "cargo --version",  # runs the toolchain that rust-toolchain.toml names
+    ],
+)
+def test_commands_that_look_as_if_they_only_looked(command):
+    assert CommandRules().judge(command).action == "ask"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cat <<EOF\na \\\\\nb $HOME\nEOF",
+        "[[ -f a ]] && cat a",
+        'echo "`date`"',
+        "sh -c 'cat a | head'",
+        "for file in *.py; do wc -l $file; done",
+        "ls | xargs -I{} cat {}",
+        "find . -name '*.py' -exec grep -n x {} +",
+        "sh -c 'cat \"$1\"' _ a",
+        "python --version",
+        "go version",
+        "pip list",
+        "pip show numpy",
+    ],
+)
+def test_commands_that_only_look_still_do(command):
+    assert CommandRules().judge(command).action == "allow"

@@ -31,7 +31,7 @@ def found(text: str) -> list[tuple[str, ...]]:
         ("a > 1; b 2> -", [("write", "1"), ("a",), ("write", "-"), ("b",)]),
         ("cat < /dev/tcp/1.2.3.4/80", [("unclear",), ("cat",)]),
         ("if a; then b; elif c; then d; else e; fi", [("a",), ("b",), ("c",), ("d",), ("e",)]),
-        ("for x in 1 $(a); do b $x; done > c", [("a",), ("b", "$x"), ("write", "c")]),
+        ("for x in 1 $(a); do b $x; done > c", [("assign",), ("a",), ("b", "$x"), ("write", "c")]),
         ("while ! a; do b; done; until c; do d; done", [("a",), ("b",), ("c",), ("d",)]),
         ("case $x in a | b) c ;; (*) d ;& $(e)) f; esac; g", [("c",), ("d",), ("e",), ("f",), ("g",)]),
         ("f() { a; }; function g { b; }; function h() ( c )", [("a",), ("b",), ("c",)]),

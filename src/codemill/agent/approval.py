@@ -23,10 +23,11 @@ IN_PLAN = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule says of a call, and why, in one line."""
+    """What a rule says of a call, and why, in one line. is_secret: not even an error may show what it is about."""
 
     action: Action
     reason: str = ""
+    is_secret: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,12 @@ class ApprovalGate:
 
     def check(self, tool: Tool, call: ToolCall, context: ToolContext) -> None:
         """Return if the call may be made. Raises ToolError, with the reason for the model, or Refused."""
-        preview = tool.preview(call.arguments, context)
         verdict = self._judge(tool, call, context)
-        if verdict.action == "allow":
-            return
         if verdict.action == "deny":
             raise ToolError(f"not allowed: {verdict.reason}")
-        self._ask(tool, call, preview, verdict.reason, context)
+        preview = _preview(tool, call, context, verdict)
+        if verdict.action == "ask":
+            self._ask(tool, call, preview, verdict.reason, context)
 
     def _judge(self, tool: Tool, call: ToolCall, context: ToolContext) -> Verdict:
         """Rules that deny or ask come before the mode, and rules that allow only lift its questions."""
@@ -130,3 +130,13 @@ class ApprovalGate:
             raise ToolError(f"the user refused this{': ' + decision.words if decision.words else ''}")
         if decision.answer == "always" and allow is not None:
             allow()
+
+
+def _preview(tool: Tool, call: ToolCall, context: ToolContext, verdict: Verdict) -> Preview:
+    """What the call would do. One that cannot work is told at once, but for what the model may not see unasked."""
+    try:
+        return tool.preview(call.arguments, context)
+    except ToolError:
+        if not verdict.is_secret:
+            raise
+        return Preview(verdict.reason)

@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from codemill.agent.tool import ToolError
@@ -15,6 +15,8 @@ SKIPPED = frozenset(
 )
 MAX_FILES = 200_000
 # Git must not run what a repository's configuration names.
+# Nor fetch what a partial clone lacks: that runs the program which the remote's configuration names.
+GIT_VARIABLES = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}
 GIT = ("git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.untrackedCache=false")
 
 
@@ -30,7 +32,10 @@ class FileIndex:
         """All files below the folder, sorted."""
         names = _git_files(self._folder)
         found = _walk(self._folder) if names is None else (self._folder / name for name in names)
-        return sorted(path for path in found if path.is_file() and not path.is_symlink())
+        real = cache(os.path.realpath)  # Git goes on listing what is in a folder that became a link
+        return sorted(
+            path for path in found if path.is_file() and not path.is_symlink() and real(path.parent) == str(path.parent)
+        )
 
     def glob(self, pattern: str) -> list[Path]:
         """The files that a pattern matches: `*` within a name, `**` across folders; without `/` it matches names.
@@ -55,7 +60,14 @@ def _git_files(folder: Path) -> list[str] | None:
     """What Git tracks or would track; None where this is no checkout."""
     command = [*GIT, "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        listing = subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL, timeout=30).stdout
+        listing = subprocess.run(
+            command,
+            capture_output=True,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            timeout=30,
+            env={**os.environ, **GIT_VARIABLES},
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     return [os.fsdecode(name) for name in listing.split(b"\0") if name]

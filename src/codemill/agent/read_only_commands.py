@@ -46,7 +46,7 @@ _PLAIN = (
     "ls cat head tail wc pwd echo true false : cd basename dirname realpath readlink stat du df cmp comm cut tr nl tac"
     " rev paste fold expand unexpand column md5sum sha1sum sha256sum sha512sum cksum strings hexdump od readelf"
     " which type whoami id groups uname uptime free nproc ps pgrep lscpu printenv seq sleep egrep fgrep grep"
-    " exit return break continue shift wait locale getconf lsblk tty cal factor numfmt arch"
+    " exit return break continue shift locale getconf lsblk tty cal factor numfmt arch"
 ).split()
 _OPTIONS: Mapping[str, _Options] = {
     **dict.fromkeys(_PLAIN, _ANY),
@@ -66,6 +66,7 @@ _OPTIONS: Mapping[str, _Options] = {
     "fdfind": _Options(short="xX", long=("exec", "exec-batch")),
     "jq": _Options(short="fL", long=("from-file", "library-path")),
     "jobs": _Options(short="x"),
+    "wait": _Options(short="p"),
     "find": _Options(words=("-delete", "-fprint", "-fprint0", "-fprintf", "-fls", "-files0-from")),
     "command": _ANY,  # only with -v: what it runs otherwise is judged instead
     "exec": _Options(most=0),
@@ -108,10 +109,12 @@ _GIT_WORDS = (("stash", "list"), ("stash", "show"), ("worktree", "list"), ("conf
 _GIT_REST = _Options(
     short="e", long=("output", "ext-diff", "textconv", "edit", "add", "unset", "unset-all", "replace-all")
 )
+# Not those whose project names what is run even then: pytest, yarn, pnpm, poetry, cargo, rustc.
 _VERSIONS = (
-    "python python3 node npm npx yarn pnpm cargo rustc rustup go gcc g++ clang java javac ruby php perl make cmake pip"
-    " pip3 git docker uv poetry pytest ruff mypy tsc deno bun"
+    "python python3 node npm go gcc g++ clang java javac ruby php perl make cmake pip pip3 git docker uv ruff mypy tsc"
+    " deno bun"
 ).split()
+_VERSION_COMMANDS = (("go", "version"), ("docker", "version"))  # to others it is a file, or a target
 _SED_PRINTS = re.compile(r"(?:\d+|\$)(?:,(?:\d+|\$|\+\d+))?p")
 _AWK_DOES_MORE = re.compile(r"system|getline|[|>@`]|close|fflush|ENVIRON|printf?\s+-")
 _HARMLESS_VARIABLE = re.compile(
@@ -132,7 +135,9 @@ def is_read_only(part: CommandPart) -> bool:
     if part.kind != "command" or not sets_only_harmless(part):
         return False
     name, arguments = part.name, part.words[1:]
-    if name in _VERSIONS and len(arguments) == 1 and arguments[0].value in ("--version", "-V", "version"):
+    if name in _VERSIONS and part.values[1:] in (("--version",), ("-V",)):
+        return True
+    if part.values in _VERSION_COMMANDS:
         return True
     special: Mapping[str, Check] = {"git": _git, "sed": _sed, "awk": _awk, "set": _set, "pip": _pip, "npm": _npm}
     if name in special:
@@ -182,7 +187,10 @@ def _set(arguments: tuple[Word, ...]) -> bool:
 
 
 def _pip(arguments: tuple[Word, ...]) -> bool:
-    return bool(arguments) and arguments[0].value in ("list", "show", "freeze") and len(arguments) <= 2
+    if any(word.may_be_option for word in arguments):
+        return False
+    values = [word.value for word in arguments]
+    return values[:1] in (["list"], ["show"], ["freeze"]) and not any(value.startswith("-") for value in values)
 
 
 def _npm(arguments: tuple[Word, ...]) -> bool:

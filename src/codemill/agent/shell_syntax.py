@@ -111,8 +111,10 @@ class _Reader:
         start = self.at
         words: list[Word] = []
         assigned: list[str] = []
+        is_first = True  # after a redirection no word is one of the grammar
         while self._more_words():
             if self._redirection():
+                is_first = False
                 continue
             if self._next() == "(":
                 self._function(words)
@@ -121,7 +123,7 @@ class _Reader:
             found = None if words else _ASSIGNMENT.match(word.raw)
             if found:
                 assigned.append(self._assignment(found, word))
-            elif not words and not assigned and (done := self._grammar(word)) is not None:
+            elif is_first and not words and not assigned and (done := self._grammar(word)) is not None:
                 return done
             else:
                 words.append(word)
@@ -182,7 +184,8 @@ class _Reader:
         self._skip_blanks()
         if self._next(2) == "((":
             raise Unclear("arithmetic")
-        self._word()
+        name = self._word().value
+        self.parts.append(CommandPart("assign", name, assigned=(name,)))
         self._skip_space()
         if re.compile(r"in(?=[\s;])").match(self.text, self.at):
             self.at += 2
@@ -259,6 +262,9 @@ class _Reader:
         if not found or (found[1] in "<>" and self.text[found.end() : found.end() + 1] == "("):
             return False
         operator, self.at = found[1], found.end()
+        if found[0].startswith("{"):
+            name = found[0][1:].partition("}")[0]
+            self.parts.append(CommandPart("assign", found[0], assigned=(name,)))
         self._skip_blanks()
         word = self._word()
         if operator in ("<<", "<<-"):
@@ -289,6 +295,8 @@ class _Reader:
                 self.at = min(end + 1, len(self.text))
                 if (line.lstrip("\t") if tabs else line) == delimiter:
                     break
+                if not quoted and (len(line) - len(line.rstrip("\\"))) % 2:
+                    raise Unclear("a line of a here-document that goes on in the next")
                 body.append(line)
             if not quoted:
                 self._expansions("\n".join(body))
@@ -407,6 +415,8 @@ class _Reader:
                     self._dollar(quoted=True)
                 else:
                     self._backquotes()
+                    if '\\"' in self.text[start : self.at]:
+                        raise Unclear("quotes in backquotes in quotes")
                 value += self.text[start : self.at]
                 expanded |= self.at > start + 1
             else:

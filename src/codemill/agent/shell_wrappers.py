@@ -1,11 +1,15 @@
 """Programs that run another command: the command within is what rules judge."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from codemill.agent.shell_words import CommandPart, Unclear, Word
 
 Parse = Callable[[str], list[CommandPart]]
+# What these do not have, or read in another way than Bash.
+_POSIX_SHELLS = ("sh", "dash", "ash")
+_NOT_POSIX = re.compile(r"\$['\"\[]|\[\[|&>|<<<|\|&|[<>]\(|\bfunction\b|\bselect\b|\bcoproc\b")
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ash", "fish")
 
 
@@ -89,9 +93,30 @@ def _wrapped(part: CommandPart, wrapper: _Wrapper, arguments: Sequence[Word], pa
     if not rest:
         return [part]
     if part.name == "xargs":
+        options = arguments[: len(arguments) - len(rest)]
+        rest = [_filled_in(word, _placeholders(options), may_be_option=True) for word in rest]
         rest.append(_INPUT_WORD)
     inner = replace(part, words=tuple(rest), assigned=tuple(assigned))
     return [*([part] if wrapper.kept else []), *unwrap(inner, parse)]
+
+
+def _filled_in(word: Word, placeholders: Sequence[str], may_be_option: bool = False) -> Word:
+    """A word that is not what it looks like, if it has a placeholder in it."""
+    if not any(each in word.value for each in placeholders):
+        return word
+    return replace(word, is_computed=True, may_be_option=word.may_be_option or may_be_option)
+
+
+def _placeholders(options: Sequence[Word]) -> list[str]:
+    """What xargs may replace by its input, as -I, -i and --replace say."""
+    found = ["{}"]
+    values = [word.value for word in options]
+    for number, value in enumerate(values):
+        if value.startswith("--replace="):
+            found.append(value.partition("=")[2])
+        elif match := re.fullmatch(r"-[0rtxop]*([Ii])(.*)", value, re.DOTALL):
+            found += [match[2]] if match[2] else values[number + 1 : number + 2]
+    return [each for each in found if each]
 
 
 def _after_options(name: str, wrapper: _Wrapper, arguments: Sequence[Word]) -> Sequence[Word]:
@@ -138,11 +163,17 @@ def _shell(part: CommandPart, arguments: Sequence[Word], parse: Parse) -> list[C
             raise Unclear(f"option {option} of the shell")
         if not option.startswith("--") and "c" in option:
             script = [word for word in arguments[at + 1 :] if not word.value.startswith("-")][:1]
+            if part.name != "bash" and (part.name not in _POSIX_SHELLS or _NOT_POSIX.search(_joined(script))):
+                raise Unclear(f"{part.name} may read this in another way than Bash")
             return _text(script, parse)
         at += 2 if option in ("-o", "+o", "-O", "+O") else 1
     if at >= len(arguments) or "s" in "".join(word.value for word in arguments[:at]):
         raise Unclear("a shell that reads its commands from its input")
     return [part]
+
+
+def _joined(words: Sequence[Word]) -> str:
+    return " ".join(word.value for word in words)
 
 
 def _text(words: Sequence[Word], parse: Parse) -> list[CommandPart]:
@@ -151,7 +182,7 @@ def _text(words: Sequence[Word], parse: Parse) -> list[CommandPart]:
         raise Unclear("the command is missing")
     if any(word.is_computed for word in words):
         raise Unclear("the text of the command is computed")
-    return parse(" ".join(word.value for word in words))
+    return parse(_joined(words))
 
 
 def _find(part: CommandPart, arguments: Sequence[Word], parse: Parse) -> list[CommandPart]:
@@ -161,7 +192,7 @@ def _find(part: CommandPart, arguments: Sequence[Word], parse: Parse) -> list[Co
     while at < len(arguments):
         if arguments[at].value in _FIND_RUNS:
             end = next((i for i in range(at, len(arguments)) if arguments[i].value in (";", "+")), len(arguments))
-            words = tuple(arguments[at + 1 : end])
+            words = tuple(_filled_in(word, ["{}"]) for word in arguments[at + 1 : end])
             if not words:
                 raise Unclear("find runs nothing")
             found += unwrap(replace(part, words=words), parse)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from codemill.agent.file_index import GIT, SKIPPED
+from codemill.agent.file_index import GIT, GIT_VARIABLES, SKIPPED
 from codemill.errors import CodemillError
 
 MAX_FILES = 200_000
@@ -168,7 +168,8 @@ def _holds(path: str, other: str) -> bool:
 
 def _environment() -> dict[str, str]:
     """Without what would point Git at another repository."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    return {**kept, **GIT_VARIABLES, "LC_ALL": "C"}
 
 
 def _is_temporary(entry: os.DirEntry[str]) -> bool:

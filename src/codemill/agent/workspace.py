@@ -63,7 +63,7 @@ class Workspace:
         real = Path(os.path.realpath(found))
         if not real.is_relative_to(self.root):
             raise ToolError(f"{path} lies outside the workspace {self.root}: only files in it can be used")
-        if ".git" in real.relative_to(self.root).parts[:1] and len(real.relative_to(self.root).parts) > 1:
+        if _is_gits(real.relative_to(self.root), real):
             raise ToolError(f"{path} belongs to Git: use git commands instead")
         return real
 
@@ -138,6 +138,12 @@ class Workspace:
             raise ToolError(f"there is no file {name}") from None
         except OSError as error:
             raise ToolError(f"{name} cannot be read: {error.strerror}") from error
+
+
+def _is_gits(relative: Path, path: Path) -> bool:
+    """Whether Git would take a file for its own, in this repository or one within. A folder `.git` can be listed."""
+    parts = [part.casefold() for part in relative.parts]
+    return ".git" in parts[:-1] or (parts[-1:] == [".git"] and not path.is_dir())
 
 
 def _as_text(data: bytes) -> TextFile:

@@ -1,5 +1,6 @@
 """A diff as Git gives it, read into files and hunks."""
 
+import os
 import re
 import subprocess
 from codecs import escape_decode
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from codemill.agent.file_index import GIT
+from codemill.agent.file_index import GIT, GIT_VARIABLES
 from codemill.errors import CodemillError, UsageError
 
 SECONDS = 60.0
@@ -117,7 +118,7 @@ def _unquote(name: str) -> str:
     """Names with special characters stand in quotes, as in C."""
     if not name.startswith('"'):
         return name
-    data, _ = escape_decode(name.strip('"').encode())  # type: ignore[arg-type]
+    data, _ = escape_decode(name.strip('"').encode())
     return bytes(data).decode("utf-8", "replace")
 
 
@@ -134,6 +135,13 @@ def _git(root: Path, arguments: Sequence[str]) -> str:
 def _run(root: Path, arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]":
     command = [*GIT, "-c", "core.quotePath=false", "-C", str(root), *arguments]
     try:
-        return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS, check=False)
+        return subprocess.run(
+            command,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=SECONDS,
+            check=False,
+            env={**os.environ, **GIT_VARIABLES},
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise CodemillError(f"git cannot be run: {error}") from None
