@@ -16,6 +16,7 @@ from codemill.agent.approval import ApprovalRequest, Decision
 from codemill.agent.events import CallDone, Waiting
 from codemill.agent.model import Usage
 from codemill.agent.stops import Interrupted
+from codemill.agent.terminal import run_terminal
 from codemill.agent.terminal.activity import Activity, duration
 from codemill.agent.terminal.call_view import call_line, done_details, done_note
 from codemill.agent.terminal.commands import COMMANDS, find_command
@@ -32,7 +33,7 @@ from codemill.agent.terminal.status import Status
 from codemill.agent.tool import Observation, Preview
 from codemill.agent.workspace import Workspace
 from codemill.chat.tool_types import ToolCall
-from codemill.errors import UsageError
+from codemill.errors import CodemillError, UsageError
 
 PLAIN = Ink(plain=True)
 
@@ -260,3 +261,9 @@ def test_a_long_question_is_folded_and_says_so():
     shown, choices = view("edit", "edit", Preview("x", DIFF))
     assert "… 5 more lines" in shown
     assert "  d    show all of it" in choices
+
+
+def test_without_prompt_toolkit(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(CodemillError, match=r"pip install 'codemill\[agent\]'"):
+        run_terminal(None, None, None, None)
