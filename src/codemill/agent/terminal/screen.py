@@ -193,7 +193,7 @@ class Screen:
         )
 
     def _above_text(self) -> StyleAndTextTuples:
-        room = max(3, self.rows - 6)
+        room = max(2, self.rows - 4)
         return to_formatted_text(ANSI("\n".join(["", *self._above()[-room:]])))
 
     def _status_text(self) -> StyleAndTextTuples:

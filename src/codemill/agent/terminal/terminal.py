@@ -219,9 +219,7 @@ class Terminal:
             lines = self._asking.choices(columns)
         elif self._transcript.activity is not None and self._work.is_busy:
             lines = [*lines, *([""] if lines else []), self._activity_line(columns)]
-        return [*lines, *self._queued(columns), *([""] if lines or self._work.jobs else [])][
-            : max(3, self._screen.rows - 4)
-        ]
+        return [*lines, *self._queued(columns), *([""] if lines or self._work.jobs else [])]
 
     def _activity_line(self, columns: int) -> str:
         assert self._transcript.activity is not None

@@ -50,9 +50,9 @@ class Transcript:
         """Whether what happens is the work of a second agent."""
         return self._depth > 0
 
-    def begin(self) -> None:
-        """A task begins."""
-        self.activity = Activity("waiting for the model")
+    def begin(self, what: str) -> None:
+        """A job begins."""
+        self.activity = Activity(what)
 
     def settle(self) -> None:
         """What is said so far is all: print it."""

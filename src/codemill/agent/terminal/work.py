@@ -25,10 +25,11 @@ PLAN_OFF = "[Plan mode is off now: you may change files and run commands.]"
 
 @dataclass(frozen=True)
 class Job:
-    """Something to do. text: what the user typed for it."""
+    """Something to do. text: what the user typed for it. what: how it is called while it is done."""
 
     text: str
     do: Callable[[], None]
+    what: str = "working"
 
 
 class Voice(Protocol):
@@ -193,7 +194,7 @@ class Work:
     def _work(self) -> None:
         try:
             self.switch(self.session)
-            self._do(Job("", self._load_model))
+            self._do(Job("", self._load_model, "loading the model"))
             while (job := self._next()) is not None:
                 self._do(job)
             self._stack.close()
