@@ -7,6 +7,7 @@ from pathlib import Path
 
 from codemill.agent.file_index import SKIPPED, FileIndex
 from codemill.agent.output import plain_name
+from codemill.agent.plain_file import read_plain
 from codemill.agent.stops import Interrupted
 from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError, ToolSpec
 
@@ -127,10 +128,10 @@ def _search(pattern: re.Pattern[str], paths: list[Path], context: ToolContext) -
     for path in paths:
         _check_cancel(context.cancel)
         try:
-            data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b"\0"
+            data = read_plain(path, MAX_BYTES)
         except OSError:
             continue
-        if b"\0" in data:
+        if len(data) > MAX_BYTES or b"\0" in data:
             continue
         name = plain_name(context.workspace.name(path))
         for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
