@@ -182,3 +182,26 @@ def test_our_own_server():
         assert outcome.tokens > 0
     finally:
         live.stop()
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        '{"choices": "no"}',
+        '{"choices": [1]}',
+        '{"choices": [{"delta": {"tool_calls": [1]}}]}',
+        '{"choices": [{"delta": {"tool_calls": [{"index": [], "function": "x"}]}}]}',
+        "[" * 100_000,
+    ],
+)
+def test_nonsense_is_tried_again(server, chunk):
+    good = b'data: {"choices": [{"delta": {"content": "Hi."}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    model, _ = server((200, {}, f"data: {chunk}\n\n".encode()), (200, {}, good))
+    assert model.reply(MESSAGES, [], lambda event: None, threading.Event()).content == "Hi."
+
+
+def test_halves_of_characters_are_not_sent(server):
+    good = b'data: {"choices": [{"delta": {"content": "Hi."}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    model, bodies = server((200, {}, good))
+    model.reply([{"role": "user", "content": "a\udcffb"}], [], lambda event: None, threading.Event())
+    assert bodies[0]["messages"][0]["content"] == "a?b"

@@ -1,5 +1,6 @@
 """The loop, with a scripted model."""
 
+import time
 from contextlib import suppress
 
 import pytest
@@ -182,3 +183,13 @@ def test_a_session_killed_at_any_line_goes_on(tmp_path, moment, kind):
     assert results.count(LOST) <= (kind == "run")
     assert echo.calls == (["a", "b", "c"] if kind == "run" else echo.calls)
     assert [record["type"] for record in read_records(path)]
+
+
+def test_the_time_is_looked_at_between_calls():
+    echo = EchoTool(action=lambda text, context: (time.sleep(0.1), Observation(text))[1])
+    reply = "\n".join(call("echo", text=str(number)) for number in range(20))
+    session = Session()
+    outcome = agent([reply], echo, session=session, budget=Budget(seconds=0.25)).run("do it")
+    assert outcome.status == "budget"
+    assert len(echo.calls) < 6
+    assert session.open_calls == []

@@ -8,6 +8,7 @@ pytest.importorskip("pathspec")
 
 from agent.fakes import call
 from codemill.agent.approval import NobodyToAsk
+from codemill.agent.budget import Budget
 from codemill.agent.scripted_model import ScriptedModel
 from codemill.agent.session import Session
 from codemill.agent.workbench import SECOND_AGENT, AgentOptions, Workbench
@@ -60,3 +61,19 @@ def test_todos_are_kept_when_a_session_goes_on(root, tmp_path):
             assert "write the tests" in bench.session.messages[1]["content"]
     except IsolationError as error:
         pytest.skip(str(error))
+
+
+def test_second_agents_spend_what_the_first_one_may(root):
+    def reply(messages):
+        if messages[0]["content"].endswith(SECOND_AGENT):
+            return call("glob", pattern=f"{len(messages)}")
+        return call("task", description=f"{len(messages)}", prompt="look", subagent_type="explore")
+
+    options = AgentOptions(root, "yolo", Budget(steps=6))
+    model = ScriptedModel(reply)
+    try:
+        with Workbench(options, model, Session(), NobodyToAsk()) as bench:
+            outcome = bench.agent.run("do it")
+    except IsolationError as error:
+        pytest.skip(str(error))
+    assert (outcome.status, outcome.steps, len(model.seen)) == ("budget", 6, 6)

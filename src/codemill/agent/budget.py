@@ -43,7 +43,26 @@ class Spending:
             if limit is not None and spent >= limit:
                 raise BudgetSpent(f"stopped after {spent:.0f} {name}, of {limit:g} allowed")
 
+    def check_seconds(self) -> None:
+        """Raise BudgetSpent if the time is over; a step that has begun may still be ended otherwise."""
+        limit = self._budget.seconds
+        if limit is not None and self.seconds >= limit:
+            raise BudgetSpent(f"stopped after {self.seconds:.0f} seconds, of {limit:g} allowed")
+
     def add(self, usage: Usage) -> None:
         """A step was made."""
         self.steps += 1
         self.tokens += usage.total_tokens - usage.cached_tokens
+
+    def add_work(self, steps: int, tokens: int) -> None:
+        """A second agent spent this."""
+        self.steps += steps
+        self.tokens += tokens
+
+    def left(self) -> Budget:
+        """What a second agent may spend. Raises BudgetSpent if that is nothing."""
+        self.check()
+        limits = ((name, getattr(self._budget, name)) for name in ("steps", "tokens", "seconds"))
+        # The clock may have gone on since the check.
+        left = {name: None if limit is None else max(limit - getattr(self, name), 1e-3) for name, limit in limits}
+        return Budget(**left)

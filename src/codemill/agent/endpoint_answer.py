@@ -85,7 +85,7 @@ class EndpointAnswer:
         for _, call in sorted(self._calls.items()):
             try:
                 calls.append(_tool_call(call))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 problems.append(f"the arguments of {call['name']} are no JSON object ({error})")
         if self._tools and not self._calls:  # a server that does not know the model's format leaves calls in the text
             parsed = ToolCallParser(self._tools).parse(text)

@@ -98,7 +98,7 @@ class EndpointModel:
             import httpx
 
             key = self._endpoint.api_key
-            headers = {"authorization": f"Bearer {key}"} if key else {}
+            headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
             timeout = httpx.Timeout(SILENCE_SECONDS, connect=10.0)
             self.__client = httpx.Client(headers=headers, timeout=timeout)
         return self.__client
@@ -128,13 +128,14 @@ class EndpointModel:
         import httpx
 
         answer = EndpointAnswer(tools, listen)
+        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")  # halves of characters are not sent
         try:
-            with self._client.stream("POST", f"{self._endpoint.base}/chat/completions", json=body) as response:
+            with self._client.stream("POST", f"{self._endpoint.base}/chat/completions", content=content) as response:
                 if response.status_code != 200:
                     _raise_status(response)
                 with _ClosedOnCancel(response, cancel):
                     for chunk in _chunks(response):
-                        answer.take(chunk)
+                        _take(answer, chunk)
         except httpx.ConnectError as error:
             raise TryLater(f"no connection to {self._endpoint.url}") from error
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
@@ -180,6 +181,14 @@ def _shut_down(response: "httpx.Response") -> None:
             return  # it is closed already
 
 
+def _take(answer: EndpointAnswer, chunk: Mapping[str, Any]) -> None:
+    """Raises TryLater for JSON that is no part of an answer."""
+    try:
+        answer.take(chunk)
+    except (TypeError, AttributeError, ValueError, KeyError) as error:
+        raise TryLater("the server sent an event that is no part of an answer") from error
+
+
 def _chunks(response: "httpx.Response") -> Iterator[dict[str, Any]]:
     """The JSON objects of an event stream, until `[DONE]`."""
     for line in response.iter_lines():
@@ -190,7 +199,7 @@ def _chunks(response: "httpx.Response") -> Iterator[dict[str, Any]]:
             return
         try:
             chunk = json.loads(data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise TryLater("the server sent an event that is no JSON") from None
         if isinstance(chunk, dict):
             yield chunk

@@ -8,6 +8,7 @@ from typing import Any, Literal, TextIO, get_args
 from codemill.agent.events import CallBegun, CallDone, Event, Listener, Notice, ReasoningDelta, ReplyDone, TextDelta
 from codemill.agent.loop import Outcome
 from codemill.agent.stops import Status
+from codemill.agent.terminal.safe_text import safe_line, safe_text, visible_line
 from codemill.errors import UsageError
 
 OutputFormat = Literal["text", "json", "stream-json"]
@@ -52,9 +53,9 @@ class HeadlessOutput:
         ended = {"type": "outcome", **vars(outcome), "session_id": session_id}
         if self._format == "text":
             if outcome.status == "finished":
-                print(outcome.text, file=self._out)
+                print(self._shown(outcome.text, self._out), file=self._out)
             else:
-                print(f"codemill: {outcome.text}", file=self._err)
+                print(f"codemill: {safe_line(outcome.text)}", file=self._err)
         elif self._format == "json":
             self._write({**ended, "calls": self._calls}, indent=2)
         else:
@@ -64,10 +65,10 @@ class HeadlessOutput:
     def _note_line(self, event: Event) -> None:
         if isinstance(event, CallDone):
             mark = "failed" if event.observation.is_error else "done"
-            arguments = " ".join(event.call.arguments_json.split())
-            print(f"[{event.call.name} {arguments[:120]}: {mark}]", file=self._err, flush=True)
+            told = visible_line(f"{event.call.name} {event.call.arguments_json[:120]}")
+            print(f"[{told}: {mark}]", file=self._err, flush=True)
         elif isinstance(event, Notice):
-            print(f"[{event.text}]", file=self._err, flush=True)
+            print(f"[{safe_line(event.text)}]", file=self._err, flush=True)
 
     def _collect(self, event: Event) -> None:
         if isinstance(event, CallDone):
@@ -79,7 +80,17 @@ class HeadlessOutput:
             self._write(told)
 
     def _write(self, value: Mapping[str, Any], indent: int | None = None) -> None:
-        print(json.dumps(value, ensure_ascii=False, indent=indent), file=self._out, flush=True)
+        text = json.dumps(value, ensure_ascii=False, indent=indent)
+        if not text.replace(
+            "\n", ""
+        ).isprintable():  # halves of characters cannot be written, and control characters move the cursor
+            text = json.dumps(value, indent=indent)
+        print(text, file=self._out, flush=True)
+
+    @staticmethod
+    def _shown(text: str, out: TextIO) -> str:
+        """A program gets the answer as it is; a terminal gets nothing that moves the cursor."""
+        return safe_text(text) if out.isatty() else text.encode("utf-8", "replace").decode()
 
 
 def event_object(event: Event) -> dict[str, Any] | None:

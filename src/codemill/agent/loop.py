@@ -89,10 +89,12 @@ class Agent:
         self._compactor = compactor
         self._checkpointer = checkpointer
         self._num_faulty = 0
+        self.spending = Spending(self.budget)  # of the run that is under way
 
     def run(self, task: str | None) -> Outcome:
         """Work on a task; None goes on where the session was left. Raises CodemillError if the model fails."""
-        spending, guard = Spending(self.budget), RepetitionGuard()
+        self.spending, guard = Spending(self.budget), RepetitionGuard()
+        spending = self.spending
         self._remember_files()
         try:
             self._answer_open_calls(guard)
@@ -124,6 +126,7 @@ class Agent:
         if not reply.tool_calls and not is_faulty:
             raise Finished(reply.content)
         for call in reply.tool_calls:
+            spending.check_seconds()
             self._act(call, guard)
         self._num_faulty = self._num_faulty + 1 if is_faulty else 0
         if is_faulty:

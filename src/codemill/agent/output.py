@@ -1,4 +1,13 @@
-"""Texts that are too long for a model."""
+"""Texts and names made fit for a model."""
+
+import re
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def plain_name(name: str) -> str:
+    """The name of a file in one line: control characters, which could pass for lines of ours, as `\\n` and `\\x1b`."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), name)
 
 
 def cut_middle(text: str, max_characters: int, rest: str = "") -> str:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from codemill.sandbox.workspace_secrets import is_secret_name
+
 MEMORY_FILES = ("AGENTS.md", "QWEN.md")
 MAX_MEMORY = 20_000  # characters of one file; more would be computed for each session
 
@@ -41,7 +43,8 @@ def system_prompt(surroundings: Surroundings, memory: Sequence[tuple[str, str]] 
 def read_memory(root: Path, user_file: Path | None = None) -> list[tuple[str, str]]:
     """The files in which users write down what agents should know: the user's own, and the project's."""
     files = [user_file] if user_file is not None else []
-    files += [root / name for name in MEMORY_FILES]
+    # A link of a project that leads out of it could show the model any of the user's files.
+    files += [file for name in MEMORY_FILES if (file := root / name).resolve().is_relative_to(root.resolve())]
     return [(file.name, text) for file in files if (text := _read(file))]
 
 
@@ -55,8 +58,11 @@ def _environment(surroundings: Surroundings) -> str:
 
 
 def _read(file: Path) -> str:
+    if not file.is_file() or is_secret_name(file.resolve().name):
+        return ""
     try:
-        text = file.read_text("utf-8", errors="replace")
+        with file.open(encoding="utf-8", errors="replace") as opened:
+            text = opened.read(MAX_MEMORY + 1)
     except OSError:
         return ""
     return text if len(text) <= MAX_MEMORY else f"{text[:MAX_MEMORY]}\n[cut: the file is longer]"

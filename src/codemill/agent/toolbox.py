@@ -59,7 +59,8 @@ class Toolbox:
             raise
         except (ToolError, CodemillError, OSError) as error:
             observation = Observation(f"Error: {error}", is_error=True)
-        return replace(observation, text=cut_middle(mask_secrets(observation.text), self._max_characters))
+        text = observation.text.encode("utf-8", "replace").decode()  # names of files may have halves of characters
+        return replace(observation, text=cut_middle(mask_secrets(text), self._max_characters))
 
     def _run(self, call: ToolCall, listen: Listener, begin: Callable[[Tool], None]) -> Observation:
         tool = self._tools.get(call.name)

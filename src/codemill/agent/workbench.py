@@ -143,12 +143,15 @@ class Workbench:
             self._model,
             self._toolbox(tools),
             session,
-            budget=self._options.budget,
+            budget=self.agent.spending.left(),
             compactor=Summarizer(),
             checkpointer=self._checkpoints,
             listen=_calls_only(self._listen),
         )
-        outcome = agent.run(prompt)
+        try:
+            outcome = agent.run(prompt)
+        finally:
+            self.agent.spending.add_work(agent.spending.steps, agent.spending.tokens)
         return outcome.status, outcome.text
 
 

@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from codemill.agent.plain_file import read_plain, replace_plain
 from codemill.agent.tool import ToolError
 from codemill.sandbox.workspace_secrets import is_secret_name
 
@@ -101,11 +101,13 @@ class Workspace:
         Raises ToolError if that cannot be done, or what is there is not known to the agent.
         """
         self.check_known(path)
+        if path.exists() and not (path.stat().st_mode & 0o222 and os.access(path, os.W_OK)):
+            raise ToolError(f"{self.name(path)} is read-only: leave it, or ask the user")
         form = self.read(path) if path.exists() else TextFile("")
         data = form.encode(text)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, data)
+            replace_plain(path, data)
         except OSError as error:
             raise ToolError(f"{self.name(path)} cannot be written: {error.strerror}") from error
         self._read[path] = _digest(data)
@@ -131,9 +133,10 @@ class Workspace:
             raise ToolError(f"{name} is no plain file")
         try:
             size = path.stat().st_size
-            if size > MAX_BYTES:
+            data = read_plain(path, MAX_BYTES) if size <= MAX_BYTES else b""
+            if max(size, len(data)) > MAX_BYTES:
                 raise ToolError(f"{name} has {size >> 20} MiB: look at parts of it with a command such as head or sed")
-            return path.read_bytes()
+            return data
         except FileNotFoundError:
             raise ToolError(f"there is no file {name}") from None
         except OSError as error:
@@ -162,39 +165,6 @@ def _newline(text: str) -> str:
     """CRLF only where all lines have it: in a file with both, each line keeps its own."""
     count = text.count("\n")
     return "\r\n" if count and text.count("\r\n") == count else "\n"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write beside the file, then put it in its place. A link stays one: what it leads to is replaced."""
-    mode = path.stat().st_mode & 0o7777 if path.exists() else None
-    descriptor, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name[:50]}.", suffix=f".{os.getpid()}.codemill"
-    )
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, (0o666 & ~_umask()) if mode is None else mode)
-        _keep_owner(name, path)
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def _keep_owner(name: str, path: Path) -> None:
-    """Where root works in somebody's folder, the files stay that somebody's."""
-    if os.geteuid() == 0:
-        owner = (path if path.exists() else path.parent).stat()
-        os.chown(name, owner.st_uid, owner.st_gid)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _digest(data: bytes) -> str:

@@ -49,18 +49,24 @@ def choose_model(
 
 @contextmanager
 def interruptible(cancel: threading.Event) -> Iterator[None]:
-    """Ctrl-C sets `cancel`, so that a step is ended and what it did is kept; a second one ends the process."""
-    before = signal.getsignal(signal.SIGINT)
+    """Ctrl-C, or SIGTERM, sets `cancel`, so that a step is ended and what it did is kept; a second one ends the
+    process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def stop(*_: object) -> None:
         cancel.set()
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    signal.signal(signal.SIGINT, stop)
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 def _endpoint(

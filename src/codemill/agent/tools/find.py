@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from codemill.agent.file_index import SKIPPED, FileIndex
+from codemill.agent.output import plain_name
+from codemill.agent.plain_file import read_plain
 from codemill.agent.stops import Interrupted
 from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError, ToolSpec
 
@@ -35,7 +37,7 @@ class ListDirectoryTool:
         if not folder.is_dir():
             raise ToolError(f"{name} is {'a file' if folder.exists() else 'not there'}: give a folder")
         entries = sorted(folder.iterdir(), key=lambda entry: (not entry.is_dir(), entry.name))
-        lines = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
+        lines = [plain_name(f"{entry.name}/" if entry.is_dir() else entry.name) for entry in entries]
         lines = [f"{line} [not searched]" if line.rstrip("/") in SKIPPED else line for line in lines]
         if len(lines) > MAX_ENTRIES:
             lines = [*lines[:MAX_ENTRIES], f"[{len(lines) - MAX_ENTRIES} more]"]
@@ -59,7 +61,7 @@ class GlobTool:
     def run(self, arguments: Arguments, context: ToolContext) -> Observation:
         folder = _folder(arguments, context)
         found = FileIndex(context.workspace, folder).glob(arguments["pattern"])
-        names = [context.workspace.name(path) for path in found]
+        names = [plain_name(context.workspace.name(path)) for path in found]
         if not names:
             return Observation(f"No file matches {arguments['pattern']}.")
         if len(names) > MAX_ENTRIES:
@@ -126,12 +128,12 @@ def _search(pattern: re.Pattern[str], paths: list[Path], context: ToolContext) -
     for path in paths:
         _check_cancel(context.cancel)
         try:
-            data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b"\0"
+            data = read_plain(path, MAX_BYTES)
         except OSError:
             continue
-        if b"\0" in data:
+        if len(data) > MAX_BYTES or b"\0" in data:
             continue
-        name = context.workspace.name(path)
+        name = plain_name(context.workspace.name(path))
         for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
             if pattern.search(line[:10_000]):
                 yield f"{name}:{number}:{line[:MAX_LINE]}"

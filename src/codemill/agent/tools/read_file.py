@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from codemill.agent.file_index import FileIndex
+from codemill.agent.output import plain_name
 from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError, ToolSpec
 
 MAX_LINES = 1000
@@ -54,7 +55,10 @@ class ReadManyFilesTool:
         paths = _matching(arguments["paths"], context)
         if not paths:
             raise ToolError(f"no file matches {', '.join(arguments['paths'])}")
-        texts = [f"--- {context.workspace.name(path)} ---\n{_read_or_say(path, context)}" for path in paths[:MAX_FILES]]
+        texts = [
+            f"--- {plain_name(context.workspace.name(path))} ---\n{_read_or_say(path, context)}"
+            for path in paths[:MAX_FILES]
+        ]
         if len(paths) > MAX_FILES:
             rest = ", ".join(context.workspace.name(path) for path in paths[MAX_FILES : 2 * MAX_FILES])
             texts.append(f"[{len(paths) - MAX_FILES} more files match and were not read: {rest}]")
