@@ -200,3 +200,19 @@ def test_the_mode_of_a_file_is_kept(root):
     assert not run(root, "edit", file_path="main.py", old_string="print(1)", new_string="print(2)").is_error
     assert (root / "main.py").stat().st_mode & 0o7777 == 0o755
     assert sorted(path.name for path in root.iterdir()) == [".env", "main.py"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("read_file", {"absolute_path": "\ud800"}),
+        ("write_file", {"file_path": "\ud800", "content": "x"}),
+        ("save_memory", {"fact": "\ud800"}),
+        ("glob", {"pattern": "[z-a]"}),
+        ("read_many_files", {"paths": ["[z-a]"]}),
+        ("grep_search", {"pattern": "(" * 3000 + ")" * 3000}),
+        ("grep_search", {"pattern": "a{99999999999999999999}"}),
+    ],
+)
+def test_nonsense_is_told_to_the_model(root, tool, arguments):
+    assert run(root, tool, "yolo", **arguments).is_error
