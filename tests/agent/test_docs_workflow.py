@@ -93,7 +93,7 @@ def test_what_is_no_module(project):
     for name, text in {
         "secrets.py": CART,
         ".env": "A=1\n" * 9,
-        "id_rsa.py": CART,
+        ".env.sh": "A=1\n" * 9,
         "tests/test_cart.py": CART,
         "src/made.py": f"# Generated. DO NOT EDIT\n{CART}",
         "src/short.py": "x = 1\n",

@@ -123,3 +123,26 @@ def test_wrong_commands(repository, arguments, told):
     assert done.returncode == 2
     assert told in done.stderr
     assert done.stderr.count("\n") <= 2
+
+
+def test_a_workflow(repository):
+    steps = [f"{STEPS[1]}\n{STEPS[3]}", "Mended."]
+    engine = ScriptedEngine(lambda prompt: steps[min(prompt.count("<tool_response>"), 1)])
+    live = LiveServer(Registry.of(engine, "scripted"), ServerSettings())
+    arguments = ["fix", "python3 check.py", "-C", str(repository), "--endpoint", live.url]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "codemill", "agent", *arguments],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HOME": str(repository.parent / "home")},
+            timeout=120,
+            check=False,
+        )
+    finally:
+        live.stop()
+    skip_without_isolation(done)
+    assert done.returncode == 0, done.stderr
+    assert "+    return a + b" in done.stdout
+    assert "`python3 check.py` passes now" in done.stderr
+    assert (repository / "sums.py").read_text() == CODE.replace("-", "+")

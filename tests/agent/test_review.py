@@ -9,6 +9,7 @@ import pytest
 from agent.fakes import call
 from codemill.agent.budget import Budget
 from codemill.agent.scripted_model import ScriptedModel
+from codemill.agent.stops import ContextTooLong
 from codemill.agent.workbench import AgentOptions
 from codemill.agent.workflows.git_diff import read_diff
 from codemill.agent.workflows.review import Review, review, shown, split
@@ -158,6 +159,15 @@ def test_what_was_not_reviewed_is_no_success(project):
     result, _ = run(project, ["no"] * 3)
     assert list(result.failed) == ["a.py, b.py"]
     assert (result.exit_status("high"), result.exit_status(None)) == (3, 3)
+
+
+def test_a_part_that_is_too_long_for_the_model_is_told(project):
+    def too_long(messages):
+        raise ContextTooLong("it does not fit")
+
+    result, _ = run(project, too_long)
+    assert list(result.failed) == ["a.py, b.py"]
+    assert result.exit_status("high") == 3
 
 
 def test_large_diffs_go_in_parts(project):

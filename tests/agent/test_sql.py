@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import sqlite3
+import sys
 import time
 
 import pytest
@@ -144,6 +145,7 @@ def test_a_reader_leaves_nothing_beside_a_database_in_wal_mode(tmp_path):
 def test_a_schema_that_is_too_long_is_shown_by_names(tmp_path):
     path = tmp_path / "x.sqlite"
     with sqlite3.connect(path) as writer:
+        writer.execute("PRAGMA synchronous = OFF")
         for number in range(300):
             writer.execute(
                 f"CREATE TABLE table_{number} (id INTEGER PRIMARY KEY, text VARCHAR(100) NOT NULL DEFAULT '')"
@@ -198,3 +200,17 @@ def test_tables(chinook):
     with Database(chinook) as database:
         rows = database.query("SELECT 'a' AS Name, 5 AS n UNION ALL SELECT 'bcdef', NULL UNION ALL SELECT 'x\ny', 12")
     assert list(table_lines(rows)) == ["Name      n", "-----  ----", "a         5", "bcdef  NULL", "x\\ny     12"]
+
+
+@pytest.mark.parametrize(("typed", "status"), [("n\n", 1), ("y\n", 0), ("\n", 0)])
+def test_in_a_terminal_it_asks_first(chinook, monkeypatch, capsys, typed, status):
+    keyboard = io.StringIO(typed)
+    keyboard.isatty = lambda: True
+    monkeypatch.setattr("sys.stdin", keyboard)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run(monkeypatch, chinook) == status
+    out, err = capsys.readouterr()
+    assert f"{GOOD}\nRun it? [Y/n]" in err
+    assert ("Name" in out, "was not run" in err) == (not status, bool(status))
+    assert run(monkeypatch, chinook, "--yes") == 0
+    assert "Run it?" not in capsys.readouterr().err

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chat.chat_checks import one_line
 from codemill.chat import Tokenizer
-from codemill.chat.tokenizer import replace_surrogates
+from codemill.chat.tokenizer import PIECE, in_pieces, replace_surrogates
 from codemill.errors import CodemillError, UsageError
 
 CONTROL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<tool_call>", "</think>", "<|fim_middle|>"]
 TEXTS = st.text() | st.lists(st.sampled_from([*CONTROL, "<|", " x\r\n", "é", "e\u0301", "\U0001f600"])).map("".join)
+
+
+EMBEDDED = Tokenizer.load()
 
 
 def vector_folders(folder: Path) -> list[Path]:
@@ -230,3 +233,21 @@ def test_a_hub_id_is_fetched(small_folder: Path, monkeypatch) -> None:
     monkeypatch.setattr("codemill.spec.fetch", fetch)
     assert Tokenizer.load("some-org/Some.Model-1").vocab_size > 256
     assert asked == [("some-org/Some.Model-1", True)]
+
+
+@pytest.mark.parametrize("name", ["embedded", "qwen"])
+@given(text=st.text(alphabet="ab 'st\n\r\t1é\u0301世.", max_size=200), size=st.integers(1, 20))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_text_in_pieces_has_the_ids_of_the_whole(
+    request: pytest.FixtureRequest, name: str, text: str, size: int
+) -> None:
+    tokenizer = EMBEDDED if name == "embedded" else request.getfixturevalue("qwen")
+    pieces = list(in_pieces(text, size))
+    assert "".join(pieces) == text
+    assert [each for piece in pieces for each in tokenizer.encode(piece)] == tokenizer.encode(text)
+
+
+def test_long_texts_are_encoded_in_pieces() -> None:
+    pieces = list(in_pieces("some words\n" * 100_000, PIECE))
+    assert len(pieces) == 5
+    assert max(map(len, pieces)) < PIECE + 20

@@ -171,7 +171,7 @@ def test_a_zero_byte_is_refused(open_shell: Open) -> None:
 
 
 def test_what_is_left_running_is_told(open_shell: Open) -> None:
-    result = open_shell().run("sleep 77 & exec true")
+    result = open_shell().run("sleep 77 & sleep 0.3; exec true")
     assert result.status == "ok"
     assert result.detail == "what it left running was ended: sleep"
 

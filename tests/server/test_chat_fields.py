@@ -96,10 +96,11 @@ def test_functions_of_old(serve):
     assert choice["finish_reason"] == "tool_calls"
 
 
-def test_the_stop_string_and_the_beginning_may_belong_to_the_text(serve):
+@pytest.mark.parametrize("beginning", ["one", [{"type": "text", "text": "one"}]])
+def test_the_stop_string_and_the_beginning_may_belong_to_the_text(serve, beginning):
     client = serve(lambda prompt: " two three")
     body = {
-        "messages": [*MESSAGES, {"role": "assistant", "content": "one"}],
+        "messages": [*MESSAGES, {"role": "assistant", "content": beginning}],
         "continue_final_message": True,
         "stop": " three",
     }

@@ -54,6 +54,20 @@ def test_a_slow_body_is_408() -> None:
     assert app.scopes == []
 
 
+def test_too_many_large_bodies_at_a_time_are_503() -> None:
+    limit = BodyLimit(Echo(), SETTINGS)
+
+    async def run() -> list[int]:
+        calls = [acall(limit, make_scope(headers=CHUNKED), [b"x" * 45] * 2, gap=0.05) for _ in range(20)]
+        answers = await asyncio.gather(*calls)
+        later = await acall(limit, make_scope(headers=CHUNKED), [b"x" * 90])
+        return [*sorted(answer.status for answer in answers), later.status]
+
+    statuses = asyncio.run(run())
+    assert statuses[-1] == 200
+    assert set(statuses[:-1]) == {200, 503}
+
+
 def test_the_application_hears_of_a_disconnect_after_the_body() -> None:
     heard: list[Message] = []
 

@@ -8,6 +8,7 @@ from codemill.agent.tool import Tool, ToolContext, ToolError
 from codemill.chat.tool_types import ToolCall
 
 PATHS = ("absolute_path", "file_path", "path")
+COMMAND_TOOL = "run_shell_command"  # whose calls are judged by what they run
 SECRET = "{name} may hold keys or passwords"
 MEMORY = "it is read at the beginning of every session, in all projects"
 
@@ -18,6 +19,7 @@ class ProjectRules:
     def __init__(self, commands: CommandRules) -> None:
         self._commands = commands
         self._always: set[str] = set()  # kinds of tools that the user allowed for good
+        self._trusted: set[str] = set()  # names of tools that need no question
 
     def judge(self, tool: Tool, call: ToolCall, context: ToolContext) -> Verdict | None:
         """None where nothing is said of the call."""
@@ -26,15 +28,22 @@ class ProjectRules:
             return Verdict("ask", SECRET.format(name=secret), is_secret=True)
         if tool.spec.name == "save_memory":
             return Verdict("ask", MEMORY)
-        if tool.spec.kind == "run":
+        if call.name == COMMAND_TOOL:
             judged = self._commands.judge(call.arguments["command"])
             return Verdict(judged.action, judged.reason)
-        return Verdict("allow") if tool.spec.kind in self._always else None
+        return Verdict("allow") if tool.spec.kind in self._always or call.name in self._trusted else None
+
+    def trust(self, name: str) -> None:
+        """Calls of that tool need no question; commands are judged all the same."""
+        self._trusted.add(name)
 
     def remember(self, tool: Tool, call: ToolCall) -> tuple[str, Callable[[], None]] | None:
         """What "always" would allow."""
-        if tool.spec.kind == "run" and (rule := rule_for(call.arguments["command"])):
-            return f"commands like `{rule}` in this session", lambda: self._commands.allow(rule)
+        if call.name == COMMAND_TOOL:
+            rule = rule_for(call.arguments["command"])
+            return (f"commands like `{rule}` in this session", lambda: self._commands.allow(rule)) if rule else None
+        if tool.spec.kind == "run":
+            return f"all calls of {call.name} in this session", lambda: self.trust(call.name)
         if tool.spec.kind == "edit" and tool.spec.name != "save_memory":
             return "all edits in this session", lambda: self._always.add("edit")
         return None

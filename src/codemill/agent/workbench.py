@@ -73,6 +73,9 @@ class Workbench:
         self.cancel = threading.Event()
         self._folder = snapshots_folder
         self.rules = ProjectRules(options.configuration.command_rules)
+        for tool in options.more_tools:
+            if getattr(tool, "is_trusted", False):
+                self.rules.trust(tool.spec.name)
         self.gate = ApprovalGate(options.mode, approver, self.rules)
         self.todos = TodoWriteTool(session.keep_todos)
 

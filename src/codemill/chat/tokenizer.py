@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TURN = "<|im_end|>"
+PIECE = 256 << 10  # characters encoded at a time: each takes a hundred bytes meanwhile
+WORD_END = re.compile(r"[^\W\d_](?= )|\n(?=[^\W\d_])")
 SHORT, MOST_KNOWN = 128, 1024  # characters of a text whose ids are kept; how many texts
 
 
@@ -58,7 +60,7 @@ class Tokenizer:
         """
         text = replace_surrogates(text)
         if allowed_special == "all":
-            return self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            return _encoded(self._backend, text)
         if not allowed_special:
             return self._encode_plain(text)
         ids: list[int] = []
@@ -71,9 +73,10 @@ class Tokenizer:
             return []
         known = self._known.get(text)
         if known is None:
-            known = tuple(self._plain.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+            ids = _encoded(self._plain, text)
             if len(text) <= SHORT:
-                self._remember(text, known)
+                self._remember(text, tuple(ids))
+            return ids
         return list(known)
 
     def _remember(self, text: str, ids: tuple[int, ...]) -> None:
@@ -264,6 +267,28 @@ def _without_added_tokens(backend: "tokenizers.Tokenizer") -> "tokenizers.Tokeni
 def alternatives(tokens: Iterable[str]) -> re.Pattern[str]:
     """A pattern with one group that matches any of these strings, the longest first."""
     return re.compile("(" + "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) + ")")
+
+
+def in_pieces(text: str, size: int) -> Iterator[str]:
+    """The text in pieces of about this many characters, cut between a word and a space or a new line and a word.
+
+    There every tokenizer of this family begins a token. A text without such a place has longer pieces.
+    """
+    start = 0
+    while len(text) - start > size:
+        found = WORD_END.search(text, start + size - 1)
+        end = found.end() if found else len(text)
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
+
+
+def _encoded(backend: "tokenizers.Tokenizer", text: str) -> list[int]:
+    ids: list[int] = []
+    for piece in in_pieces(text, PIECE):
+        ids += backend.encode_batch_fast([piece], add_special_tokens=False)[0].ids
+    return ids
 
 
 def replace_surrogates(text: str) -> str:

@@ -47,6 +47,7 @@ def agent(
     resume: Annotated[str | None, typer.Option(metavar="ID", help="Go on with a session.")] = None,
     fork: Annotated[bool, typer.Option("--fork", help="Leave that session as it is, and go on in a copy.")] = False,
     network: Annotated[bool, typer.Option("--network", help="Let commands reach the network.")] = False,
+    web: Annotated[bool, typer.Option("--web", help="Let the agent fetch pages; each is asked about.")] = False,
     max_steps: Annotated[int, typer.Option(min=1, help="Replies of the model for one task.")] = 100,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens for one task, cached ones not counted.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Time for one task.")] = None,
@@ -81,12 +82,13 @@ def agent(
     )
     store = SessionStore(None, root)
     session = _session(store, resume_last, resume, fork, asked)
-    if prompt is None and sys.stdin.isatty() and sys.stdout.isatty():
-        from codemill.agent.terminal import run_terminal
+    with agent_options.more_tools(chosen, with_web=web) as equipped:
+        if prompt is None and sys.stdin.isatty() and sys.stdout.isatty():
+            from codemill.agent.terminal import run_terminal
 
-        status = run_terminal(chosen, asked, session, store)
-    else:
-        status = _run_once(chosen, asked, session, store, _task(prompt), output_format)
+            status = run_terminal(equipped, asked, session, store)
+        else:
+            status = _run_once(equipped, asked, session, store, _task(prompt), output_format)
     store.tidy()
     raise typer.Exit(status)
 

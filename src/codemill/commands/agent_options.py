@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,3 +117,23 @@ def project(
     return AgentOptions(
         root, mode=mode, budget=budget or Budget(), network=network, configuration=read_configuration(root)
     )
+
+
+@contextmanager
+def more_tools(chosen: "AgentOptions", with_web: bool = False) -> Iterator["AgentOptions"]:
+    """The options with the tools of the MCP servers that are configured, which run meanwhile, and web_fetch if wanted.
+
+    Raises UsageError for an entry of a server that is wrong.
+    """
+    from codemill.agent.headless import HeadlessOutput
+    from codemill.agent.mcp_client import McpServers
+    from codemill.agent.mcp_settings import read_settings
+
+    settings = read_settings(chosen.configuration.mcp_servers)
+    with McpServers(settings, HeadlessOutput("text").listener) as servers:
+        tools = [*chosen.more_tools, *servers.tools]
+        if with_web:
+            from codemill.agent.tools.web_fetch import WebFetchTool
+
+            tools.append(WebFetchTool())
+        yield replace(chosen, more_tools=tools)

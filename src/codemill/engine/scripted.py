@@ -109,7 +109,8 @@ class ScriptedEngine(ServingEngine):
         if live is None:
             return
         for sequence in live.request.sequences:
-            self._end(live, sequence, "abort")
+            if sequence.finish_reason is None:  # the others were reported when they ended
+                self._end(live, sequence, "abort")
         place = self._waiting.pop(request_id, None)
         if place is not None:
             place.set()

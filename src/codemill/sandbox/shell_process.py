@@ -101,11 +101,12 @@ class BackgroundProcess:
     A thread of this process reads its output, so that it never waits for a reader.
     """
 
-    def __init__(self, command: str, running: RunningCommand, stop: Stop) -> None:
+    def __init__(self, command: str, running: RunningCommand, stop: Stop, first: str = "") -> None:
+        """first: what it has printed already."""
         self.command = command
         self.id = running.pid or 0
         self._running, self._stop = running, stop
-        self._new: list[str] = []
+        self._new = [first] if first else []
         self._lock = threading.Lock()
         self._result: ShellResult | None = None
         self._thread = threading.Thread(target=self._pump, daemon=True, name=f"output of {self.id}")

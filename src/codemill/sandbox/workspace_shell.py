@@ -175,9 +175,10 @@ class WorkspaceShell:
         with self._lock:
             running = self._send(command, cwd, environment, background=True)
             number = self._count
+            first = ""
             while running.pid is None and running.end is None:
-                running.read(1.0)
-            process = BackgroundProcess(command, running, lambda reason: self._stop(number, reason))
+                first += running.read(1.0)
+            process = BackgroundProcess(command, running, lambda reason: self._stop(number, reason), first)
             self._background.append(process)
             return process
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from codemill.engine.serving import ServingEngine
+from codemill.errors import CodemillError
 from codemill.server.served_model import CallStyle, ModelCard, ServedModel
 
 
@@ -104,11 +105,19 @@ class ModelEntry:
         assert self.engine is not None
         task = self._adapters.get(name)
         if task is None or (task.done() and (task.cancelled() or task.exception())):
-            task = asyncio.ensure_future(self.engine.add_adapter(name, self.definition.adapters[name]))
+            task = asyncio.ensure_future(_load_adapter(self.engine, name, self.definition.adapters[name]))
             self._adapters[name] = task
         if not task.done():
             await asyncio.shield(task)
         task.result()
+
+
+async def _load_adapter(engine: ServingEngine, name: str, directory: Path) -> None:
+    """Raises CodemillError: whoever asks for an adapter did nothing wrong if it does not fit."""
+    try:
+        await engine.add_adapter(name, directory)
+    except CodemillError as error:  # a UsageError is one too
+        raise CodemillError(f"the adapter {name} cannot be loaded: {error}") from error
 
 
 def call_style(engine: ServingEngine) -> CallStyle:

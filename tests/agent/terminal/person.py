@@ -25,7 +25,7 @@ NORMAL = (
 
 
 class Person:
-    """Starts the runner in a terminal of its own. All that came is in `raw`; the screen and its scrollback in `screen`."""
+    """Starts the runner in a terminal of its own. raw: all that came; screen: what the terminal made of it."""
 
     def __init__(
         self,

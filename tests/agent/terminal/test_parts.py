@@ -16,6 +16,7 @@ from codemill.agent.approval import ApprovalRequest, Decision
 from codemill.agent.events import CallDone, Waiting
 from codemill.agent.model import Usage
 from codemill.agent.stops import Interrupted
+from codemill.agent.terminal import run_terminal
 from codemill.agent.terminal.activity import Activity, duration
 from codemill.agent.terminal.call_view import call_line, done_details, done_note
 from codemill.agent.terminal.commands import COMMANDS, find_command
@@ -25,13 +26,14 @@ from codemill.agent.terminal.ink import Ink
 from codemill.agent.terminal.mentions import MAX_CHARACTERS, expand_mentions
 from codemill.agent.terminal.pastes import Pastes
 from codemill.agent.terminal.prompt_line import PromptLine
+from codemill.agent.terminal.question_view import QuestionView
 from codemill.agent.terminal.questions import Question, Questions
 from codemill.agent.terminal.session_commands import without_data
 from codemill.agent.terminal.status import Status
 from codemill.agent.tool import Observation, Preview
 from codemill.agent.workspace import Workspace
 from codemill.chat.tool_types import ToolCall
-from codemill.errors import UsageError
+from codemill.errors import CodemillError, UsageError
 
 PLAIN = Ink(plain=True)
 
@@ -230,3 +232,38 @@ def test_nothing_heavy_is_imported_before_the_prompt():
         [sys.executable, "-c", code.format(names=names)], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def view(name: str, kind: str, preview: Preview, reason: str = "", **options) -> tuple[str, list[str]]:
+    tool = EchoTool(name, kind)
+    asked = Question(ApprovalRequest(tool, ToolCall(name, {"text": "a"}), preview, reason, "all of these"), **options)
+    shown = QuestionView(PLAIN)
+    return shown.preview(asked, 60, 3), shown.choices(asked, 60, shown.is_folded(asked, 3))
+
+
+def test_the_question_about_a_plan():
+    shown, choices = view("exit_plan_mode", "think", Preview("## Plan\n\n1. Do it"), "the plan")
+    assert shown == "The plan\n\n## Plan\n\n1. Do it"
+    assert choices[0] == "Begin?"
+    assert choices[2] == "  a    yes, with all of these"
+
+
+def test_the_question_of_a_second_agent():
+    shown, choices = view("run_shell_command", "run", Preview("make"), "no rule allows `make`", is_second_agent=True)
+    assert shown.startswith("  • run_shell_command")
+    assert choices[0] == "The second agent asks: allow this? no rule allows `make`"
+
+
+def test_a_long_question_is_folded_and_says_so():
+    shown, choices = view("run_shell_command", "run", Preview("one\ntwo\r\nthree\nfour"))
+    assert shown == "• run_shell_command\n    one\n    two\\x0d\n    three\n    … 1 more line"
+    assert "  d    show all of it" in choices
+    shown, choices = view("edit", "edit", Preview("x", DIFF))
+    assert "… 5 more lines" in shown
+    assert "  d    show all of it" in choices
+
+
+def test_without_prompt_toolkit(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(CodemillError, match=r"pip install 'codemill\[agent\]'"):
+        run_terminal(None, None, None, None)

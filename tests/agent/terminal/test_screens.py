@@ -1,4 +1,7 @@
-"""The terminal as a person sees it. `CODEMILL_WRITE_SCREENS=1` writes the screens anew: look at them before you commit."""
+"""The terminal as a person sees it.
+
+`CODEMILL_WRITE_SCREENS=1` writes the screens anew: look at them before you commit.
+"""
 
 import json
 import os
@@ -58,9 +61,9 @@ def start(folder, tmp_path):
         person.child.close(force=True)
 
 
-def check(name: str, text: str) -> None:
-    """Compare a screen with the one that is kept."""
-    path = SCREENS / f"{name}.txt"
+def check(name: str, person: Person) -> None:
+    """Compare what a person sees, if they scroll up too, with what is kept."""
+    path, text = SCREENS / f"{name}.txt", person.scrollback
     if os.environ.get("CODEMILL_WRITE_SCREENS"):
         path.write_text(normal(text), "utf-8")
     assert normal(text) == path.read_text("utf-8")
@@ -84,16 +87,17 @@ def is_sane(person: Person) -> bool:
 
 def test_an_answer_streams_and_stays(start):
     person = start("answer")
-    check("start", person.text)
+    check("start", person)
     person.say("what is wrong?")
     streaming = person.wait("answering")
     person.wait("def add")
     assert "That is all" not in streaming
-    check("answer", person.wait_idle())
+    person.wait_idle()
+    check("answer", person)
     for line in ("> what is wrong?", "What I would change", "def add(a, b):", "That is all."):
         assert person.scrollback.count(line) == 1
     assert person.leave() == 0
-    check("end", person.text)
+    check("end", person)
     assert is_sane(person)
 
 
@@ -102,15 +106,18 @@ def test_a_diff_is_approved_and_undone(start, folder):
     person.say("repair calc.py")
     person.wait("Allow this?")
     person.type("yyy\r")  # typed for something else: too soon to be an answer, and Enter is none
-    check("question", person.look(0.7))
+    person.look(0.7)
+    check("question", person)
     assert (folder / "calc.py").read_text() == BROKEN
     person.type("y")
-    check("approved", person.wait_idle())
+    person.wait_idle()
+    check("approved", person)
     assert (folder / "calc.py").read_text() == REPAIRED
     person.say("/diff")
     person.wait_idle()
     person.say("/undo")
-    check("undone", person.wait_idle())
+    person.wait_idle()
+    check("undone", person)
     assert (folder / "calc.py").read_text() == BROKEN
     person.type(CTRL_C)  # throws away the request that is in the line again
     person.say("/redo")
@@ -127,7 +134,8 @@ def test_a_refusal_in_words(start, folder, tmp_path):
     person.type("e")
     person.wait("why not?")
     person.say("use a sum")
-    check("refused", person.wait_idle())  # the draft is in the line again
+    person.wait_idle()
+    check("refused", person)  # the draft is in the line again
     assert (folder / "calc.py").read_text() == BROKEN
     told = [record["message"] for record in records(tmp_path) if record["type"] == "message"]
     assert [message["content"] for message in told if message["role"] == "tool"] == [
@@ -203,7 +211,8 @@ def test_suspended_and_resumed(tmp_path, folder):
 def test_files_commands_and_completion(start, folder, tmp_path):
     person = start("answer")
     person.type("/re")
-    check("completion", person.wait("/resume"))
+    person.wait("/resume")
+    check("completion", person)
     person.type("\t")
     person.wait("> /redo")
     person.type(CTRL_C)
@@ -212,13 +221,13 @@ def test_files_commands_and_completion(start, folder, tmp_path):
     person.type("\t" + ENTER)
     person.wait("> look at @calc.py")
     person.say(" and @.env, please")
-    text = person.wait_idle()
+    person.wait_idle()
     assert "added calc.py" in person.scrollback
     assert "@.env is not added: it may hold keys or passwords" in person.scrollback
     person.say("!echo $((6 * 7)); ls no-such-file")
     person.wait("no-such-file'")
     assert "    42\n" in person.wait_idle()
-    check("command", "\n".join(person.text.split("\n")[-9:]))
+    check("command", person)
     person.say("/export talk.md")
     person.wait("written to")
     talk = (folder / "talk.md").read_text()
@@ -237,7 +246,8 @@ def test_sessions(start):
     person.say("/clear")
     person.wait("a new session")
     person.say("/resume")
-    check("resumed", person.wait_idle())
+    person.wait_idle()
+    check("resumed", person)
     person.say("/fork")
     person.wait("a copy of")
     person.type(SHIFT_TAB)
@@ -265,13 +275,30 @@ def test_lines_and_pastes(start, tmp_path):
     assert asked == ["one\ntwo\nthree", f"{pasted} what is it?"]
 
 
+def test_what_was_typed_before_and_an_editor(start, tmp_path):
+    editor = tmp_path / "editor"
+    editor.write_text("#!/bin/sh\necho 'from the editor' >> \"$1\"\n")
+    editor.chmod(0o755)
+    person = start("answer", EDITOR=str(editor))
+    person.say("alpha request")
+    person.wait_idle()
+    person.type("\x12alph")
+    person.wait("I-search backward: alph")
+    person.type(ENTER)
+    person.wait("> alpha request\n\ndefault")
+    person.type("\x18\x05")
+    person.wait("> alpha requestfrom the editor")
+
+
 def test_a_narrow_window(start):
     person = start("edit", columns=40, rows=24)
     person.say("repair calc.py, since its sign is the wrong one")
     person.wait("Allow this?")
-    check("narrow", person.look(0.7))
+    person.look(0.7)
+    check("narrow", person)
     person.type("y")
-    check("narrow_done", person.wait_idle())
+    person.wait_idle()
+    check("narrow_done", person)
     person.resize(72, 24)
     person.wait("87 % cached")
 
@@ -279,7 +306,8 @@ def test_a_narrow_window(start):
 def test_wide_characters(start):
     person = start("wide", columns=40)
     person.say("日本語で")
-    check("wide", person.wait_idle())
+    person.wait_idle()
+    check("wide", person)
 
 
 def test_hostile_text(start):
@@ -287,7 +315,8 @@ def test_hostile_text(start):
     person = start("hostile")
     person.say("go")
     person.wait("echo hi")
-    check("hostile", person.wait_idle())
+    person.wait_idle()
+    check("hostile", person)
     person.say("again")
     person.wait("Done.")
     for sequence in (b"\x1b]", b"\x1b[2J", b"\x1b[?1049h", b"\x1b[999D", b"\x07", b"\xc2\x9b", "\u202e".encode()):
@@ -298,7 +327,8 @@ def test_a_command_that_hides_is_shown_whole(start):
     person = start("hostile_call")
     person.say("go")
     person.wait("Allow this?")
-    check("hostile_question", person.look(0.2))
+    person.look(0.2)
+    check("hostile_question", person)
 
 
 def test_without_colours(start):

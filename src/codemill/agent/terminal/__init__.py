@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from codemill.errors import CodemillError
+
 if TYPE_CHECKING:
     from codemill.agent.model import Model
     from codemill.agent.session import Session
@@ -12,7 +14,10 @@ if TYPE_CHECKING:
 def run_terminal(options: "AgentOptions", model: "Model", session: "Session", store: "SessionStore") -> int:
     """Talk with the user until they end it -> the exit status. Raises CodemillError if nothing can be begun."""
     import os
+    from importlib.util import find_spec
 
+    if find_spec("prompt_toolkit") is None:
+        raise CodemillError("the terminal needs prompt_toolkit: pip install 'codemill[agent]', or use -p TASK")
     if os.environ.get("TERM", "dumb") == "dumb":
         from codemill.agent.terminal.plain_terminal import PlainTerminal
 

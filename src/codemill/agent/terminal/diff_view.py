@@ -17,7 +17,8 @@ def render_diff(diff: str, columns: int, ink: Ink, max_lines: int | None = FOLDE
     """
     lines = list(_lines(visible_text(diff), ink, columns if cut_lines else None))
     if max_lines is not None and len(lines) > max_lines:
-        lines = [*lines[: max_lines - 1], ink(f"      … {len(lines) - max_lines + 1} more lines", "dim")]
+        hidden = len(lines) - max_lines + 1  # at least two: the note takes the place of a line
+        lines = [*lines[: max_lines - 1], ink(f"      … {hidden} more lines", "dim")]
     return "\n".join(lines)
 
 

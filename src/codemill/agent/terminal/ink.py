@@ -9,7 +9,7 @@ COLOURS = frozenset(CODES) - {"bold", "dim"}
 
 @dataclass(frozen=True)
 class Ink:
-    """Puts styles around text that is safe already. colour: whether there is any; plain: no control sequences at all."""
+    """Puts styles around text that is safe already. colour: whether there is any. plain: no control sequences."""
 
     colour: bool = True
     plain: bool = False

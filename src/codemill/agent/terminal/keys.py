@@ -68,6 +68,10 @@ def _add_line_keys(keys: KeyBindings, controls: Controls) -> None:
     def paste_nowhere(event: KeyPressEvent) -> None:
         pass
 
+    @keys.add("c-x", "c-e", filter=typing)
+    def edit(event: KeyPressEvent) -> None:
+        event.current_buffer.open_in_editor()
+
     @keys.add("tab", filter=typing & ~has_completions & ~is_searching)
     def complete(event: KeyPressEvent) -> None:
         event.current_buffer.start_completion(insert_common_part=True)

@@ -25,16 +25,16 @@ def mode(work: Work, argument: str) -> None:
 
 def set_mode(work: Work, name: str) -> None:
     """Set the mode and say what it means."""
-    if name not in MODES:
+    chosen = [known for known in MODES if known == name]
+    if not chosen:
         raise UsageError(f"there is no mode {name}: choose {', '.join(MODES)}")
-    work.bench.gate.mode = name  # type: ignore[assignment]
+    work.bench.gate.mode = chosen[0]
     work.voice.note(f"{name}: {MODE_HELP[name]}")
 
 
 def next_mode(work: Work) -> None:
     """The mode after the present one."""
-    names = list(MODES)
-    work.bench.gate.mode = MODES[(names.index(work.mode) + 1) % len(names)]
+    work.bench.gate.mode = MODES[(MODES.index(work.mode) + 1) % len(MODES)]
 
 
 def todos(work: Work, argument: str) -> None:
@@ -43,7 +43,10 @@ def todos(work: Work, argument: str) -> None:
     lines = [
         f"- \\[{marks.get(todo.get('status', ''), ' ')}] {todo.get('content', '')}" for todo in work.bench.session.todos
     ]
-    work.voice.say("\n".join(lines)) if lines else work.voice.note("there are no todos")
+    if lines:
+        work.voice.say("\n".join(lines))
+    else:
+        work.voice.note("there are no todos")
 
 
 def memory(work: Work, argument: str) -> None:
@@ -76,9 +79,8 @@ def model(work: Work, argument: str) -> None:
     """Which model answers."""
     status = work.voice.status
     length = f", {status.context_length:,} tokens of context" if status.context_length else ""
-    work.voice.say(
-        f"{status.model or 'not known yet'}{length}. Another one: `codemill agent --model SPEC --resume {work.session.id}`"
-    )
+    another = f"`codemill agent --model SPEC --resume {work.session.id}`"
+    work.voice.say(f"{status.model or 'not known yet'}{length}. Another one: {another}")
 
 
 def cost(work: Work, argument: str) -> None:

@@ -3,7 +3,7 @@
 import io
 import re
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from codemill.agent.terminal.ink import Ink
 from codemill.agent.terminal.markdown_blocks import BlockSplitter
@@ -18,7 +18,7 @@ MAX_WIDTH = 100  # columns; longer lines are hard to read
 
 
 def render_markdown(text: str, columns: int, ink: Ink) -> str:
-    """Safe Markdown as text with styles, without an empty line around it. Code is not wrapped, so that it can be copied."""
+    """One block of safe Markdown as text with styles. Code is not wrapped, so that it can be copied."""
     if ink.plain:
         return text.strip("\n")
     code = FENCED.fullmatch(text.strip("\n"))
@@ -112,7 +112,12 @@ def _markdown_class() -> Any:
                 yield Text("  ", overflow="fold").append_text(line)
 
     class AgentMarkdown(Markdown):
-        elements = {**Markdown.elements, "heading_open": PlainHeading, "fence": PlainCode, "code_block": PlainCode}
+        elements: ClassVar[dict[str, Any]] = {
+            **Markdown.elements,
+            "heading_open": PlainHeading,
+            "fence": PlainCode,
+            "code_block": PlainCode,
+        }
 
     return AgentMarkdown
 

@@ -63,5 +63,5 @@ class QuestionView:
         hidden = 0 if max_lines is None else max(0, len(lines) - max_lines)
         shown = [f"{INDENT}{line}" for line in (lines[: len(lines) - hidden])]
         if hidden:
-            shown.append(self._ink(f"{INDENT}… {hidden} more lines", "dim"))
+            shown.append(self._ink(f"{INDENT}… {hidden} more line{'' if hidden == 1 else 's'}", "dim"))
         return "\n".join(shown)

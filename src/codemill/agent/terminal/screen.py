@@ -1,4 +1,4 @@
-"""The bottom of the terminal: what is not finished, the prompt line and the status. All else is printed above for good."""
+"""The bottom of the terminal: what is not finished, the prompt line, the status. All else is printed above for good."""
 
 import asyncio
 import contextlib
@@ -11,8 +11,7 @@ from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.data_structures import Point
 from prompt_toolkit.filters import Condition, has_completions, is_searching
 from prompt_toolkit.formatted_text import ANSI, StyleAndTextTuples, to_formatted_text
-from prompt_toolkit.key_binding import KeyBindingsBase, merge_key_bindings
-from prompt_toolkit.key_binding.bindings.open_in_editor import load_open_in_editor_bindings
+from prompt_toolkit.key_binding import KeyBindingsBase
 from prompt_toolkit.layout import ConditionalContainer, HSplit, Layout, Window
 from prompt_toolkit.layout.controls import BufferControl, FormattedTextControl, UIContent, UIControl
 from prompt_toolkit.layout.dimension import Dimension
@@ -30,7 +29,7 @@ STYLE = Style.from_dict({"prompt": "bold", "status": "", "completion": "", "comp
 
 
 class SteadyOutput(Vt100_Output):
-    """Output that can be held back, so that erasing and writing anew reach the terminal at once and nothing flickers."""
+    """Output that can be held back, so that erasing and writing anew come at once and nothing flickers."""
 
     _held = False
 
@@ -49,6 +48,12 @@ class SteadyOutput(Vt100_Output):
             self.flush()
 
 
+def _output() -> SteadyOutput:
+    output = SteadyOutput.from_pty(sys.stdout, enable_bell=False)
+    assert isinstance(output, SteadyOutput)
+    return output
+
+
 class Screen:
     """above: lines with styles that stand over the prompt line; status: the last line; moves: whether to draw anew."""
 
@@ -63,13 +68,13 @@ class Screen:
         moves: Callable[[], bool],
     ) -> None:
         self._above, self._status, self._moves, self._prompt = above, status, moves, prompt
-        self._output = SteadyOutput.from_pty(sys.stdout, enable_bell=False)
+        self._output = _output()
         self._output.enable_cpr = False  # nothing here needs to know where the cursor is
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[str] = []
         self.app: Application[int] = Application(
             layout=self._layout(buffer),
-            key_bindings=merge_key_bindings([load_open_in_editor_bindings(), keys]),
+            key_bindings=keys,
             style=STYLE,
             output=self._output,
             full_screen=False,
@@ -106,6 +111,16 @@ class Screen:
             self._loop = None
             for text in self._waiting:
                 self._write(text)
+
+    def once_drawn(self, function: Callable[[], None]) -> None:
+        """Call something after the first picture."""
+
+        def call(_: Any) -> None:
+            self.app.after_render -= call
+            if self._loop is not None:
+                self._loop.call_later(TICK, function)
+
+        self.app.after_render += call
 
     def post(self, function: Callable[..., None], *arguments: Any) -> None:
         """Have the screen's thread call something; from any thread."""
@@ -178,7 +193,7 @@ class Screen:
         )
 
     def _above_text(self) -> StyleAndTextTuples:
-        room = max(3, self.rows - 6)
+        room = max(2, self.rows - 4)
         return to_formatted_text(ANSI("\n".join(["", *self._above()[-room:]])))
 
     def _status_text(self) -> StyleAndTextTuples:

@@ -1,6 +1,6 @@
 """The line at the very bottom: mode, model, context, speed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from codemill.agent.model import Usage
 from codemill.agent.terminal.safe_text import safe_line, width
@@ -20,7 +20,7 @@ class Status:
     context_tokens: int = 0
     context_length: int | None = None
     tokens_per_second: float = 0.0
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     steps: int = 0
     num_processes: int = 0
     total_prompt_tokens: int = 0

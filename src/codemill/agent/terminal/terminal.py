@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from prompt_toolkit.filters import is_searching
 from prompt_toolkit.patch_stdout import patch_stdout
 
-from codemill.agent.approval import Decision
 from codemill.agent.terminal.activity import Activity
+from codemill.agent.terminal.asking import Asking
 from codemill.agent.terminal.commands import EXIT, command_names, find_command
 from codemill.agent.terminal.completion import PromptCompleter, with_folders
 from codemill.agent.terminal.ink import Ink
@@ -20,8 +20,6 @@ from codemill.agent.terminal.keys import make_keys
 from codemill.agent.terminal.look_commands import next_mode
 from codemill.agent.terminal.mentions import expand_mentions
 from codemill.agent.terminal.prompt_line import PromptLine
-from codemill.agent.terminal.question_view import QuestionView
-from codemill.agent.terminal.questions import Question, Questions
 from codemill.agent.terminal.safe_text import cut, safe_line
 from codemill.agent.terminal.screen import Screen
 from codemill.agent.terminal.session_commands import show_where_it_was
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
 TWICE_SECONDS = 2.0  # within which a second Ctrl-C ends
 LEAVE_SECONDS = 10.0  # that a step has to end when the terminal does
 MAX_QUEUED = 5  # that are shown
-MAX_WORDS = 20_000
-QUESTION_ROWS = 14  # that the keys and the prompt line take
 
 
 class Terminal:
@@ -58,7 +54,7 @@ class Terminal:
             self.line.buffer,
             make_keys(self),
             above=self._above,
-            prompt=lambda: "why not? " if self._question is not None and self._question.is_writing else "> ",
+            prompt=lambda: self._asking.prompt or "> ",
             status=self._status_line,
             moves=lambda: self._work.is_busy,
         )
@@ -68,17 +64,12 @@ class Terminal:
             self._transcript,
             self._status,
             self._ink,
-            on_end=self._withdraw,
+            on_end=lambda: self._asking.withdraw(),
             on_prefill=self.line.put,
             on_failure=self._fail,
         )
-        questions = Questions(
-            lambda question: self._screen.post(self._ask, question), lambda: self._screen.post(self._withdraw)
-        )
-        self._work = Work(options, model, session, store, questions, self._voice)
-        self._view = QuestionView(self._ink)
-        self._question: Question | None = None
-        self._is_folded = False
+        self._asking = Asking(self._screen, self._transcript, self.line, self._ink)
+        self._work = Work(options, model, session, store, self._asking.approver, self._voice)
         self._hint = ""
         self._last_interrupt = float("-inf")
         self._failure: BaseException | None = None
@@ -107,11 +98,10 @@ class Terminal:
             loop.add_signal_handler(number, self._exit, 128 + number)
         if self._work.session.messages:
             self._work.add(Job("", lambda: show_where_it_was(self._work)))
-        self._work.start()
+        self._screen.once_drawn(self._work.start)  # the prompt stands before all else is loaded
 
     def _leave(self) -> None:
-        if self._question is not None:
-            self._question.answer(Decision("stop"))
+        self._asking.stop()
         if not self._work.close(0.3):
             with contextlib.suppress(OSError):
                 print("stopping …", file=sys.stderr, flush=True)
@@ -130,23 +120,21 @@ class Terminal:
 
     @property
     def is_asking(self) -> bool:
-        return self._question is not None and not self._question.is_writing
+        return self._asking.wants_key
 
     def send(self) -> None:
         text = self.line.take()
-        if self._question is not None:
-            self._refuse(text)
+        if self._asking.question is not None:
+            self._asking.refuse(text)
         elif text.strip() in EXIT:
             self.end()
         elif text.strip():
             self._take(text)
 
     def stop(self) -> None:
-        if self._question is not None and self._question.is_writing:
-            self._question.is_writing = False
-            self.line.clear()
-        elif self._question is not None:
-            self._decide(Decision("stop"), "stopped")
+        if self._asking.go_back():
+            return
+        if self._asking.stop():
             self._take_back()
         elif self._work.is_busy:
             self._work.stop()
@@ -168,6 +156,9 @@ class Terminal:
 
     def end(self) -> None:
         self._exit(0)
+
+    def answer(self, key: str) -> None:
+        self._asking.answer(key)
 
     def change_mode(self) -> None:
         if self._work.is_open:
@@ -211,75 +202,24 @@ class Terminal:
         if waiting:
             self.line.put("\n".join(waiting))
 
-    # -- questions
-
-    def _ask(self, question: Question) -> None:
-        question.is_second_agent = self._transcript.is_second_agent
-        room = max(6, self._screen.rows - QUESTION_ROWS)
-        self._is_folded = self._view.is_folded(question, room)
-        self.line.set_aside()
-        self._question, question.asked = question, time.monotonic()
-        self._transcript.activity = None
-        self._transcript.show_block(self._view.preview(question, self._screen.columns, room))
-
-    def answer(self, key: str) -> None:
-        question = self._question
-        if question is None or question.is_deaf:
-            return
-        if key == "y":
-            self._decide(Decision("once"), "allowed")
-        elif key == "a" and question.can_always:
-            self._decide(Decision("always"), f"allowed, and from now on {question.request.remember}")
-        elif key == "n":
-            self._decide(Decision("no"), "refused")
-        elif key == "e":
-            question.is_writing = True
-        elif key == "d" and self._is_folded:
-            self._is_folded = False
-            self._transcript.show_block(self._view.preview(question, self._screen.columns, None))
-
-    def _refuse(self, words: str) -> None:
-        if words.strip():
-            self._decide(Decision("no", words[:MAX_WORDS]), f"refused: {words}")
-
-    def _decide(self, decision: Decision, shown: str) -> None:
-        assert self._question is not None
-        question, self._question = self._question, None
-        is_allowed = decision.answer in ("once", "always")
-        if not is_allowed:
-            self._screen.show(self._ink(f"    {cut(safe_line(shown), self._screen.columns - 4)}", "yellow"))
-        self._transcript.note_asked(question.request.call.name, safe_line(shown) if is_allowed else "")
-        self.line.take_up()
-        self._transcript.activity = Activity("working")
-        question.answer(decision)
-
-    def _withdraw(self) -> None:
-        if self._question is not None:
-            self._question = None
-            self.line.take_up()
-
     # -- what is shown
 
     def _heading(self) -> str:
         root = str(self._work.options.root)
         home = os.path.expanduser("~")
         folder = f"~{root[len(home) :]}" if root == home or root.startswith(f"{home}/") else root
-        return (
-            f"{self._ink('Codemill', 'bold')} {self._ink(cut(f'in {safe_line(folder)}', self._screen.columns - 9), 'dim')}\n"
-            + self._ink("/help shows the commands and keys", "dim")
-        )
+        where = self._ink(cut(f"in {safe_line(folder)}", self._screen.columns - 9), "dim")
+        return f"{self._ink('Codemill', 'bold')} {where}\n{self._ink('/help shows the commands and keys', 'dim')}"
 
     def _above(self) -> list[str]:
         """What is not finished, what is waited for, and what waits."""
         columns = self._screen.columns
         lines = self._transcript.live()
-        if self._question is not None:
-            lines = self._view.choices(self._question, columns, self._is_folded)
+        if self._asking.question is not None:
+            lines = self._asking.choices(columns)
         elif self._transcript.activity is not None and self._work.is_busy:
             lines = [*lines, *([""] if lines else []), self._activity_line(columns)]
-        return [*lines, *self._queued(columns), *([""] if lines or self._work.jobs else [])][
-            : max(3, self._screen.rows - 4)
-        ]
+        return [*lines, *self._queued(columns), *([""] if lines or self._work.jobs else [])]
 
     def _activity_line(self, columns: int) -> str:
         assert self._transcript.activity is not None

@@ -27,6 +27,7 @@ from codemill.agent.terminal.status import Status
 LIVE_LINES = 12
 REASONING_LINES = 3
 MAX_TAIL = 8000  # characters of a running command's output that are looked at
+STRIDE = 4000  # characters by which the beginning of a long text is left out, so that lines do not move all the time
 
 
 class Transcript:
@@ -49,13 +50,17 @@ class Transcript:
         """Whether what happens is the work of a second agent."""
         return self._depth > 0
 
-    def begin(self) -> None:
-        """A task begins."""
-        self.activity = Activity("waiting for the model")
+    def begin(self, what: str) -> None:
+        """A job begins."""
+        self.activity = Activity(what)
 
     def settle(self) -> None:
         """What is said so far is all: print it."""
         self._end_text()
+
+    def wait(self) -> None:
+        """An answer of the user's is on its way."""
+        self.activity = Activity("working")
 
     def end(self) -> None:
         """The task has ended, in whatever way."""
@@ -85,11 +90,11 @@ class Transcript:
         """The lines of what is not finished."""
         columns = self._columns()
         if self._reasoning:
-            lines = wrap(safe_text(self._reasoning).strip(), columns - 2)[-REASONING_LINES:]
+            lines = wrap(safe_text(_tail(self._reasoning)).strip(), columns - 2)[-REASONING_LINES:]
             return [self._ink(f"  {line}", "dim") for line in lines]
         rest = self._blocks.rest
         if rest.strip():
-            return wrap(safe_text(rest).strip("\n"), columns)[-LIVE_LINES:]
+            return wrap(safe_text(_tail(rest)).strip("\n"), columns)[-LIVE_LINES:]
         lines = [line for line in safe_text(self._output).split("\n") if line.strip()][-LIVE_LINES // 2 :]
         return [self._ink(INDENT + cut(line, columns - len(INDENT)), "dim") for line in lines]
 
@@ -188,3 +193,9 @@ class Transcript:
 
     def _show_markdown(self, block: str) -> None:
         self.show_block(render_markdown(safe_text(block), self._columns(), self._ink))
+
+
+def _tail(text: str) -> str:
+    """The end of a text, which is all that is shown of it while it is written."""
+    begin = len(text) // STRIDE * STRIDE - STRIDE
+    return text if begin <= 0 else text[begin:]

@@ -76,7 +76,7 @@ class ScreenVoice:
     def _begin(self, job: Job) -> None:
         if job.text:
             self._transcript.show_block(self.echo(job.text))
-        self._transcript.begin()
+        self._transcript.begin(job.what)
 
     def _end(self) -> None:
         self._transcript.end()

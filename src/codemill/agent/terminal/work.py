@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from codemill.agent.approval import Approver
+from codemill.agent.approval import Approver, Mode
 from codemill.agent.events import CallDone, Event, Notice, ReplyDone
 from codemill.agent.stops import Stop
 from codemill.agent.tool import ToolError
@@ -25,10 +25,11 @@ PLAN_OFF = "[Plan mode is off now: you may change files and run commands.]"
 
 @dataclass(frozen=True)
 class Job:
-    """Something to do. text: what the user typed for it."""
+    """Something to do. text: what the user typed for it. what: how it is called while it is done."""
 
     text: str
     do: Callable[[], None]
+    what: str = "working"
 
 
 class Voice(Protocol):
@@ -101,7 +102,7 @@ class Work:
         return self._bench
 
     @property
-    def mode(self) -> str:
+    def mode(self) -> Mode:
         return self._bench.gate.mode if self._bench is not None else self.options.mode
 
     @property
@@ -158,7 +159,7 @@ class Work:
         folder = self.store.snapshots_folder
         workbench = Workbench(self.options, self.model, session, self._approver, self.listen, folder)
         self._bench = self._stack.enter_context(workbench)
-        self._bench.gate.mode = mode  # type: ignore[assignment]
+        self._bench.gate.mode = mode
         self.measure()
 
     def run_task(self, text: str | None) -> None:
@@ -193,7 +194,7 @@ class Work:
     def _work(self) -> None:
         try:
             self.switch(self.session)
-            self._do(Job("", self._load_model))
+            self._do(Job("", self._load_model, "loading the model"))
             while (job := self._next()) is not None:
                 self._do(job)
             self._stack.close()
@@ -211,6 +212,8 @@ class Work:
 
     def _do(self, job: Job) -> None:
         self.bench.cancel.clear()
+        if self._is_closing:  # since just now: that must not be lost
+            return
         self.current = job
         self.voice.begin(job)
         try:

@@ -12,6 +12,13 @@ from codemill.agent.stops import Interrupted
 T = TypeVar("T")
 Say = Callable[[str], str]  # what is said to a model -> what it answers
 
+CHARACTERS_PER_TOKEN = 1.5  # of the context, for what a model is shown at a time: the rest is for what it does with it
+
+
+def fitting(size: int, context_length: int | None) -> int:
+    """So many characters, or fewer if the model's context, in tokens, is small."""
+    return size if context_length is None else max(min(size, int(context_length * CHARACTERS_PER_TOKEN)), 1000)
+
 
 class AnswerError(Exception):
     """An answer that will not do. The message is for the model: what is wrong with it."""

@@ -11,8 +11,9 @@ from codemill.agent.events import Listener, Notice
 from codemill.agent.file_index import FileIndex
 from codemill.agent.model import Model
 from codemill.agent.output import cut_middle
+from codemill.agent.stops import ContextTooLong
 from codemill.agent.tool import ToolError
-from codemill.agent.workflows.answer import AnswerError, Conversation, ask_until_valid
+from codemill.agent.workflows.answer import AnswerError, Conversation, ask_until_valid, fitting
 from codemill.agent.workflows.generated import is_generated
 from codemill.agent.workflows.manifest import FILE, Page, digest, manifest_text, read_manifest
 from codemill.agent.workflows.markdown_check import page_problems, repaired, with_targets
@@ -196,8 +197,10 @@ def _write_page(
 
     conversation = Conversation(model, SYSTEM.format(name=name), lambda event: None, cancel)
     try:
-        page = ask_until_valid(conversation.say, _task(documentation, name, source), check, ATTEMPTS)
-    except AnswerError as error:
+        page = ask_until_valid(
+            conversation.say, _task(documentation, name, source, model.context_length), check, ATTEMPTS
+        )
+    except (AnswerError, ContextTooLong) as error:
         page = repaired(latest, documentation.lines_of)
         if not page.strip() or page_problems(page, documentation.lines_of):
             report.failed[name] = str(error)
@@ -207,11 +210,11 @@ def _write_page(
     report.written.append(name)
 
 
-def _task(documentation: Documentation, name: str, source: str) -> str:
+def _task(documentation: Documentation, name: str, source: str, context_length: int | None) -> str:
     numbered = "\n".join(f"{number:>5} {line}" for number, line in enumerate(source.splitlines(), 1))
     old = documentation.old_page(name)
     shown = OLD.format(page=cut_middle(old, MAX_OLD)) if old else ""
-    return TASK.format(name=name, source=cut_middle(numbered, MAX_SOURCE), old=shown)
+    return TASK.format(name=name, source=cut_middle(numbered, fitting(MAX_SOURCE, context_length)), old=shown)
 
 
 def _page(answer: str) -> str:

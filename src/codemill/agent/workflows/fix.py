@@ -218,4 +218,4 @@ def _left(budget: Budget, steps: int, tokens: int, seconds: float) -> Budget | N
     left = {name: None if getattr(budget, name) is None else getattr(budget, name) - spent[name] for name in spent}
     if any(value is not None and value <= 0 for value in left.values()):
         return None
-    return Budget(**left)  # type: ignore[arg-type]
+    return Budget(**left)

@@ -118,7 +118,7 @@ def _unquote(name: str) -> str:
     """Names with special characters stand in quotes, as in C."""
     if not name.startswith('"'):
         return name
-    data, _ = escape_decode(name.strip('"').encode())  # type: ignore[arg-type]
+    data, _ = escape_decode(name.strip('"').encode())
     return bytes(data).decode("utf-8", "replace")
 
 

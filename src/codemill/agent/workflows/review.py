@@ -13,13 +13,13 @@ from codemill.agent.loop import Agent
 from codemill.agent.model import Model
 from codemill.agent.rules import ProjectRules
 from codemill.agent.session import Session
-from codemill.agent.stops import Interrupted
-from codemill.agent.tool import ToolContext
+from codemill.agent.stops import ContextTooLong, Interrupted
+from codemill.agent.tool import Tool, ToolContext
 from codemill.agent.toolbox import Toolbox
 from codemill.agent.tools.find import GlobTool, GrepSearchTool
 from codemill.agent.tools.read_file import ReadFileTool
 from codemill.agent.workbench import AgentOptions
-from codemill.agent.workflows.answer import AnswerError, ask_until_valid, find_object
+from codemill.agent.workflows.answer import AnswerError, ask_until_valid, find_object, fitting
 from codemill.agent.workflows.generated import is_generated
 from codemill.agent.workflows.git_diff import DiffFile
 from codemill.agent.workspace import Workspace
@@ -91,7 +91,7 @@ def review(
     workspace, result = Workspace(options.root), Review()
     chosen = list(_chosen(files, workspace, result.skipped))
     result.num_files = len(chosen)
-    parts = list(split(chosen, part))
+    parts = list(split(chosen, fitting(part, model.context_length)))
     for number, files_of_part in enumerate(parts, 1):
         names = ", ".join(dict.fromkeys(file.path for file in files_of_part))
         listen(Notice(f"part {number} of {len(parts)}: {names}"))
@@ -154,7 +154,7 @@ def _review_part(
     task = TASK.format(diff="\n\n".join(shown(file) for file in files))
     try:
         found = ask_until_valid(reviewer.say, task, read_findings, ATTEMPTS)
-    except AnswerError as error:
+    except (AnswerError, ContextTooLong) as error:
         result.failed[names] = str(error)
         listen(Notice(f"no usable review of {names}: {error}"))
         return
@@ -174,7 +174,7 @@ class _Reviewer:
     def __init__(self, options: AgentOptions, model: Model, listen: Listener, cancel: threading.Event) -> None:
         rules = ProjectRules(options.configuration.command_rules)
         context = ToolContext(Workspace(options.root), cancel)
-        tools = [ReadFileTool(), GlobTool(), GrepSearchTool()]
+        tools: list[Tool] = [ReadFileTool(), GlobTool(), GrepSearchTool()]
         toolbox = Toolbox(tools, context, ApprovalGate("plan", NobodyToAsk(), rules))
         session = Session()
         session.add({"role": "system", "content": SYSTEM.format(root=options.root)})

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
+from codemill.chat.messages import normalize_messages
 from codemill.server.generation import ChatPrompt, GenerationRequest, ToolUse
 from codemill.server.json_list import JsonList
 from codemill.server.protocols.conversation import clean_messages, tool_use
@@ -67,6 +68,6 @@ class ChatBody(SamplingBody, OutputFormBody):
         messages, variables = clean_messages(self.messages), {**thinks, **(self.chat_template_kwargs or {})}
         last = messages[-1] if messages else {}
         is_begun = self.continue_final_message and last.get("role") == "assistant"
-        if is_begun and isinstance(last.get("content"), str) and len(messages) > 1:
-            return ChatPrompt(messages[:-1], variables, prefill=last["content"])
+        if is_begun and len(messages) > 1:
+            return ChatPrompt(messages[:-1], variables, prefill=normalize_messages([last])[0]["content"])
         return ChatPrompt(messages, variables)

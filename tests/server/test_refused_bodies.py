@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from codemill.chat import ToolCallParser
+from codemill.server import event_reader
 from codemill.server.protocols.chat_body import ChatBody
 from codemill.server.protocols.completions_body import CompletionsBody
 from codemill.server.protocols.embeddings import EmbeddingsBody
@@ -121,13 +122,10 @@ def test_prompts_and_samples_are_bounded_together(serve):
 
 
 def test_the_tools_of_many_samples_are_read_once(serve, monkeypatch):
-    parsers = []
-    make = ToolCallParser.__init__
-    monkeypatch.setattr(
-        ToolCallParser, "__init__", lambda self, tools=None: (parsers.append(self), make(self, tools))[1]
-    )
+    read = []
+    monkeypatch.setattr(event_reader, "ToolCallParser", lambda tools: read.append(tools) or ToolCallParser(tools))
     answer = serve().post("/v1/chat/completions", json={"messages": MESSAGES, "n": 50, "tools": [{"name": "f"}]})
-    assert (len(answer.json()["choices"]), len(parsers)) == (50, 1)
+    assert (len(answer.json()["choices"]), len(read)) == (50, 1)
 
 
 @pytest.mark.parametrize(
