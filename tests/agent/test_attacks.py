@@ -8,13 +8,13 @@ import pytest
 
 pytest.importorskip("pathspec")
 
-from agent.fakes import Answers
+from agent.fakes import Answers, EchoTool
 from codemill.agent.approval import ApprovalGate, Mode, NobodyToAsk
 from codemill.agent.command_rules import CommandRules
 from codemill.agent.events import Event
 from codemill.agent.prompt import read_memory
 from codemill.agent.rules import ProjectRules
-from codemill.agent.tool import Observation, ToolContext
+from codemill.agent.tool import Observation, ToolContext, ToolError
 from codemill.agent.toolbox import Toolbox
 from codemill.agent.tools.edit import EditTool
 from codemill.agent.tools.find import GlobTool, GrepSearchTool, ListDirectoryTool
@@ -200,3 +200,28 @@ def test_the_mode_of_a_file_is_kept(root):
     assert not run(root, "edit", file_path="main.py", old_string="print(1)", new_string="print(2)").is_error
     assert (root / "main.py").stat().st_mode & 0o7777 == 0o755
     assert sorted(path.name for path in root.iterdir()) == [".env", "main.py"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("read_file", {"absolute_path": "\ud800"}),
+        ("write_file", {"file_path": "\ud800", "content": "x"}),
+        ("save_memory", {"fact": "\ud800"}),
+        ("glob", {"pattern": "[z-a]"}),
+        ("read_many_files", {"paths": ["[z-a]"]}),
+        ("grep_search", {"pattern": "(" * 3000 + ")" * 3000}),
+        ("grep_search", {"pattern": "a{99999999999999999999}"}),
+    ],
+)
+def test_nonsense_is_told_to_the_model(root, tool, arguments):
+    assert run(root, tool, "yolo", **arguments).is_error
+
+
+@pytest.mark.parametrize("arguments", [{"text": "x"}, {"command": "ls"}])
+def test_a_foreign_tool_that_runs_something_is_asked_about(root, arguments):
+    """Its command is none of the sandbox's, whatever it looks like."""
+    tool = EchoTool("mcp__far__run", "run")
+    gate = ApprovalGate("auto-edit", NobodyToAsk(), ProjectRules(CommandRules()))
+    with pytest.raises(ToolError, match="nobody is there to approve"):
+        gate.check(tool, ToolCall("mcp__far__run", {"text": "x", **arguments}), ToolContext(Workspace(root)))

@@ -1,6 +1,8 @@
 # ruff: noqa: E501 - tables of commands, one kind a line
 """Rules on commands: every part is judged, and nothing slips through by its spelling."""
 
+import time
+
 import pytest
 
 from codemill.agent.command_rules import CommandRules, rule_for
@@ -173,3 +175,12 @@ def test_commands_that_look_as_if_they_only_looked(command):
 )
 def test_commands_that_only_look_still_do(command):
     assert CommandRules().judge(command).action == "allow"
+
+
+@pytest.mark.parametrize(
+    "command", ["a" * 49_000, "cat <<'E'\n" + "QUJD" * 12_000 + "\nE", "x " * 20_000, "a" * 10_000_000]
+)
+def test_long_commands_are_judged_soon(command):
+    begin = time.monotonic()
+    CommandRules(deny=["git push *"]).judge(command)
+    assert time.monotonic() - begin < 2

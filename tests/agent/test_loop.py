@@ -193,3 +193,12 @@ def test_the_time_is_looked_at_between_calls():
     assert outcome.status == "budget"
     assert len(echo.calls) < 6
     assert session.open_calls == []
+
+
+def test_calls_with_the_same_id_have_results_of_their_own():
+    session = Session()
+    calls = tuple(ToolCall("echo", {"text": text}, name) for text, name in (("a", "x"), ("b", "x"), ("c", "")))
+    agent([Reply(tool_calls=calls), "Done."], EchoTool(), session=session).run("do it")
+    ids = [made["id"] for made in session.messages[1]["tool_calls"]]
+    assert len({*ids, ""}) == 4
+    assert [message["tool_call_id"] for message in session.messages[2:5]] == ids

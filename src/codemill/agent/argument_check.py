@@ -18,6 +18,10 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 
 def check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> None:
     """Raise ToolError, with an example of a call, unless the arguments fit the tool's schema."""
+    try:
+        json.dumps(arguments, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ToolError(f"{tool.spec.name}: half of a character (a surrogate) stands in the arguments") from None
     problem = _problem(tool.spec.parameters, arguments)
     if problem:
         raise ToolError(f"{tool.spec.name}: {problem}. Write the call like this:\n{example_call(tool)}")

@@ -1,6 +1,7 @@
 """The files of a workspace that are of interest: what Git would track, or all but the usual rubbish."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache, cached_property
@@ -51,7 +52,7 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
 
     try:
         spec = PathSpec.from_lines("gitignore", [pattern.removeprefix("./") or "*"])
-    except ValueError as error:
+    except (ValueError, re.error, RecursionError) as error:
         raise ToolError(f"{pattern!r} is no glob pattern: {error}") from None
     return spec.match_file
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from codemill.agent.budget import Budget, Spending
@@ -14,7 +14,7 @@ from codemill.agent.session import Session, call_object
 from codemill.agent.stops import ContextTooLong, Finished, Interrupted, LoopFound, Status, Stop
 from codemill.agent.tool import Observation, Tool, ToolContext
 from codemill.agent.toolbox import Toolbox
-from codemill.chat.tool_types import ToolCall
+from codemill.chat.tool_types import ToolCall, new_call_id
 from codemill.errors import CodemillError
 
 MAX_FAULTY_REPLIES = 3
@@ -118,7 +118,7 @@ class Agent:
         """One reply of the model, and all that it asks for."""
         self._check_cancel()
         spending.check()
-        reply = self._ask()
+        reply = _with_distinct_ids(self._ask())
         spending.add(reply.usage)
         self.session.add(_assistant_message(reply))
         self.session.note_usage(reply.usage)
@@ -213,6 +213,16 @@ class Agent:
     def _check_cancel(self) -> None:
         if self.cancel.is_set():
             raise Interrupted("stopped")
+
+
+def _with_distinct_ids(reply: Reply) -> Reply:
+    """A call that has the id of another one, or none, gets one of its own: its result is found by that."""
+    seen: set[str] = {""}
+    calls = []
+    for call in reply.tool_calls:
+        calls.append(replace(call, id=new_call_id()) if call.id in seen else call)
+        seen.add(call.id)
+    return replace(reply, tool_calls=tuple(calls))
 
 
 def _assistant_message(reply: Reply) -> dict[str, Any]:

@@ -11,7 +11,7 @@ _TOP = re.compile(
     r"|/(?:home|Users)/[^/]+/?\*?"
 )
 _DISK = re.compile(r"/dev/(?:sd|hd|vd|xvd|nvme|mmcblk|disk|dm-|md|loop|mapper/|mem|kmem|port)")
-_FORK_BOMB = re.compile(r"([\w:.-]+)\s*\(\)\s*\{[^}]*\1\s*\|\s*\1\s*&")
+_FORK_BOMB = re.compile(r"(?<![\w:.-])([\w:.-]+)\s*\(\)\s*\{[^}]*\1\s*\|\s*\1\s*&")
 _FETCH = ("curl", "wget", "fetch", "http", "https", "lynx", "nc", "ncat")
 _INTERPRETERS = (*SHELLS, "python", "python3", "perl", "ruby", "node", "php")
 _FETCHED_TEXT = re.compile(rf"(?:[$<]\(|`)\s*(?:{'|'.join(_FETCH)})\b")

@@ -11,6 +11,7 @@ from codemill.agent.shell_words import CommandPart, Unclear, Word
 from codemill.agent.shell_wrappers import unwrap
 
 _DEEPEST = 30
+_LONGEST = 50_000  # characters; nobody could check what is longer either
 _BLANKS = " \t"
 _ENDS_WORD = " \t\n;&|()<>"
 _SKIPPED = {"if", "then", "elif", "else", "fi", "while", "until", "do", "done", "!", "{", "}", "time"}
@@ -31,6 +32,8 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "e": "\x1b", 
 
 def parse_command(text: str) -> list[CommandPart]:
     """Every part that may run, in the order in which they are written; at least one."""
+    if len(text) > _LONGEST:
+        return [CommandPart("unclear", text[:200], problem=f"it has more than {_LONGEST} characters")]
     parts = _parse(text, 0)
     return parts or [CommandPart("unclear", text, problem="there is no command")]
 

@@ -118,7 +118,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     """Raises ToolError for what is no regular expression."""
     try:
         return re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ToolError(
             f"{pattern!r} is no regular expression ({error}): write \\ before ( [ * + ? . to mean them"
         ) from None
