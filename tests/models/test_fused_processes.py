@@ -137,6 +137,7 @@ def test_ctrl_c_at_any_moment_leaves_a_usable_model(model: CausalLM) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        torch.set_grad_enabled(True)  # an interrupt in the midst of leaving `no_grad` would leave it on for other tests
     assert num_interrupts == 25
 
 
