@@ -13,8 +13,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,7 +122,8 @@ def users() -> list[str | None]:
 def machine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     base = tmp_path_factory.mktemp("machine")
     if request.param is not None:
-        for folder in (base, *base.parents[:2]):
+        outside = Path(tempfile.gettempdir())
+        for folder in takewhile(lambda each: each != outside, (base, *base.parents[:4])):
             folder.chmod(folder.stat().st_mode | 0o011)
         if not shutil.which("setpriv") or not Path(SYSTEM_PYTHON).exists():
             pytest.skip("no setpriv or no Python of the system to run as another user")

@@ -72,7 +72,10 @@ class Summarizer:
         if len(old) < 2:
             head, old, recent = _split(session.messages, 0)
         if len(old) < 2:
-            raise ContextTooLong("the conversation is as short as it can be")
+            raise ContextTooLong(
+                "the conversation is as short as it can be, and does not fit the model's context "
+                f"({model.context_length or 'of unknown'} tokens): take a model or server with a longer one"
+            )
         summary = cut_middle(
             self._summary(session, model, cancel, tools), int(context * SUMMARY_SHARE * CHARACTERS_PER_TOKEN)
         )
