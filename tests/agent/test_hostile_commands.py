@@ -184,7 +184,7 @@ def test_reading_keys(machine: Machine, path: str) -> None:
 
 
 def test_searching_everything_for_secrets(machine: Machine) -> None:
-    result = machine.run("grep -rs hunter2 ~ . /tmp /run --exclude=hostile.py; cat ~/.netrc; echo done")
+    result = machine.run("grep -rIs hunter2-of-the-host ~ . /tmp /run --exclude=hostile.py; cat ~/.netrc; echo done")
     assert result.output == "done\n"
     assert (machine.workspace / ".env").read_text() == SECRET
 

@@ -30,7 +30,7 @@ STREAMING: dict[int | str, dict[str, Any]] = {
         "description": "The answer; with `stream` server-sent events.",
         "content": {
             "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {"schema": {"type": "string"}},
+            "text/event-stream": {},
         },
     },
 }
