@@ -34,7 +34,8 @@ def render_document(text: str, columns: int, ink: Ink) -> str:
     """Safe Markdown of several blocks, with one empty line between them, as it looks when it is streamed."""
     splitter = BlockSplitter()
     blocks = [*splitter.feed(text), *splitter.finish()]
-    return "\n\n".join(render_markdown(block, columns, ink) for block in blocks)
+    shown = (render_markdown(block, columns, ink) for block in blocks)
+    return "\n\n".join(text for text in shown if text.strip())  # some blocks, such as definitions of links, show nothing
 
 
 def _render_code(code: str, language: str, ink: Ink) -> str:
