@@ -35,7 +35,8 @@ def render_document(text: str, columns: int, ink: Ink) -> str:
     splitter = BlockSplitter()
     blocks = [*splitter.feed(text), *splitter.finish()]
     shown = (render_markdown(block, columns, ink) for block in blocks)
-    return "\n\n".join(text for text in shown if text.strip())  # some blocks, such as definitions of links, show nothing
+    # Some blocks, such as definitions of links, show nothing.
+    return "\n\n".join(text for text in shown if text.strip())
 
 
 def _render_code(code: str, language: str, ink: Ink) -> str:
