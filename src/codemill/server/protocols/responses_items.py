@@ -1,6 +1,7 @@
 """The items that an answer is made of, each with the events that tell how it comes about."""
 
 import os
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from codemill.chat.tool_types import ToolCall
@@ -13,7 +14,7 @@ from codemill.server.protocols.string_reader import StringReader
 Json = dict[str, Any]
 
 
-class Item:
+class Item(ABC):
     """An item; `index` is its place in the output. Events have no sequence number yet."""
 
     prefix: ClassVar[str]
@@ -23,9 +24,9 @@ class Item:
         self.id = f"{self.prefix}_{os.urandom(16).hex()}"
         self.status = "in_progress"
 
+    @abstractmethod
     def object(self) -> Json:
         """The item as it stands."""
-        raise NotImplementedError
 
     def open(self) -> list[Json]:
         """The events of its beginning."""
@@ -138,9 +139,9 @@ class _Call(Item):
         if origin.namespace is not None:
             self._head["namespace"] = origin.namespace
 
+    @abstractmethod
     def add(self, text: str) -> list[Json]:
         """More of the JSON text of the arguments."""
-        raise NotImplementedError
 
 
 class FunctionCall(_Call):
