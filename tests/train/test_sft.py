@@ -202,3 +202,13 @@ def test_a_record_that_is_wrong_is_named(
     assert message in error
     assert error.count("\n") == 1
     assert not (folder / "run" / "checkpoints").exists()
+
+
+def test_sizes_that_cannot_be_are_named(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--set", "data.context=129") == 2
+    assert "data.context = 129, but " in capsys.readouterr().err
+    monkeypatch.setattr("codemill.train.fine_tuning.available_memory", lambda: 10**8)
+    assert train() == 2
+    assert "training takes at least 0.6 GB, this machine has 0.1 GB free" in capsys.readouterr().err

@@ -10,7 +10,8 @@ from typing import Any
 from codemill.chat.tokenizer import Tokenizer
 from codemill.config import ModelConfig
 from codemill.data.packing import PADDING_DOCUMENT, PackedRows
-from codemill.footprint import count_parameters
+from codemill.errors import UsageError
+from codemill.footprint import available_memory, count_parameters
 from codemill.models.loader import load_model
 from codemill.models.placement import resolve_dtype
 from codemill.models.save import save_pretrained
@@ -55,6 +56,19 @@ class FineTuning(TrainingRun):
     def model_config(self) -> ModelConfig:
         return self.source.load_config()
 
+    def check(self) -> None:
+        """Raises UsageError for what cannot be, before data or weights are loaded."""
+        context, longest = self.config.data.context, self.model_config.max_position_embeddings
+        if context > longest:
+            raise UsageError(f"data.context = {context:,}, but {self.source.name} has {longest:,} positions: lower it")
+        # Without activations: what no smaller batch makes smaller.
+        needed, available = sum(self._memory(0).values()), available_memory()
+        if needed > available:
+            raise UsageError(
+                f"{self.source.name}: training takes at least {needed / 1e9:.1f} GB, this machine has "
+                f"{available / 1e9:.1f} GB free: train a smaller model"
+            )
+
     def claim(self) -> None:
         """Make the directory this run's. Raises UsageError if it is another's."""
         settings: dict[str, Any] = asdict(self.config)
@@ -71,18 +85,20 @@ class FineTuning(TrainingRun):
 
     def plan_of(self, rows: PackedRows, num_documents: int, loop: LoopConfig) -> RunPlan:
         """The plan of a run that reads these rows in each epoch."""
-        parameters = count_parameters(self.model_config)
-        tokens = loop.rows_per_micro_batch * rows.input_ids.shape[1]
-        step = StepShape(tokens, loop.precision == "bfloat16", loop.recompute)
-        memory = step_memory(self.model_config, 4 * parameters, parameters, 8.0, step)
+        memory = self._memory(loop.rows_per_micro_batch * rows.input_ids.shape[1])
         data = DataPlan(
             num_documents,
             len(rows),
             int((rows.document_ids != PADDING_DOCUMENT).sum()),
             int((rows.loss_weights != 0).sum()),
         )
-        size = loop.rows_per_step
+        size, parameters = loop.rows_per_step, count_parameters(self.model_config)
         return RunPlan(loop.steps, size, rows.input_ids.shape[1], parameters, parameters, memory, data)
+
+    def _memory(self, tokens: int) -> dict[str, int]:
+        loop, parameters = self.config.loop, count_parameters(self.model_config)
+        step = StepShape(tokens, loop.precision == "bfloat16", loop.recompute)
+        return step_memory(self.model_config, 4 * parameters, parameters, 8.0, step)
 
     def load_policy(self) -> Policy:
         """The model to train, in fp32."""

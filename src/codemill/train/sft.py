@@ -46,9 +46,11 @@ class Sft(FineTuning):
         return self.config.loop.for_rows(len(self.data.train))
 
     def plan(self) -> RunPlan:
+        self.check()
         return self.plan_of(self.data.train, self.data.num_documents, self.loop)
 
     def start(self) -> Trainer:
+        self.check()
         self.claim()
         data, loop = self.data, self.loop
         policy = self.load_policy()
