@@ -59,6 +59,10 @@ class PackedRows:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def take(self, rows: Sequence[int]) -> "PackedRows":
+        """These rows."""
+        return PackedRows(**{name: array[rows] for name, array in vars(self).items()})
+
     @property
     def fill(self) -> float:
         """Share of the places that hold a token of a document."""
@@ -84,12 +88,6 @@ def pack(documents: Sequence[Document], capacity: int, pad_id: int) -> PackedRow
     """Pack documents of 1..capacity tokens into rows of `capacity` places, the rest filled with `pad_id`."""
     bins = fill_bins([len(document) for document in documents], capacity)
     return build_rows([[documents[index] for index in members] for members in bins], capacity, pad_id)
-
-
-def pack_apart(documents: Sequence[Document], pad_id: int) -> PackedRows:
-    """A row for each document, in their order, as long as the longest of them."""
-    longest = max((len(document) for document in documents), default=1)
-    return build_rows([[document] for document in documents], longest, pad_id)
 
 
 def build_rows(members: Sequence[Sequence[Document]], capacity: int, pad_id: int) -> PackedRows:

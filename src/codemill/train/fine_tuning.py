@@ -9,7 +9,6 @@ from typing import Any
 
 from codemill.chat.tokenizer import Tokenizer
 from codemill.config import ModelConfig
-from codemill.data.packing import PADDING_DOCUMENT, PackedRows
 from codemill.errors import UsageError
 from codemill.footprint import available_memory, count_parameters
 from codemill.models.loader import load_model
@@ -83,17 +82,11 @@ class FineTuning(TrainingRun):
             return None
         return partial(benchmark, section, policy, self.tokenizer)
 
-    def plan_of(self, rows: PackedRows, num_documents: int, loop: LoopConfig) -> RunPlan:
-        """The plan of a run that reads these rows in each epoch."""
-        memory = self._memory(loop.rows_per_micro_batch * rows.input_ids.shape[1])
-        data = DataPlan(
-            num_documents,
-            len(rows),
-            int((rows.document_ids != PADDING_DOCUMENT).sum()),
-            int((rows.loss_weights != 0).sum()),
-        )
-        size, parameters = loop.rows_per_step, count_parameters(self.model_config)
-        return RunPlan(loop.steps, size, rows.input_ids.shape[1], parameters, parameters, memory, data)
+    def plan_of(self, data: DataPlan, loop: LoopConfig) -> RunPlan:
+        """The plan of a run that reads this in each epoch."""
+        context, parameters = self.config.data.context, count_parameters(self.model_config)
+        memory = self._memory(loop.rows_per_micro_batch * context)
+        return RunPlan(loop.steps, loop.rows_per_step, context, parameters, parameters, memory, data)
 
     def _memory(self, tokens: int) -> dict[str, int]:
         loop, parameters = self.config.loop, count_parameters(self.model_config)
