@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from codemill.data.segments import Piece, opened
+from codemill.data.segments import Piece, opened, place_in_repository
 from codemill.errors import CodemillError
 
 _BOM = b"\xef\xbb\xbf"
@@ -13,7 +13,7 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Record:
-    """value: the JSON object, {"text", "path"} for a file that is a text. line: in its file, from 1; 0 for a text."""
+    """value: the JSON object, {"text", "repo", "path"} for a file that is a text. line: in its file, from 1, else 0."""
 
     value: Mapping[str, Any]
     piece: Piece
@@ -36,7 +36,9 @@ def read_records(piece: Piece) -> Iterator[Record]:
     elif piece.file.has_records:
         yield from _lines(piece)
     else:
-        yield Record({"text": _decoded(_content(piece), str(piece.file.path)), "path": str(piece.file.name)}, piece, 0)
+        text = _decoded(_content(piece), str(piece.file.path))
+        repo, path = place_in_repository(piece.file)
+        yield Record({"text": text, "repo": repo, "path": path}, piece, 0)
 
 
 def _content(piece: Piece) -> bytes:
