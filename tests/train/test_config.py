@@ -7,7 +7,8 @@ import pytest
 
 from codemill import cli
 from codemill.errors import UsageError
-from codemill.train.config import PretrainConfig, load_config
+from codemill.train.config import PretrainConfig
+from codemill.train.config_file import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = """
@@ -72,7 +73,8 @@ def test_overrides(path: Path) -> None:
         ("optimizer.lr=nan", "optimizer.lr = nan must be a number that is not negative"),
         ("optimizer.lr=inf", "optimizer.lr = inf must be a number that is not negative"),
         ("loop.seed=-1", "loop.seed = -1 must be a number that is not negative"),
-        ("loop.steps=0", "loop.steps = 0 must be at least 1"),
+        ("loop.steps=0", "give either loop.steps or loop.epochs, above 0"),
+        ("loop.epochs=2", "give either loop.steps or loop.epochs, above 0"),
         ("loop.rows_per_micro_batch=0", "loop.rows_per_micro_batch = 0 must be at least 1"),
         ("loop.log_every=0", "loop.log_every = 0 must be at least 1"),
         ("loop.precision=half", "loop.precision = 'half' must be float32 or bfloat16"),
@@ -93,7 +95,7 @@ def test_what_it_may_not_say(override: str, message: str, path: Path) -> None:
     ("old", "new", "message"),
     [
         ("[loop]\nsteps = 10\n", "", "the key loop is missing"),
-        ("steps = 10", "", "the key loop.steps is missing"),
+        ("steps = 10", "", "give either loop.steps or loop.epochs"),
         ("[loop]", "[loop", "run.toml"),
         ("steps = 10", "steps = 10\nsteps = 11", "run.toml"),
         ('"out"', "out", "run.toml"),

@@ -11,7 +11,7 @@ from codemill.commands import add_verb, epilog, options, print_json
 
 if TYPE_CHECKING:
     from codemill.train.config import PretrainConfig
-    from codemill.train.loop import StepReport
+    from codemill.train.log import StepReport
     from codemill.train.pretrain import Pretraining
 
 EXAMPLES = """
@@ -37,7 +37,8 @@ def pretrain(
     as_json: options.AsJson = False,
 ) -> None:
     """Train a small code model from nothing; what Ctrl-C has stopped, the same command continues."""
-    from codemill.train.config import PretrainConfig, load_config
+    from codemill.train.config import PretrainConfig
+    from codemill.train.config_file import load_config
 
     settings = load_config(PretrainConfig, config, overrides or ())
     if dry_run:

@@ -24,7 +24,11 @@ from codemill.models import CausalLM
 from codemill.models.initialize import initialize
 from codemill.models.loader import load_model
 from codemill.train.config import DataSection, PretrainConfig
-from codemill.train.loop import StepReport, Trainer
+from codemill.train.log import StepReport
+from codemill.train.loop import Trainer
+from codemill.train.objective import CrossEntropy
+from codemill.train.policy import Policy
+from codemill.train.source import PackedSource, validation_batches
 
 _TOKENIZER_TASKS = 20_000
 _VALIDATION_TASKS = 400
@@ -93,7 +97,10 @@ class Pretraining:
         return model
 
     def trainer(self, data: PretrainData, model: CausalLM) -> Trainer:
-        return Trainer(model, data.train, data.validation, self.config.loop, self.config.optimizer, self.directory)
+        loop = self.config.loop.for_rows(len(data.train))
+        source = PackedSource(data.train, loop)
+        validation = {name: validation_batches(rows, loop) for name, rows in data.validation.items()}
+        return Trainer(Policy(model), CrossEntropy(), source, validation, loop, self.config.optimizer, self.directory)
 
     def run(self) -> Iterator[StepReport]:
         """Prepare, train (or resume), and write the model as a Hugging Face directory in bf16."""
