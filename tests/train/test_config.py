@@ -116,7 +116,10 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 def test_a_dry_run_says_what_would_be_done(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "pretrain", str(path), "--dry-run"]) == 0
-    assert capsys.readouterr().out == "10 steps of 8 x 64 tokens, 5,120 in all\n"
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "10 steps of 8 x 64 tokens, 5,120 tokens in all"
+    assert second == "67,520 of 67,520 parameters are trained (100 %)"
+    assert third.startswith("about 0.6")
     assert cli.main(["train", "pretrain", str(path), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"] > 0
     assert cli.main(["train", "pretrain", str(path), "--dry-run", "--set", "loop.steps=-1"]) == 2

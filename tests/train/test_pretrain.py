@@ -86,7 +86,7 @@ def test_from_the_file_to_a_model(train: Train, tmp_path: Path, capsys: pytest.C
     assert captured.out == f"model: {tmp_path / 'run' / 'model'}\n"
     lines = captured.err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["step 2", "step 4"]
-    assert all("tokens/s, modules " in line and ", tasks " in line for line in lines)
+    assert all("tokens/s, MFU " in line and ", modules " in line and ", tasks " in line for line in lines)
     assert [report.step for report in TrainingLog(tmp_path / "run" / "log.jsonl").read()] == [1, 2, 3, 4]
 
     model = tmp_path / "run" / "model"

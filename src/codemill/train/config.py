@@ -70,6 +70,7 @@ class LoopConfig:
     precision: str = "float32"
     recompute: bool = False
     skip_spikes_over: float = 0.0
+    tensorboard: bool = False
     seed: int = 0
     log_every: int = 10
     evaluate_every: int = 200

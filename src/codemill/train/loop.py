@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from codemill.train.optimizer import build_optimizers, clip_gradients, learning_
 from codemill.train.policy import Policy
 from codemill.train.source import BatchSource
 from codemill.train.speed import StepCost
+from codemill.train.tensorboard import TensorBoardLog, check_tensorboard
 
 Evaluate = Callable[[], Mapping[str, float]]
 """Scores of the policy as it stands."""
@@ -41,6 +43,8 @@ class Trainer:
         directory: Path,
         evaluate: Evaluate | None = None,
     ) -> None:
+        if loop.tensorboard:
+            check_tensorboard()
         policy.model.recompute = loop.recompute
         self.policy, self.objective, self.source, self.validation = policy, objective, source, validation
         self.loop, self.optimizer_config, self.directory, self.evaluate = loop, optimizer, directory, evaluate
@@ -60,15 +64,23 @@ class Trainer:
         log = TrainingLog(self.directory / "log.jsonl")
         log.truncate(start)
         guard = SpikeGuard(self.loop.skip_spikes_over, log.read())
-        with Interruption() as interruption:
+        with ExitStack() as stack:
+            logs: list[TrainingLog | TensorBoardLog] = [log, *self._tensorboard(stack, start)]
+            interruption = stack.enter_context(Interruption())
             for step in range(start, self.loop.steps):
                 report = self._step(step, guard)
-                log.append(report)
+                for each in logs:
+                    each.append(report)
                 done = step + 1
                 if done % self.loop.checkpoint_every == 0 or done == self.loop.steps or interruption.requested:
                     self.checkpoints.save(done, self.policy.trained, self.optimizers)
                 interruption.check()
                 yield report
+
+    def _tensorboard(self, stack: ExitStack, start: int) -> list[TensorBoardLog]:
+        if not self.loop.tensorboard:
+            return []
+        return [stack.enter_context(closing(TensorBoardLog(self.directory / "tensorboard", start)))]
 
     def _step(self, step: int, guard: SpikeGuard) -> StepReport:
         began = time.perf_counter()
