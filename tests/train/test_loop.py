@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from codemill.errors import CodemillError
 from codemill.models import CausalLM
@@ -216,14 +215,14 @@ def test_an_ignored_ctrl_c_stays_ignored() -> None:
 
 @pytest.mark.parametrize("place", ["loss", "gradient"])
 def test_nan_is_an_error_and_changes_no_weight(place: str, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoiled(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        loss = F.cross_entropy(logits, targets)
+    def spoiled(hidden: torch.Tensor, *_: object) -> torch.Tensor:
+        loss = hidden.sum()
         if place == "loss":
             return loss * math.nan
         loss.register_hook(lambda gradient: gradient * math.nan)
         return loss
 
-    monkeypatch.setattr(objective, "weighted_cross_entropy", spoiled)
+    monkeypatch.setattr(objective, "chunked_cross_entropy", spoiled)
     with pytest.raises(CodemillError, match=rf"the {place}.* became nan at step 1: lower optimizer.lr"):
         list(trainer.run())
     assert same_weights(trainer.policy.model, make_model())

@@ -51,7 +51,7 @@ def with_progress(run: "TrainingRun", trainer: "Trainer") -> Iterator["StepRepor
             progress.update(task, completed=report.step, description=text)
             measured = {**(report.validation or {}), **(report.evaluation or {})}
             if measured or report.skipped or (not console.is_terminal and report.step % log_every == 0):
-                console.print(f"step {report.step}: {text}{_listed(measured)}", highlight=False)
+                console.print(f"step {report.step}: {text}{_listed(measured)}", highlight=False, soft_wrap=True)
             yield report
 
 

@@ -99,7 +99,16 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 def pack(documents: Sequence[Document], capacity: int, pad_id: int) -> PackedRows:
     """Pack documents of 1..capacity tokens into rows of `capacity` places, the rest filled with `pad_id`."""
-    bins = best_fit([len(document) for document in documents], capacity)
+    return _rows(documents, best_fit([len(document) for document in documents], capacity), capacity, pad_id)
+
+
+def pack_apart(documents: Sequence[Document], pad_id: int) -> PackedRows:
+    """A row for each document, in their order, as long as the longest of them."""
+    longest = max((len(document) for document in documents), default=1)
+    return _rows(documents, [[index] for index in range(len(documents))], longest, pad_id)
+
+
+def _rows(documents: Sequence[Document], bins: Sequence[Sequence[int]], capacity: int, pad_id: int) -> PackedRows:
     shape = (len(bins), capacity)
     rows = PackedRows(
         input_ids=np.full(shape, pad_id, dtype=np.int32),

@@ -196,7 +196,8 @@ def _differentiate(function: TokenFunction, logits: Tensor, weights: Tensor, *te
     with torch.enable_grad():
         logits.requires_grad_()
         total = weighted_sum(function(logits, *tensors), weights)
-    return total.detach(), *torch.autograd.grad(total, logits)
+    (gradient,) = torch.autograd.grad(total, logits)
+    return total.detach(), gradient
 
 
 def _differentiate_cross_entropy(logits: Tensor, weights: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
