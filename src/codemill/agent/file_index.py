@@ -1,13 +1,13 @@
 """The files of a workspace that are of interest: what Git would track, or all but the usual rubbish."""
 
 import os
-import re
 import subprocess
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from functools import cache, cached_property
 from pathlib import Path
 
-from codemill.agent.tool import ToolError
+from codemill.agent.search_process import match_names
 from codemill.agent.workspace import Workspace
 
 SKIPPED = frozenset(
@@ -38,23 +38,13 @@ class FileIndex:
             path for path in found if path.is_file() and not path.is_symlink() and real(path.parent) == str(path.parent)
         )
 
-    def glob(self, pattern: str) -> list[Path]:
+    def glob(self, pattern: str, cancel: threading.Event | None = None) -> list[Path]:
         """The files that a pattern matches: `*` within a name, `**` across folders; without `/` it matches names.
 
-        Raises ToolError for a pattern that is none.
+        Raises ToolError for a pattern that is none, or takes too long; Interrupted.
         """
-        matcher = _matcher(pattern)
-        return [path for path in self.paths if matcher(path.relative_to(self._folder).as_posix())]
-
-
-def _matcher(pattern: str) -> Callable[[str], bool]:
-    from pathspec import PathSpec
-
-    try:
-        spec = PathSpec.from_lines("gitignore", [pattern.removeprefix("./") or "*"])
-    except (ValueError, re.error, RecursionError) as error:
-        raise ToolError(f"{pattern!r} is no glob pattern: {error}") from None
-    return spec.match_file
+        names = [path.relative_to(self._folder).as_posix() for path in self.paths]
+        return [self.paths[file] for file in match_names(pattern.removeprefix("./") or "*", names, cancel)]
 
 
 def _git_files(folder: Path) -> list[str] | None:
