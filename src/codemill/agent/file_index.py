@@ -1,7 +1,6 @@
 """The files of a workspace that are of interest: what Git would track, or all but the usual rubbish."""
 
 import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from functools import cache, cached_property
@@ -9,16 +8,13 @@ from pathlib import Path
 
 from codemill.agent.search_process import match_names
 from codemill.agent.workspace import Workspace
+from codemill.host_git import GitError, run_git
 
 SKIPPED = frozenset(
     {".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".mypy_cache", ".pytest_cache", ".tox"}
     | {".ruff_cache", "target", "dist", "build", ".next", ".gradle", ".idea", ".cache"}
 )
 MAX_FILES = 200_000
-# Git must not run what a repository's configuration names.
-# Nor fetch what a partial clone lacks: that runs the program which the remote's configuration names.
-GIT_VARIABLES = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}
-GIT = ("git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.untrackedCache=false")
 
 
 class FileIndex:
@@ -49,19 +45,13 @@ class FileIndex:
 
 def _git_files(folder: Path) -> list[str] | None:
     """What Git tracks or would track; None where this is no checkout."""
-    command = [*GIT, "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    try:
-        listing = subprocess.run(
-            command,
-            capture_output=True,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            timeout=30,
-            env={**os.environ, **GIT_VARIABLES},
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
+    if not folder.is_dir():
         return None
-    return [os.fsdecode(name) for name in listing.split(b"\0") if name]
+    try:
+        done = run_git(folder, ["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+    except GitError:
+        return None
+    return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name] if done.returncode == 0 else None
 
 
 def _walk(folder: Path) -> Iterator[Path]:
