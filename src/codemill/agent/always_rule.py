@@ -1,8 +1,8 @@
 """The rule that the answer "always" makes: as narrow as is still of use.
 
-Further words are left open only after programs that are known to do one kind of work whatever follows. After all others,
-`find`, `make`, `env`, `xargs`, interpreters, and those that are not known here among them, the rule is the very command:
-with other words they might run another program, or write another file.
+Further words are left open only after programs that are known to do one kind of work whatever follows. After all
+others the rule is the very command, since with other words they might run another program, or write another file:
+`find`, `make`, `env`, `xargs`, interpreters, and whatever is not known here.
 """
 
 import glob
