@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
+from codemill.agent.always_rule import rule_for
 from codemill.agent.approval import Verdict
-from codemill.agent.command_rules import CommandRules, rule_for
+from codemill.agent.command_rules import CommandRules
 from codemill.agent.tool import Tool, ToolContext, ToolError
 from codemill.chat.tool_types import ToolCall
 
@@ -41,7 +42,8 @@ class ProjectRules:
         """What "always" would allow."""
         if call.name == COMMAND_TOOL:
             rule = rule_for(call.arguments["command"])
-            return (f"commands like `{rule}` in this session", lambda: self._commands.allow(rule)) if rule else None
+            words = f"commands like `{rule}`" if rule.endswith(":*") else f"the command `{rule}`"
+            return (f"{words} in this session", lambda: self._commands.allow(rule)) if rule else None
         if tool.spec.kind == "run":
             return f"all calls of {call.name} in this session", lambda: self.trust(call.name)
         if tool.spec.kind == "edit" and tool.spec.name != "save_memory":

@@ -88,7 +88,7 @@ def _matching(patterns: list[str], context: ToolContext) -> list[Path]:
     for pattern in patterns:
         is_pattern = any(character in pattern for character in "*?[")
         if is_pattern:
-            matches = FileIndex(context.workspace).glob(pattern)
+            matches = FileIndex(context.workspace).glob(pattern, context.cancel)
             found.update(dict.fromkeys(path for path in matches if not context.workspace.is_secret(path)))
         else:
             found[context.workspace.resolve(pattern)] = None
