@@ -103,7 +103,9 @@ class TrainableLora(TrainableAdapter):
 
     def save(self, directory: Path, base: str) -> None:
         config = self._config
-        settings = SavedSettings(base, self._module_names, config.r, config.lora_alpha, config.use_rslora, self._dropout)
+        settings = SavedSettings(
+            base, self._module_names, config.r, config.lora_alpha, config.use_rslora, self._dropout
+        )
         save_adapter(directory, [each.saved() for each in self.each], settings)
 
 
