@@ -37,7 +37,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the settings and 
 
 
 def register(app: typer.Typer) -> None:
-    examples = PRETRAIN_EXAMPLES.splitlines()[1] + SFT_EXAMPLES + DPO_EXAMPLES.lstrip() + CURVES_EXAMPLES
+    examples = "\n".join(each.strip() for each in (PRETRAIN_EXAMPLES, SFT_EXAMPLES, DPO_EXAMPLES, CURVES_EXAMPLES))
     train = typer.Typer(help="Train a model.", epilog=epilog(examples), rich_markup_mode=None)
     add_verb(train, pretrain, PRETRAIN_EXAMPLES)
     add_verb(train, sft, SFT_EXAMPLES)
