@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,10 +40,11 @@ class SavedUpdate:
 
 @dataclass(frozen=True)
 class SavedSettings:
-    """What `adapter_config.json` says of all updates. target_modules: see PEFT's setting of that name."""
+    """What `adapter_config.json` says of all updates; see PEFT's settings for `target_modules` and the like."""
 
     base: str
     target_modules: Sequence[str]
+    target_parameters: Sequence[str]
     rank: int
     alpha: float
     rslora: bool
@@ -94,7 +96,6 @@ def _stacked_tensors(name: str, update: SavedUpdate) -> Iterator[tuple[str, Tens
 
 
 def _config(updates: Sequence[SavedUpdate], settings: SavedSettings) -> Mapping[str, Any]:
-    parameters = dict.fromkeys(f"mlp.experts.{update.parameter}" for update in updates if update.parameter)
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -102,14 +103,19 @@ def _config(updates: Sequence[SavedUpdate], settings: SavedSettings) -> Mapping[
         "inference_mode": True,
         "r": settings.rank,
         "lora_alpha": settings.alpha,
-        # PEFT refuses to load stacked experts with dropout, which only training has.
-        "lora_dropout": 0.0 if parameters else settings.dropout,
+        # PEFT refuses to load parameters with dropout, which only training has.
+        "lora_dropout": 0.0 if settings.target_parameters else settings.dropout,
         "use_rslora": settings.rslora,
         "use_dora": any(update.magnitude is not None for update in updates),
         "bias": "none",
         "fan_in_fan_out": False,
         "target_modules": list(settings.target_modules),
-        "target_parameters": list(parameters) or None,
-        "rank_pattern": {each.name: each.rank for each in updates if each.rank != settings.rank},
-        "alpha_pattern": {each.name: each.alpha for each in updates if each.alpha != settings.alpha},
+        "target_parameters": list(settings.target_parameters) or None,
+        "rank_pattern": {_pattern(each): each.rank for each in updates if each.rank != settings.rank},
+        "alpha_pattern": {_pattern(each): each.alpha for each in updates if each.alpha != settings.alpha},
     }
+
+
+def _pattern(update: SavedUpdate) -> str:
+    """For PEFT, the name of a weight that is adapted as a parameter ends in .weight."""
+    return re.escape(update.name) + ("" if update.parameter else r"(\.weight)?")

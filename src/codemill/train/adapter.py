@@ -12,7 +12,7 @@ from codemill.models.decoder import CausalLM
 from codemill.models.lora import LoraAdapter
 from codemill.models.lora_config import LoraConfig
 from codemill.models.lora_save import SavedSettings, SavedUpdate, save_adapter
-from codemill.train.adapter_targets import HEAD, Target, find_targets, module_names
+from codemill.train.adapter_targets import HEAD, Target, find_targets, peft_names
 from codemill.train.lora_config import LoraSection
 from codemill.train.policy import TrainableAdapter
 
@@ -67,7 +67,7 @@ class TrainableLora(TrainableAdapter):
             Path("[lora]"), section.rank, section.alpha, section.rslora, section.rank_pattern, section.alpha_pattern
         )
         targets = find_targets(model, section.targets)
-        self._module_names = module_names(targets, model)
+        self._peft_names = peft_names(targets, model)
         self.weights = nn.ModuleDict({_key(target): self._make(target) for target in targets})
         generator = torch.Generator().manual_seed(seed)
         for each in self.each:
@@ -103,9 +103,7 @@ class TrainableLora(TrainableAdapter):
 
     def save(self, directory: Path, base: str) -> None:
         config = self._config
-        settings = SavedSettings(
-            base, self._module_names, config.r, config.lora_alpha, config.use_rslora, self._dropout
-        )
+        settings = SavedSettings(base, *self._peft_names, config.r, config.lora_alpha, config.use_rslora, self._dropout)
         save_adapter(directory, [each.saved() for each in self.each], settings)
 
 

@@ -14,6 +14,7 @@ from codemill.models.moe import Experts
 from codemill.train.lora_config import ALL_LINEAR
 
 EXPERTS, ROUTER, HEAD, EMBEDDING = "experts", "router", "lm_head", "embed_tokens"
+_TAKEN_FOR_EXPERTS = ("gate", "gate_proj", "up_proj", "down_proj")
 _NOT_IN_ALL = (ROUTER, "shared_expert_gate", HEAD, EMBEDDING)
 
 
@@ -68,18 +69,29 @@ def find_targets(model: CausalLM, wanted: Sequence[str]) -> list[Target]:
     return [target for target in there if target.leaf in wanted or (ALL_LINEAR in wanted and _is_in_all(target))]
 
 
-def module_names(targets: Sequence[Target], model: CausalLM) -> list[str]:
-    """How PEFT's `target_modules` says them: a leaf where all of that name are adapted, else whole names."""
-    named: list[str] = []
-    chosen = {target.module for target in targets if not target.parameter}
-    by_leaf: dict[str, list[str]] = {}
+def peft_names(targets: Sequence[Target], model: CausalLM) -> tuple[list[str], list[str]]:
+    """PEFT's `target_modules` and `target_parameters` for these targets: ends of names.
+
+    In models with experts PEFT takes "gate_proj", "up_proj", "down_proj" and "gate" among the modules for those of the
+    experts, whatever else is called so; as parameters the others can be named.
+    """
+    modules: dict[str, list[bool]] = {}
+    parameters: dict[str, list[bool]] = {}
+    chosen = {target.name for target in targets}
     for target in all_targets(model):
-        if not target.parameter:
-            by_leaf.setdefault(target.module.rpartition(".")[2], []).append(target.module)
-    for leaf, modules in by_leaf.items():
-        mine = [module for module in modules if module in chosen]
-        named += [leaf] if len(mine) == len(modules) else mine
-    return named
+        leaf, is_chosen = target.module.rpartition(".")[2], target.name in chosen
+        if target.parameter:
+            parameters.setdefault(f"mlp.experts.{target.parameter}", []).append(is_chosen)
+        elif model.config.moe is not None and leaf in _TAKEN_FOR_EXPERTS:
+            in_layer = target.module.split(".", 3)[-1]
+            parameters.setdefault(f"{in_layer}.weight", []).append(is_chosen)
+        else:
+            modules.setdefault(leaf, []).append(is_chosen)
+    return _chosen(modules), _chosen(parameters)
+
+
+def _chosen(names: dict[str, list[bool]]) -> list[str]:
+    return [name for name, are_chosen in names.items() if any(are_chosen)]
 
 
 def _is_in_all(target: Target) -> bool:
