@@ -142,7 +142,7 @@ def test_the_same_model_and_pairs_give_the_same_loss(loss: str) -> None:
     models = [make_reference("qwen3", seed=seed) for seed in (0, 1)]
     policy, reference = (Policy(make_ours(model)) for model in models)
     for model in models:
-        add_fused_lm_head(model)
+        add_fused_lm_head(model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
     theirs = SimpleNamespace(
         model=models[0].train(),
         ref_model=models[1],

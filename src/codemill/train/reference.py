@@ -33,7 +33,7 @@ def reference_log_probs(policy: Policy, pairs: PackedPairs, directory: Path, loo
         _compute(policy, pairs, path, loop)
     try:
         found: Float32 = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise CodemillError(f"{path} cannot be read ({error}): delete it to compute it again") from None
     if found.shape != shape or found.dtype != np.float32:
         raise CodemillError(f"{path} holds {found.dtype} {found.shape}, not {shape}: delete it to compute it again")
@@ -71,7 +71,7 @@ def _open_partial(path: Path, shape: tuple[int, int]) -> "np.memmap[tuple[int, i
         found = np.lib.format.open_memmap(path, mode="r+")
         if found.shape == shape and found.dtype == np.float32:
             return found
-    except (OSError, ValueError):  # none, or one that a kill cut short while it was created
+    except (OSError, ValueError, EOFError):  # none, or one that a kill cut short while it was created
         pass
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
