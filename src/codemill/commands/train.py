@@ -25,6 +25,10 @@ DPO_EXAMPLES = """
 codemill train dpo dpo.toml
 codemill train dpo dpo.toml --set dpo.loss=simpo --set dpo.gamma=0.5
 """
+DISTILL_EXAMPLES = """
+codemill train distill distill.toml
+codemill train distill distill.toml --set distill.teachers.default=Qwen/Qwen3-8B --dry-run
+"""
 CURVES_EXAMPLES = """
 codemill train curves runs/out/sft
 codemill train curves runs/out/sft runs/out/lora --output curves.png
@@ -37,11 +41,14 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the settings and 
 
 
 def register(app: typer.Typer) -> None:
-    examples = "\n".join(each.strip() for each in (PRETRAIN_EXAMPLES, SFT_EXAMPLES, DPO_EXAMPLES, CURVES_EXAMPLES))
+    examples = "\n".join(
+        each.strip() for each in (PRETRAIN_EXAMPLES, SFT_EXAMPLES, DPO_EXAMPLES, DISTILL_EXAMPLES, CURVES_EXAMPLES)
+    )
     train = typer.Typer(help="Train a model.", epilog=epilog(examples), rich_markup_mode=None)
     add_verb(train, pretrain, PRETRAIN_EXAMPLES)
     add_verb(train, sft, SFT_EXAMPLES)
     add_verb(train, dpo, DPO_EXAMPLES)
+    add_verb(train, distill, DISTILL_EXAMPLES)
     add_verb(train, curves, CURVES_EXAMPLES)
     app.add_typer(train, name="train")
 
@@ -107,6 +114,28 @@ def dpo(
         from codemill.train.dpo import Dpo
 
         return Dpo(settings, benchmark)
+
+    run_training(make, dry_run, threads, as_json)
+
+
+def distill(
+    config: Config,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    threads: options.Threads = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Teach a model what other models know, on its own answers or on given ones; Ctrl-C and resume as with sft."""
+    from codemill.train.config_file import load_config
+    from codemill.train.distill_config import DistillConfig
+
+    settings = load_config(DistillConfig, config, overrides or ())
+
+    def make() -> "TrainingRun":
+        from codemill.commands.train_evaluation import benchmark
+        from codemill.train.distill import Distill
+
+        return Distill(settings, benchmark)
 
     run_training(make, dry_run, threads, as_json)
 
