@@ -24,9 +24,9 @@ def test_nothing_to_restore(tmp_path: Path) -> None:
 
 
 def test_randomness_is_restored(trainer: Trainer) -> None:
-    trainer.checkpoints.save(3, trainer.model, trainer.optimizers)
+    trainer.checkpoints.save(3, trainer.policy.model, trainer.optimizers)
     expected = torch.rand(4)
-    assert trainer.checkpoints.restore(trainer.model, trainer.optimizers) == 3
+    assert trainer.checkpoints.restore(trainer.policy.model, trainer.optimizers) == 3
     assert torch.equal(torch.rand(4), expected)
 
 
@@ -64,13 +64,13 @@ def spoil(path: Path, content: bytes | str) -> None:
 
 
 def test_optimizers_of_another_model(trainer: Trainer) -> None:
-    trainer.checkpoints.save(1, trainer.model, trainer.optimizers[:1])
+    trainer.checkpoints.save(1, trainer.policy.model, trainer.optimizers[:1])
     with pytest.raises(CodemillError, match="cannot be resumed from"):
-        trainer.checkpoints.restore(trainer.model, trainer.optimizers)
+        trainer.checkpoints.restore(trainer.policy.model, trainer.optimizers)
 
 
 def test_a_write_that_fails_leaves_the_one_before(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer.checkpoints.save(1, trainer.model, trainer.optimizers)
+    trainer.checkpoints.save(1, trainer.policy.model, trainer.optimizers)
 
     def fail(_: object, path: Path) -> None:
         path.write_bytes(b"half")
@@ -78,5 +78,5 @@ def test_a_write_that_fails_leaves_the_one_before(trainer: Trainer, monkeypatch:
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(CodemillError, match=r"step-00000002.pt cannot be written \(Pytorch.*3\): is the disk full"):
-        trainer.checkpoints.save(2, trainer.model, trainer.optimizers)
+        trainer.checkpoints.save(2, trainer.policy.model, trainer.optimizers)
     assert [path.name for path in trainer.checkpoints.directory.iterdir()] == ["step-00000001.pt"]

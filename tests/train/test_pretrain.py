@@ -16,7 +16,8 @@ from codemill import cli
 from codemill.data.corpus import Module, split_modules, stdlib_modules
 from codemill.models import load_model
 from codemill.train import pretrain
-from codemill.train.loop import Trainer, TrainingLog
+from codemill.train.log import TrainingLog
+from codemill.train.loop import Trainer
 from codemill.train.pretrain import held_out_modules
 
 CONFIG = """
@@ -85,7 +86,7 @@ def test_from_the_file_to_a_model(train: Train, tmp_path: Path, capsys: pytest.C
     assert captured.out == f"model: {tmp_path / 'run' / 'model'}\n"
     lines = captured.err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["step 2", "step 4"]
-    assert all("tokens/s, modules " in line and ", tasks " in line for line in lines)
+    assert all("tokens/s, MFU " in line and ", modules " in line and ", tasks " in line for line in lines)
     assert [report.step for report in TrainingLog(tmp_path / "run" / "log.jsonl").read()] == [1, 2, 3, 4]
 
     model = tmp_path / "run" / "model"
@@ -123,7 +124,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_continues(
     assert train(output="whole") == 0
     original, steps = Trainer._accumulate, iter(range(100))
 
-    def accumulate(self: Trainer, *arguments: Any) -> float:
+    def accumulate(self: Trainer, *arguments: Any) -> Any:
         if next(steps) == 1:
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, *arguments)
@@ -188,7 +189,7 @@ def test_nothing_held_out(train: Train, tmp_path: Path) -> None:
         ("data.vocab_size=100", 2, "vocab_size 100 is too small"),
         ("data.vocab_size=90000", 1, "give more text"),
         ("data.context=32", 2, "capacity 32 is too small"),
-        ("loop.steps=0", 2, "loop.steps = 0"),
+        ("loop.steps=0", 2, "give either loop.steps or loop.epochs"),
     ],
 )
 def test_settings_that_cannot_be(
