@@ -16,6 +16,7 @@ from codemill.chat import Tokenizer
 from codemill.config import ModelConfig
 from codemill.models import CausalLM, load_model
 from codemill.models.initialize import initialize
+from codemill.models.lora import LoraAdapter
 from codemill.models.save import save_pretrained
 from codemill.train.log import TrainingLog
 from codemill.train.loop import Trainer
@@ -212,3 +213,26 @@ def test_sizes_that_cannot_be_are_named(
     monkeypatch.setattr("codemill.train.fine_tuning.available_memory", lambda: 10**8)
     assert train() == 2
     assert "training takes at least 0.6 GB, this machine has 0.1 GB free" in capsys.readouterr().err
+
+
+def test_an_adapter_in_place_of_the_model(train: Train, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """PEFT loads it, to the logits of the model that trained."""
+    import peft
+
+    lora = ("--set", "lora.rank=4", "--set", "lora.alpha=16")
+    assert train("--dry-run", "--json", *lora) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert train(*lora) == 0
+    assert capsys.readouterr().out == f"model: {folder / 'run' / 'adapter'}\n"
+    reports = TrainingLog(folder / "run" / "log.jsonl").read()
+    assert reports[-1].loss < reports[0].loss
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    adapted = peft.PeftModel.from_pretrained(reference, folder / "run" / "adapter")
+    assert plan["trainable"] == sum(x.numel() for name, x in adapted.named_parameters() if "lora_" in name)
+    model = load_model(folder / "base", "float32")
+    adapter = LoraAdapter.load(folder / "run" / "adapter", model.config, torch.float32)
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        expected = adapted(ids).logits
+        torch.testing.assert_close(model(ids, adapters=[adapter]), expected, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(model(ids), expected, atol=1e-4)

@@ -7,14 +7,18 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from codemill.chat.tokenizer import Tokenizer
 from codemill.config import ModelConfig
 from codemill.errors import UsageError
-from codemill.footprint import available_memory, count_parameters
+from codemill.footprint import available_memory, count_parameters, quantized_bytes
 from codemill.models.loader import load_model
-from codemill.models.placement import resolve_dtype
+from codemill.models.placement import resolve_dtype, resolve_quantization
 from codemill.models.save import save_pretrained
+from codemill.models.skeleton import build
 from codemill.spec import ModelSource, resolve
+from codemill.train.adapter import TrainableLora
 from codemill.train.config import LoopConfig
 from codemill.train.loop import Evaluate
 from codemill.train.memory import StepShape, step_memory
@@ -41,7 +45,7 @@ class FineTuning(TrainingRun):
 
     @property
     def result(self) -> Path:
-        return self.directory / "model"
+        return self.directory / ("model" if self.config.lora is None else "adapter")
 
     @cached_property
     def source(self) -> ModelSource:
@@ -65,7 +69,7 @@ class FineTuning(TrainingRun):
         if needed > available:
             raise UsageError(
                 f"{self.source.name}: training takes at least {needed / 1e9:.1f} GB, this machine has "
-                f"{available / 1e9:.1f} GB free: train a smaller model"
+                f"{available / 1e9:.1f} GB free: train an adapter ([lora]) or a smaller model"
             )
 
     def claim(self) -> None:
@@ -86,20 +90,43 @@ class FineTuning(TrainingRun):
         """The plan of a run that reads this in each epoch."""
         context, parameters = self.config.data.context, count_parameters(self.model_config)
         memory = self._memory(loop.rows_per_micro_batch * context)
-        return RunPlan(loop.steps, loop.rows_per_step, context, parameters, parameters, memory, data)
+        return RunPlan(loop.steps, loop.rows_per_step, context, parameters, self._trainable, memory, data)
+
+    @cached_property
+    def _trainable(self) -> int:
+        """Parameters that are trained."""
+        if self.config.lora is None:
+            return count_parameters(self.model_config)
+        adapter = TrainableLora(build(self.model_config, torch.float32), self.config.lora)
+        return sum(parameter.numel() for parameter in adapter.parameters())
 
     def _memory(self, tokens: int) -> dict[str, int]:
-        loop, parameters = self.config.loop, count_parameters(self.model_config)
+        loop, config = self.config.loop, self.model_config
         step = StepShape(tokens, loop.precision == "bfloat16", loop.recompute)
-        return step_memory(self.model_config, 4 * parameters, parameters, 8.0, step)
+        return step_memory(config, self._weight_bytes(), self._trainable, 8.0, step)
+
+    def _weight_bytes(self) -> int:
+        config, lora = self.model_config, self.config.lora
+        if lora is None:
+            return 4 * count_parameters(config)
+        packed = resolve_quantization(lora.quantization or None, config.quantization)
+        if packed is not None:
+            return quantized_bytes(config, packed)
+        return resolve_dtype(None, config).itemsize * count_parameters(config)
 
     def load_policy(self) -> Policy:
-        """The model to train, in fp32."""
+        """The model to train, in fp32; with `[lora]` as its checkpoint has it or packed, frozen, with an adapter."""
         config, spec = self.config, self.config.model or None
-        return Policy(load_model(spec, "float32", trainable=True, seed=config.loop.seed))
+        if config.lora is None:
+            return Policy(load_model(spec, "float32", trainable=True, seed=config.loop.seed))
+        model = load_model(spec, quantization=config.lora.quantization or None, seed=config.loop.seed)
+        return Policy(model, TrainableLora(model, config.lora, config.loop.seed))
 
     def save(self, policy: Policy) -> None:
         """Weights in the dtype of the checkpoint that it began with; an adapter as PEFT saves it."""
+        if policy.adapter is not None:
+            policy.adapter.save(self.result, self.config.model)
+            return
         save_pretrained(policy.model, self.result, dtype=resolve_dtype(None, self.model_config))
         self._save_companions()
 
