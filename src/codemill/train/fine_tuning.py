@@ -7,8 +7,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from codemill.chat.tokenizer import Tokenizer
 from codemill.config import ModelConfig
 from codemill.errors import UsageError
@@ -16,11 +14,10 @@ from codemill.footprint import available_memory, count_parameters, quantized_byt
 from codemill.models.loader import load_model
 from codemill.models.placement import resolve_dtype, resolve_quantization
 from codemill.models.save import save_pretrained
-from codemill.models.skeleton import build
 from codemill.spec import ModelSource, resolve
-from codemill.train.adapter import TrainableLora
 from codemill.train.config import LoopConfig
 from codemill.train.loop import Evaluate
+from codemill.train.lora_policy import load_lora_policy, planned_policy
 from codemill.train.memory import StepShape, step_memory
 from codemill.train.policy import Policy
 from codemill.train.run import DataPlan, RunPlan, TrainingRun
@@ -97,8 +94,8 @@ class FineTuning(TrainingRun):
         """Parameters that are trained."""
         if self.config.lora is None:
             return count_parameters(self.model_config)
-        adapter = TrainableLora(build(self.model_config, torch.float32), self.config.lora)
-        return sum(parameter.numel() for parameter in adapter.parameters())
+        policy = planned_policy(self.model_config, self.config.lora)
+        return sum(parameter.numel() for parameter in policy.trained.parameters())
 
     def _memory(self, tokens: int) -> dict[str, int]:
         loop, config = self.config.loop, self.model_config
@@ -112,15 +109,14 @@ class FineTuning(TrainingRun):
         packed = resolve_quantization(lora.quantization or None, config.quantization)
         if packed is not None:
             return quantized_bytes(config, packed)
-        return resolve_dtype(None, config).itemsize * count_parameters(config)
+        return (2 if self.config.loop.precision == "bfloat16" else 4) * count_parameters(config)
 
     def load_policy(self) -> Policy:
-        """The model to train, in fp32; with `[lora]` as its checkpoint has it or packed, frozen, with an adapter."""
-        config, spec = self.config, self.config.model or None
+        """The model to train, in fp32; with `[lora]` a frozen one, with an adapter."""
+        config, spec, seed = self.config, self.config.model or None, self.config.loop.seed
         if config.lora is None:
-            return Policy(load_model(spec, "float32", trainable=True, seed=config.loop.seed))
-        model = load_model(spec, quantization=config.lora.quantization or None, seed=config.loop.seed)
-        return Policy(model, TrainableLora(model, config.lora, config.loop.seed))
+            return Policy(load_model(spec, "float32", trainable=True, seed=seed))
+        return load_lora_policy(spec, config.lora, config.loop.precision, seed)
 
     def save(self, policy: Policy) -> None:
         """Weights in the dtype of the checkpoint that it began with; an adapter as PEFT saves it."""
