@@ -16,6 +16,7 @@ from codemill.chat import Tokenizer
 from codemill.config import ModelConfig
 from codemill.models import CausalLM, load_model
 from codemill.models.initialize import initialize
+from codemill.models.lora import LoraAdapter
 from codemill.models.save import save_pretrained
 from codemill.train.log import TrainingLog
 from codemill.train.loop import Trainer
@@ -169,12 +170,12 @@ def test_a_dry_run_loads_no_weights(
     monkeypatch.setattr("codemill.train.fine_tuning.load_model", None)
     assert train("--dry-run", "--set", "loop.steps=0", "--set", "loop.epochs=3", "--json") == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["data"]["documents"] == 24
+    assert 15 <= plan["data"]["documents"] < 30
     assert plan["steps"] == -(-3 * plan["data"]["rows"] // 2)
     assert plan["trainable"] == plan["parameters"] == sum(x.numel() for x in weights(folder / "base").values())
     assert not (folder / "run").exists()
     assert train("--dry-run") == 0
-    assert "24 documents in " in capsys.readouterr().out
+    assert f"{plan['data']['documents']} documents in " in capsys.readouterr().out
 
 
 def test_benchmarks_during_training(train: Train, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,3 +203,36 @@ def test_a_record_that_is_wrong_is_named(
     assert message in error
     assert error.count("\n") == 1
     assert not (folder / "run" / "checkpoints").exists()
+
+
+def test_sizes_that_cannot_be_are_named(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--set", "data.context=129") == 2
+    assert "data.context = 129, but " in capsys.readouterr().err
+    monkeypatch.setattr("codemill.train.fine_tuning.available_memory", lambda: 10**8)
+    assert train() == 2
+    assert "training takes at least 0.6 GB, this machine has 0.1 GB free" in capsys.readouterr().err
+
+
+def test_an_adapter_in_place_of_the_model(train: Train, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """PEFT loads it, to the logits of the model that trained."""
+    import peft
+
+    lora = ("--set", "lora.rank=4", "--set", "lora.alpha=16")
+    assert train("--dry-run", "--json", *lora) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert train(*lora) == 0
+    assert capsys.readouterr().out == f"model: {folder / 'run' / 'adapter'}\n"
+    reports = TrainingLog(folder / "run" / "log.jsonl").read()
+    assert reports[-1].loss < reports[0].loss
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    adapted = peft.PeftModel.from_pretrained(reference, folder / "run" / "adapter")
+    assert plan["trainable"] == sum(x.numel() for name, x in adapted.named_parameters() if "lora_" in name)
+    model = load_model(folder / "base", "float32")
+    adapter = LoraAdapter.load(folder / "run" / "adapter", model.config, torch.float32)
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        expected = adapted(ids).logits
+        torch.testing.assert_close(model(ids, adapters=[adapter]), expected, atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(model(ids), expected, atol=1e-4)

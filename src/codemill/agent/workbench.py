@@ -17,6 +17,7 @@ from codemill.agent.events import CallBegun, CallDone, Event, Listener, Notice
 from codemill.agent.history import History
 from codemill.agent.loop import Agent
 from codemill.agent.model import Model
+from codemill.agent.plan_mode import LOOK_ONLY, plan_news
 from codemill.agent.prompt import MEMORY_FILES, Surroundings, read_memory, system_prompt
 from codemill.agent.rules import ProjectRules
 from codemill.agent.session import Session
@@ -106,6 +107,7 @@ class Workbench:
             compactor=Summarizer(),
             checkpointer=self._checkpoints,
             listen=self._listen,
+            news=lambda: plan_news(self.session.messages, self.gate.mode == "plan"),
         )
 
     def _begin_session(self) -> None:
@@ -117,14 +119,12 @@ class Workbench:
         root = self.workspace.root
         surroundings = Surroundings(root, self._options.network, (root / ".git").exists())
         memory = read_memory(root, config_folder() / MEMORY_FILES[0])
-        return system_prompt(surroundings, memory, plan=self._options.mode == "plan")
+        return system_prompt(surroundings, memory)
 
     def _tools(self) -> list[Tool]:
         tools: list[Tool] = [*self._looking_tools(), EditTool(), WriteFileTool(), ShellTool(self.shell)]
         tools += [self.todos, SaveMemoryTool(config_folder() / MEMORY_FILES[0]), TaskTool(self._run_second)]
-        if self._options.mode == "plan":
-            tools.append(ExitPlanModeTool(self.gate, self._approver))
-        return tools
+        return [*tools, ExitPlanModeTool(self.gate, self._approver)]
 
     def _looking_tools(self) -> list[Tool]:
         return [ListDirectoryTool(), ReadFileTool(), ReadManyFilesTool(), GlobTool(), GrepSearchTool()]
@@ -147,6 +147,7 @@ class Workbench:
             compactor=Summarizer(),
             checkpointer=self._checkpoints,
             listen=_calls_only(self._listen),
+            news=lambda: f"\n\n{LOOK_ONLY}" if self.gate.mode == "plan" else "",
         )
         try:
             outcome = agent.run(prompt)

@@ -18,7 +18,11 @@ _OPEN = 128  # shards that are mapped at a time
 
 
 class CachedDocuments(Sequence[Document]):
-    """The documents of shards, one shard for each segment. `lengths` and `learned` [documents] are in memory."""
+    """The documents of shards, one shard for each segment.
+
+    In memory are `lengths`, `learned` (tokens with a weight) and `is_text` [documents]. keys: what the shards were made
+    from. empty: where the records are that have nothing to learn from, and why.
+    """
 
     def __init__(self, paths: Sequence[Path], segments: Sequence[Segment]) -> None:
         """Raises BrokenShard for a shard that is not whole; all are read once."""
@@ -29,6 +33,8 @@ class CachedDocuments(Sequence[Document]):
         self.lengths: Int64 = _joined([np.diff(shard.arrays["offsets"]) for shard in shards])
         self.learned: Int64 = _joined([shard.arrays["learned"] for shard in shards])
         self.is_text = _joined([shard.arrays["is_text"] for shard in shards]).astype(bool)
+        self.keys = [path.stem for path in self._paths]
+        self.input_bytes = sum(segment.size for segment in self._segments)
         self.records = sum(shard.header.records for shard in shards)
         self.empty = [
             (place(segment.pieces[piece], segment.pieces[piece].first_line + line), reason)

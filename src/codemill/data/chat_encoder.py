@@ -91,7 +91,7 @@ class ExampleEncoder:
 
     def _continuation(self, example: Continuation) -> Document:
         prompt = self._text_ids(example.prompt)
-        completion = [*self._text_ids(example.completion), self._end_of_text] if example.completion else []
+        completion = [*self._text_ids(example.completion), self.end_of_text] if example.completion else []
         if example.completion.endswith(END_OF_TEXT) and self._as_tokens:
             completion.pop()
         weights = np.repeat(np.array([0.0, 1.0], np.float32), [len(prompt), len(completion)])
@@ -101,7 +101,7 @@ class ExampleEncoder:
         return self._tokenizer.encode(text, "all" if self._as_tokens else frozenset())
 
     @cached_property
-    def _end_of_text(self) -> int:
+    def end_of_text(self) -> int:
         """What ends a text: `<|endoftext|>`, else what the tokenizer is configured with."""
         tokens = self._tokenizer.control_tokens
         end = tokens.get(END_OF_TEXT, next(iter(self._tokenizer.eos_token_ids), None))

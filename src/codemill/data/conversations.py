@@ -1,12 +1,14 @@
 """Conversations, texts and preference pairs in files -> documents with loss weights, tokenised once, kept on disk."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
 from codemill.chat.tokenizer import Tokenizer
+from codemill.data.cached_documents import CachedDocuments
 from codemill.data.chat_encoder import THINKING
+from codemill.data.code_documents import CodeTransform
 from codemill.data.document_cache import DocumentCache, default_cache
 from codemill.data.overlong import POLICIES, FittedDocuments
 from codemill.data.packing import Document
@@ -141,15 +143,34 @@ def load_prompts(
     return [Prompt(document, documents.domain(i)) for i, document in enumerate(documents)]
 
 
+def load_code(
+    paths: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    settings: ConversationData,
+    transform: CodeTransform,
+    progress: Progress = lambda _: None,
+) -> FittedDocuments:
+    """Source files, or records {"repo", "path", "content"}, for pre-training. Raises as `load_documents` does."""
+    recipe = replace(settings.recipe("code"), code=replace(transform, max_tokens=settings.context))
+    cache = DocumentCache(settings.cache_directory)
+    return _fitted(cache.documents(paths, tokenizer, recipe, settings.workers, progress), settings, paths)
+
+
 def _load(
     paths: Sequence[str | Path], tokenizer: Tokenizer, settings: ConversationData, kind: str, progress: Progress
 ) -> FittedDocuments:
     cache = DocumentCache(settings.cache_directory)
     documents = cache.documents(paths, tokenizer, settings.recipe(kind), settings.workers, progress)
+    return _fitted(documents, settings, paths, group=2 if kind == "pairs" else 1)
+
+
+def _fitted(
+    documents: CachedDocuments, settings: ConversationData, paths: Sequence[str | Path], group: int = 1
+) -> FittedDocuments:
     if documents.empty and settings.on_empty == "error":
         where, reason = documents.empty[0]
         more = f" (and {len(documents.empty) - 1:,} more)" if len(documents.empty) > 1 else ""
         raise CodemillError(f'{where}: {reason}{more}; on_empty = "skip" leaves such records out')
     if not len(documents):
         raise CodemillError(f"{', '.join(map(str, paths))}: no records to learn from")
-    return FittedDocuments(documents, settings.context, settings.overlong, group=2 if kind == "pairs" else 1)
+    return FittedDocuments(documents, settings.context, settings.overlong, group)

@@ -7,6 +7,7 @@ from typing import overload
 import numpy as np
 
 from codemill.data.cached_documents import CachedDocuments, Int64
+from codemill.data.document_shard import learned_tokens
 from codemill.data.packing import Document
 from codemill.errors import CodemillError, UsageError
 
@@ -58,6 +59,13 @@ class FittedDocuments(Sequence[Document]):
         document = self.documents[int(self.sources[index])]
         start, length = int(self._starts[index]), int(self.lengths[index])
         return Document(document.ids[start : start + length], document.weights[start : start + length])
+
+    @property
+    def num_learned(self) -> int:
+        """Tokens with a loss weight."""
+        whole = self.lengths == self.documents.lengths[self.sources]
+        cut = (learned_tokens(self[int(i)]) for i in np.flatnonzero(~whole))
+        return int(self.documents.learned[self.sources[whole]].sum()) + sum(cut)
 
     def where(self, index: int) -> str:
         """The file and line that a document came from."""

@@ -1,11 +1,11 @@
 """The records of a piece of an input, each with the place it came from, which every message about it names."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from codemill.data.segments import Piece, opened
+from codemill.data.segments import Piece, opened, place_in_repository
 from codemill.errors import CodemillError
 
 _BOM = b"\xef\xbb\xbf"
@@ -13,7 +13,7 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Record:
-    """value: the JSON object, {"text", "path"} for a file that is a text. line: in its file, from 1; 0 for a text."""
+    """value: the JSON object, {"text", "repo", "path"} for a file that is a text. line: in its file, from 1, else 0."""
 
     value: Mapping[str, Any]
     piece: Piece
@@ -29,14 +29,25 @@ def place(piece: Piece, line: int) -> str:
     return f"{piece.file.path}:{line}" if line else str(piece.file.path)
 
 
-def read_records(piece: Piece) -> Iterator[Record]:
-    """The records of a piece, blank lines left out. Raises CodemillError naming file and line of one that is none."""
+def _stop(fault: CodemillError) -> None:
+    raise fault
+
+
+def read_records(
+    piece: Piece, on_fault: Callable[[CodemillError], None] = _stop, line: int | None = None
+) -> Iterator[Record]:
+    """The records of a piece, blank lines left out; only the one of `line` if that is given.
+
+    on_fault: takes the error of a line that is no record, which names file and line; by default it is raised.
+    """
     if piece.is_table:
-        yield from _rows(piece)
+        yield from (row for row in _rows(piece) if line in (None, row.line))
     elif piece.file.has_records:
-        yield from _lines(piece)
+        yield from _lines(piece, on_fault, line)
     else:
-        yield Record({"text": _decoded(_content(piece), str(piece.file.path)), "path": str(piece.file.name)}, piece, 0)
+        text = _decoded(_content(piece), str(piece.file.path))
+        repo, path = place_in_repository(piece.file)
+        yield Record({"text": text, "repo": repo, "path": path}, piece, 0)
 
 
 def _content(piece: Piece) -> bytes:
@@ -44,13 +55,18 @@ def _content(piece: Piece) -> bytes:
         return file.read()
 
 
-def _lines(piece: Piece) -> Iterator[Record]:
+def _lines(piece: Piece, on_fault: Callable[[CodemillError], None], line: int | None) -> Iterator[Record]:
     with opened(piece.file) as file:
         file.seek(piece.start)
         number, place_in_file = piece.first_line, piece.start
         while place_in_file < piece.end and (raw := file.readline()):
-            if raw.strip():
-                yield Record(_parsed(raw.removeprefix(_BOM), place(piece, number)), piece, number)
+            if raw.strip() and line in (None, number):
+                try:
+                    value = _parsed(raw.removeprefix(_BOM), place(piece, number))
+                except CodemillError as error:
+                    on_fault(error)
+                else:
+                    yield Record(value, piece, number)
             number, place_in_file = number + 1, place_in_file + len(raw)
 
 

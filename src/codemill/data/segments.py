@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -87,6 +88,19 @@ def opened(file: TrainingFile) -> Iterator[IO[bytes] | gzip.GzipFile]:
         raise CodemillError(f"{file.path} cannot be read: {error.strerror or error}") from None
 
 
+def place_in_repository(file: TrainingFile) -> tuple[str, str]:
+    """The name of the repository a file lies in, and its path there. A repository is the Git checkout, else the folder
+    that was named, else the file's own folder."""
+    above = file.path.absolute().parents[: len(file.name.parts)]
+    root = next((folder for folder in above if _is_checkout(folder)), above[-1])
+    return root.name, file.path.absolute().relative_to(root).as_posix()
+
+
+@cache
+def _is_checkout(folder: Path) -> bool:
+    return (folder / ".git").exists()
+
+
 def _segment(pieces: Sequence[Piece], digests: Sequence[bytes]) -> Segment:
     return Segment(tuple(pieces), hashlib.sha256(b"".join(digests)).hexdigest())
 
@@ -94,7 +108,7 @@ def _segment(pieces: Sequence[Piece], digests: Sequence[bytes]) -> Segment:
 def _pieces(file: TrainingFile) -> Iterator[tuple[Piece, bytes]]:
     """The pieces of a file and the digest of each; only files with a record on each line are cut."""
     size = GZIP_SEGMENT_BYTES if file.is_gzip else SEGMENT_BYTES
-    name = b"records" if file.has_records else str(file.name).encode("utf-8", "surrogateescape")
+    name = b"" if file.has_records else "\0".join(place_in_repository(file)).encode("utf-8", "surrogateescape")
     start, line = 0, 1
     with opened(file) as content:
         while block := content.read(size):

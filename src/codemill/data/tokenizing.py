@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from codemill.chat.tokenizer import Tokenizer
 from codemill.data.chat_encoder import ExampleEncoder
+from codemill.data.code_documents import CodeDocuments, CodeTransform
 from codemill.data.conversation_formats import (
     Continuation,
     NothingToLearn,
@@ -24,19 +26,20 @@ from codemill.data.records import Record, read_records
 from codemill.data.segments import Segment
 from codemill.errors import CodemillError
 
-KINDS = ("documents", "pairs", "prompts")
+KINDS = ("documents", "pairs", "prompts", "code")
+_Outcome = tuple[list[ShardEntry], tuple[int, int, str] | None]  # documents, or where there are none and why
 _FORMAT = 1  # of what a record becomes; another number makes all caches anew
-_NOTHING = "nothing to learn from: no token of it has a loss weight"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides which documents a record becomes, beside the tokenizer. kind: of `KINDS`."""
+    """All that decides which documents a record becomes, beside the tokenizer. kind: of `KINDS`; code: for the last."""
 
     kind: str = "documents"
     only_last_turn_loss: bool = False
     thinking: str = "auto"
     control_tokens: str = "text"
+    code: CodeTransform | None = None
 
     def key(self, tokenizer: Tokenizer, segment: Segment) -> str:
         """The name of the shard that holds this segment's documents."""
@@ -53,18 +56,32 @@ class Tokenizing:
 
     def write(self, segment: Segment, path: Path) -> int:
         """Write the shard of a segment; returns the bytes read. Raises CodemillError naming file and line."""
-        entries: list[ShardEntry] = []
-        empty: list[tuple[int, int, str]] = []
-        records = 0
         encoder = ExampleEncoder(self.tokenizer, self.recipe.thinking, self.recipe.control_tokens)
-        for number, piece in enumerate(segment.pieces):
-            for record in read_records(piece):
-                records += 1
-                new, fault = _entries(record, number, encoder, self.recipe)
-                entries += new
-                empty += [(number, record.line - piece.first_line, fault)] if fault else []
+        found = self._code_entries(segment, encoder) if self.recipe.code else self._entries(segment, encoder)
+        entries, empty = [], []
+        records = 0
+        for new, fault in found:
+            entries += new
+            empty += [fault] if fault else []
+            records += 1
         write_shard(path, entries, empty, records)
         return segment.size
+
+    def _entries(self, segment: Segment, encoder: ExampleEncoder) -> Iterator[_Outcome]:
+        """What becomes of each record."""
+        for number, piece in enumerate(segment.pieces):
+            for record in read_records(piece):
+                entries, fault = _entries(record, number, encoder, self.recipe)
+                yield entries, (number, record.line - piece.first_line, fault) if fault else None
+
+    def _code_entries(self, segment: Segment, encoder: ExampleEncoder) -> Iterator[_Outcome]:
+        """The documents that source files become."""
+        assert self.recipe.code is not None
+        records = (record for piece in segment.pieces for record in read_records(piece))
+        numbers = {piece: number for number, piece in enumerate(segment.pieces)}
+        for record, document in CodeDocuments(self.tokenizer, encoder, self.recipe.code).documents(records):
+            line = record.line - record.piece.first_line
+            yield [ShardEntry(document, numbers[record.piece], line, is_text=True)], None
 
     def write_all(
         self, wanted: Mapping[Path, Segment], workers: int, progress: Callable[[int], None] = lambda _: None
@@ -86,35 +103,48 @@ class Tokenizing:
                 raise
 
 
-def encode_record(record: Record, encoder: ExampleEncoder, recipe: Recipe) -> list[tuple[Document, bool]]:
-    """The documents of a record (two for a pair), and whether each is a text that may be cut anywhere.
+@dataclass(frozen=True)
+class EncodedRecord:
+    """The documents of a record, two for a pair. is_text: a text, which may be cut anywhere."""
 
-    Raises CodemillError naming file and line, NothingToLearn without them.
-    """
+    documents: tuple[Document, ...]
+    domain: str
+    is_text: bool = False
+
+
+def encode_record(record: Record, encoder: ExampleEncoder, recipe: Recipe) -> EncodedRecord:
+    """Raises CodemillError naming file and line, NothingToLearn without them."""
     try:
-        if recipe.kind == "prompts":
-            return [(encoder.encode_prompt(parse_prompt(record.value)), False)]
-        if recipe.kind == "pairs":
-            pair = parse_pair(record.value, recipe.only_last_turn_loss)
-            return [(encoder.encode(example), False) for example in (pair.chosen, pair.rejected)]
-        example = parse_example(record.value, recipe.only_last_turn_loss)
-        return [(encoder.encode(example), isinstance(example, Continuation) and example.is_text)]
+        encoded = _encoded(record.value, encoder, recipe)
     except NothingToLearn:
         raise
     except CodemillError as error:
         raise CodemillError(f"{record.where}: {error}") from None
+    if recipe.kind != "prompts" and not all(map(learned_tokens, encoded.documents)):
+        raise NothingToLearn("nothing to learn from: no token of it has a loss weight")
+    return encoded
+
+
+def _encoded(value: Mapping[str, Any], encoder: ExampleEncoder, recipe: Recipe) -> EncodedRecord:
+    domain = parse_domain(value)
+    if recipe.kind == "prompts":
+        return EncodedRecord((encoder.encode_prompt(parse_prompt(value)),), domain)
+    if recipe.kind == "pairs":
+        pair = parse_pair(value, recipe.only_last_turn_loss)
+        return EncodedRecord((encoder.encode(pair.chosen), encoder.encode(pair.rejected)), domain)
+    example = parse_example(value, recipe.only_last_turn_loss)
+    return EncodedRecord((encoder.encode(example),), domain, isinstance(example, Continuation) and example.is_text)
 
 
 def _entries(record: Record, number: int, encoder: ExampleEncoder, recipe: Recipe) -> tuple[list[ShardEntry], str]:
     """The entries of a record, or none and why."""
     try:
-        documents = encode_record(record, encoder, recipe)
+        encoded = encode_record(record, encoder, recipe)
     except NothingToLearn as error:
         return [], str(error)
-    if recipe.kind != "prompts" and not all(learned_tokens(document) for document, _ in documents):
-        return [], _NOTHING
-    domain, line = parse_domain(record.value), record.line - record.piece.first_line
-    return [ShardEntry(document, number, line, domain, is_text) for document, is_text in documents], ""
+    line = record.line - record.piece.first_line
+    entries = [ShardEntry(each, number, line, encoded.domain, encoded.is_text) for each in encoded.documents]
+    return entries, ""
 
 
 _worker: Tokenizing | None = None

@@ -95,7 +95,7 @@ class QuantizedLinear(nn.Module):
         if self.bias is not None:
             out = out + self.bias
         for adapter in adapters:
-            adapter.add_linear(self.name, x, out)
+            adapter.add_linear(self.name, x, out, self.bias)
         return out
 
 

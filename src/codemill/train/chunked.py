@@ -248,10 +248,11 @@ def _product_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor, size: int = 1 << 14) -> None:
-    """total [V, D] += left [n, V] ^T @ right [n, D]; some rows at a time where the product has another dtype."""
+def _add_product(total: Tensor, left: Tensor, right: Tensor, size: int = 1 << 12) -> None:
+    """total [V, D] += left [n, V] ^T @ right [n, D], with total in fp32."""
     if total.dtype == left.dtype:
         total.addmm_(left.T, right)
         return
+    # Some rows at a time: memory that is new to the process costs as much as the product.
     for start in range(0, len(total), size):
-        total[start : start + size] += left[:, start : start + size].T @ right
+        total[start : start + size] += (left[:, start : start + size].T @ right).float()

@@ -11,12 +11,14 @@ from codemill.errors import CodemillError
 from codemill.train.batch import Batch
 from codemill.train.checkpoint import Checkpoints
 from codemill.train.config import LoopConfig, OptimizerConfig
+from codemill.train.gradients import clip_gradients
 from codemill.train.guard import SpikeGuard
 from codemill.train.interruption import Interruption
 from codemill.train.log import StepReport, TrainingLog
 from codemill.train.objective import Objective
-from codemill.train.optimizer import build_optimizers, clip_gradients, learning_rate_scale, set_learning_rates
+from codemill.train.optimizer import build_optimizers, set_learning_rates
 from codemill.train.policy import Policy
+from codemill.train.schedule import learning_rate_scale
 from codemill.train.source import BatchSource
 from codemill.train.speed import StepCost
 from codemill.train.tensorboard import TensorBoardLog, check_tensorboard

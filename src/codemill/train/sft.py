@@ -1,79 +1,68 @@
 """Supervised fine-tuning: conversations, packed, and cross entropy on what the assistant said."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from codemill.data.conversations import load_documents
-from codemill.data.packing import Document, PackedRows, pack, pack_apart
+from codemill.data.held_out import split_held_out
+from codemill.data.packed_documents import PackedDocuments
+from codemill.data.packing import Document
 from codemill.errors import UsageError
 from codemill.train.config import LoopConfig
 from codemill.train.fine_tuning import FineTuning
 from codemill.train.loop import Trainer
 from codemill.train.objective import CrossEntropy
-from codemill.train.run import RunPlan
+from codemill.train.run import DataPlan, RunPlan
 from codemill.train.source import PackedSource, validation_batches
-
-
-@dataclass(frozen=True)
-class SftData:
-    """What a run reads."""
-
-    num_documents: int
-    train: PackedRows
-    validation: PackedRows | None
 
 
 class Sft(FineTuning):
     """`codemill train sft`."""
 
     @cached_property
-    def data(self) -> SftData:
-        """Documents and rows. Raises UsageError and CodemillError naming the record that is wrong."""
+    def documents(self) -> tuple[Sequence[Document], Sequence[Document]]:
+        """To train on, and to validate with. Raises UsageError and CodemillError naming the record that is wrong."""
         settings = self.config.data
-        documents: Sequence[Document] = load_documents(settings.train, self.tokenizer, settings)
-        held_out: Sequence[Document] = ()
+        documents = load_documents(settings.train, self.tokenizer, settings)
         if settings.validation:
-            held_out = load_documents(settings.validation, self.tokenizer, settings)
-        elif settings.validation_fraction:
-            documents, held_out = _split(documents, settings.validation_fraction, self.config.loop.seed)
-        return SftData(len(documents), self._pack(documents), self._pack(held_out) if held_out else None)
+            return documents, load_documents(settings.validation, self.tokenizer, settings)
+        if not settings.validation_fraction:
+            return documents, ()
+        train, held_out = split_held_out(documents, settings.validation_fraction, self.config.loop.seed)
+        if not train or not held_out:
+            raise UsageError(
+                f"data.validation_fraction = {settings.validation_fraction} of {len(documents):,} documents leaves "
+                "nothing on one side: give more data, or data.validation"
+            )
+        return train, held_out
+
+    @cached_property
+    def rows(self) -> PackedDocuments:
+        return self._pack(self.documents[0])
 
     @property
     def loop(self) -> LoopConfig:
-        return self.config.loop.for_rows(len(self.data.train))
+        return self.config.loop.for_rows(len(self.rows))
 
     def plan(self) -> RunPlan:
-        return self.plan_of(self.data.train, self.data.num_documents, self.loop)
+        self.check()
+        documents = self.documents[0]
+        learned = sum(int((document.weights[1:] != 0).sum()) for document in documents)
+        data = DataPlan(len(documents), len(self.rows), self.rows.num_tokens, learned)
+        return self.plan_of(data, self.loop)
 
     def start(self) -> Trainer:
+        self.check()
         self.claim()
-        data, loop = self.data, self.loop
+        loop, held_out = self.loop, self.documents[1]
         policy = self.load_policy()
-        validation = {} if data.validation is None else {"validation": validation_batches(data.validation, loop)}
-        source = PackedSource(data.train, loop)
+        validation = {"validation": validation_batches(self._pack(held_out), loop)} if held_out else {}
         return Trainer(
-            *(policy, CrossEntropy(), source, validation, loop, self.config.optimizer, self.directory),
+            *(policy, CrossEntropy(), PackedSource(self.rows, loop), validation),
+            *(loop, self.config.optimizer, self.directory),
             evaluate=self.evaluation(policy),
         )
 
-    def _pack(self, documents: Sequence[Document]) -> PackedRows:
+    def _pack(self, documents: Sequence[Document]) -> PackedDocuments:
         settings = self.config.data
-        pad_id = self.tokenizer.pad_token_id or 0
-        if settings.packing:
-            return pack(documents, settings.context, pad_id)
-        return pack_apart(documents, pad_id)
-
-
-def _split(documents: Sequence[Document], fraction: float, seed: int) -> tuple[Sequence[Document], Sequence[Document]]:
-    """Two disjoint parts in their order, the second with this share of the documents, at least one."""
-    count = max(1, round(fraction * len(documents)))
-    if count >= len(documents):
-        raise UsageError(f"data.validation_fraction = {fraction} leaves nothing to train of {len(documents)} documents")
-    chosen = set(np.random.default_rng(seed).permutation(len(documents))[:count].tolist())
-    parts: tuple[list[Document], list[Document]] = [], []
-    for index, document in enumerate(documents):
-        parts[index in chosen].append(document)
-    return parts
+        return PackedDocuments(documents, settings.context, self.tokenizer.pad_token_id or 0, settings.packing)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from codemill.data.conversations import ConversationData
 from codemill.errors import UsageError
 from codemill.train.config import LoopConfig, OptimizerConfig
+from codemill.train.lora_config import LoraSection
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,13 @@ class EvaluationSection:
 
 @dataclass(frozen=True)
 class FineTuneConfig:
-    """`model` is a model spec, empty for the embedded model."""
+    """`model` is a model spec, empty for the embedded model; with `[lora]` an adapter is trained in its place."""
 
     output: str
     loop: LoopConfig
     data: ConversationData
     model: str = ""
+    lora: LoraSection | None = None
     evaluation: EvaluationSection | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
