@@ -28,7 +28,7 @@ codemill train dpo dpo.toml --set dpo.loss=simpo --set dpo.gamma=0.5
 """
 DISTILL_EXAMPLES = """
 codemill train distill distill.toml
-codemill train distill distill.toml --set distill.teachers.default=Qwen/Qwen3-4B
+codemill train distill distill.toml --set distill.teachers.default=Qwen/Qwen3-8B --dry-run
 """
 CURVES_EXAMPLES = """
 codemill train curves runs/out/sft
