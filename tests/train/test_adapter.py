@@ -8,14 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from codemill.data.packing import Document, pack
-from codemill.errors import UsageError
 from codemill.models import CausalLM
 from codemill.models.lora import LoraAdapter
 from codemill.train.adapter import TrainableLora
-from codemill.train.batch import Batch
 from codemill.train.lora_config import LoraSection
-from codemill.train.policy import Policy
 from models.adapters import random_ids
 from models.precision import in_fp64
 from models.reference import make_ours, make_reference
