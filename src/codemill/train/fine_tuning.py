@@ -7,21 +7,19 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from codemill.chat.tokenizer import Tokenizer
 from codemill.config import ModelConfig
 from codemill.errors import UsageError
 from codemill.footprint import available_memory, count_parameters, quantized_bytes
 from codemill.models.loader import load_model
 from codemill.models.placement import resolve_dtype, resolve_quantization
-from codemill.models.save import save_pretrained
-from codemill.models.skeleton import build
 from codemill.spec import ModelSource, resolve
-from codemill.train.adapter import TrainableLora
 from codemill.train.config import LoopConfig
+from codemill.train.export import save_whole
 from codemill.train.loop import Evaluate
+from codemill.train.lora_policy import load_lora_policy, planned_policy
 from codemill.train.memory import StepShape, step_memory
+from codemill.train.parallel_config import ParallelConfig
 from codemill.train.policy import Policy
 from codemill.train.run import DataPlan, RunPlan, TrainingRun
 from codemill.train.settings_file import claim
@@ -44,6 +42,10 @@ class FineTuning(TrainingRun):
         self.directory = Path(config.output)
 
     @property
+    def parallel_config(self) -> ParallelConfig:
+        return self.config.parallel
+
+    @property
     def result(self) -> Path:
         return self.directory / ("model" if self.config.lora is None else "adapter")
 
@@ -64,6 +66,8 @@ class FineTuning(TrainingRun):
         context, longest = self.config.data.context, self.model_config.max_position_embeddings
         if context > longest:
             raise UsageError(f"data.context = {context:,}, but {self.source.name} has {longest:,} positions: lower it")
+        if self.config.parallel.shard:
+            return  # every process takes a part of it
         # Without activations: what no smaller batch makes smaller.
         needed, available = sum(self._memory(0).values()), available_memory()
         if needed > available:
@@ -75,7 +79,8 @@ class FineTuning(TrainingRun):
     def claim(self) -> None:
         """Make the directory this run's. Raises UsageError if it is another's."""
         settings: dict[str, Any] = asdict(self.config)
-        settings.pop("evaluation", None)
+        for key in ("evaluation", "parallel"):
+            settings.pop(key, None)
         settings["loop"] = {key: value for key, value in settings["loop"].items() if key not in _FREE}
         claim(self.directory, settings)
 
@@ -97,8 +102,8 @@ class FineTuning(TrainingRun):
         """Parameters that are trained."""
         if self.config.lora is None:
             return count_parameters(self.model_config)
-        adapter = TrainableLora(build(self.model_config, torch.float32), self.config.lora)
-        return sum(parameter.numel() for parameter in adapter.parameters())
+        policy = planned_policy(self.model_config, self.config.lora)
+        return sum(parameter.numel() for parameter in policy.trained.parameters())
 
     def _memory(self, tokens: int) -> dict[str, int]:
         loop, config = self.config.loop, self.model_config
@@ -112,23 +117,23 @@ class FineTuning(TrainingRun):
         packed = resolve_quantization(lora.quantization or None, config.quantization)
         if packed is not None:
             return quantized_bytes(config, packed)
-        return resolve_dtype(None, config).itemsize * count_parameters(config)
+        return (2 if self.config.loop.precision == "bfloat16" else 4) * count_parameters(config)
 
     def load_policy(self) -> Policy:
-        """The model to train, in fp32; with `[lora]` as its checkpoint has it or packed, frozen, with an adapter."""
-        config, spec = self.config, self.config.model or None
+        """The model to train, in fp32; with `[lora]` a frozen one, with an adapter."""
+        config, spec, seed = self.config, self.config.model or None, self.config.loop.seed
         if config.lora is None:
-            return Policy(load_model(spec, "float32", trainable=True, seed=config.loop.seed))
-        model = load_model(spec, quantization=config.lora.quantization or None, seed=config.loop.seed)
-        return Policy(model, TrainableLora(model, config.lora, config.loop.seed))
+            return Policy(load_model(spec, "float32", trainable=True, seed=seed))
+        return load_lora_policy(spec, config.lora, config.loop.precision, seed)
 
     def save(self, policy: Policy) -> None:
         """Weights in the dtype of the checkpoint that it began with; an adapter as PEFT saves it."""
-        if policy.adapter is not None:
+        if policy.adapter is None:
+            save_whole(policy.model, self.result, resolve_dtype(None, self.model_config), self.parallel)
+            if self.parallel.is_main:
+                self._save_companions()
+        elif self.parallel.is_main:
             policy.adapter.save(self.result, self.config.model)
-            return
-        save_pretrained(policy.model, self.result, dtype=resolve_dtype(None, self.model_config))
-        self._save_companions()
 
     def _save_companions(self) -> None:
         self.tokenizer.save(self.result)
