@@ -97,24 +97,38 @@ def chunked_values(
 
 
 class _Head:
-    """Products of hidden states with the head's weight, and the sums of their gradients."""
+    """Products of hidden states with the head's weight, and the sums of their gradients.
+
+    All chunks use the same memory: where it is new to the process each time, that costs as much as a product.
+    """
 
     def __init__(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype, needs_grad: tuple[bool, bool]) -> None:
         self.hidden, self.weight = hidden.to(dtype), weight.to(dtype)
+        self._buffers: dict[torch.dtype, Tensor] = {}
         self.hidden_grad = torch.empty_like(hidden) if needs_grad[0] else None
         self.weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs_grad[1] else None
 
     def logits(self, rows: slice) -> Tensor:
-        """[n, V] in fp32."""
-        return (self.hidden[rows] @ self.weight.T).float()
+        """[n, V] in fp32, until the next chunk's."""
+        hidden = self.hidden[rows]
+        return self._as(torch.float32, torch.mm(hidden, self.weight.T, out=self._buffer(hidden.dtype, len(hidden))))
 
     def add_gradient(self, rows: slice, logits_grad: Tensor) -> None:
         """Add what the gradient [n, V] of these logits contributes."""
-        logits_grad = logits_grad.to(self.weight.dtype)
+        logits_grad = self._as(self.weight.dtype, logits_grad)
         if self.hidden_grad is not None:
             self.hidden_grad[rows] = logits_grad @ self.weight
         if self.weight_grad is not None:
             _add_product(self.weight_grad, logits_grad, self.hidden[rows])
+
+    def _as(self, dtype: torch.dtype, logits: Tensor) -> Tensor:
+        return logits if logits.dtype == dtype else self._buffer(dtype, len(logits)).copy_(logits)
+
+    def _buffer(self, dtype: torch.dtype, num_tokens: int) -> Tensor:
+        """[n, V]; the first chunk is the largest."""
+        if dtype not in self._buffers:
+            self._buffers[dtype] = self.weight.new_empty(num_tokens, len(self.weight), dtype=dtype)
+        return self._buffers[dtype][:num_tokens]
 
 
 class _Sum(torch.autograd.Function):
@@ -201,11 +215,12 @@ def _differentiate(function: TokenFunction, logits: Tensor, weights: Tensor, *te
 
 
 def _differentiate_cross_entropy(logits: Tensor, weights: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """As autograd would, in half the memory: the gradient is weight * (p - [target]), written over log p."""
-    log_probs = logits.log_softmax(-1)
-    loss = -torch.dot(log_probs.gather(1, targets[:, None])[:, 0], weights)
-    gradient = log_probs.exp_().mul_(weights[:, None])
-    return loss, gradient.scatter_add_(1, targets[:, None], -weights[:, None])
+    """As autograd would, without further memory: the gradient, weight * (p - [target]), is written over the logits."""
+    weights, targets = weights[:, None], targets[:, None]
+    highest, chosen = logits.amax(-1, keepdim=True), logits.gather(1, targets)
+    sums = logits.sub_(highest).exp_().sum(-1, keepdim=True)
+    loss = (weights * (highest + sums.log() - chosen)).sum()
+    return loss, logits.mul_(weights / sums).scatter_add_(1, targets, -weights)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
