@@ -15,7 +15,19 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "codemill"
 # Every folder and top-level file of the package. Folders of one layer know nothing of each other.
 LAYERS = {
     **dict.fromkeys(
-        ("errors", "config", "config_checks", "config_io", "engine_config", "presets", "footprint", "hub", "spec"), 0
+        (
+            "errors",
+            "config",
+            "config_checks",
+            "config_io",
+            "engine_config",
+            "presets",
+            "footprint",
+            "hub",
+            "spec",
+            "host_git",
+        ),
+        0,
     ),
     **dict.fromkeys(("chat", "sandbox", "kernels"), 1),
     "gguf": 0,

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from codemill.agent.command_rules import CommandRules, rule_for
+from codemill.agent.always_rule import rule_for
+from codemill.agent.command_rules import CommandRules
 from codemill.errors import UsageError
 
 RULES = CommandRules(
@@ -102,12 +103,47 @@ def test_rules_are_about_words() -> None:
 @pytest.mark.parametrize(
     ("command", "rule"),
     [
-        ("npm run test -- -w", "npm run:*"),
+        ("npm run test -- -w", "npm run test:*"),
         ("cd a && pytest -q b", "pytest:*"),
+        ("timeout 60 pytest -q", "pytest:*"),
+        ("python3 -m pytest tests", "python3 -m pytest:*"),
+        ("uv run ruff check .", "uv run ruff check:*"),
         ("git commit -m x", "git commit:*"),
+        ("cargo test --all", "cargo test:*"),
+        ("mkdir -p a/b", "mkdir:*"),
+        # These may run another program, or write another file, with other words.
+        ("git -C a commit -m x", "git -C a commit -m x"),
+        ("git -c alias.x=!y x", "git -c 'alias.x=!y' x"),
+        ("git rebase -x make main", "git rebase -x make main"),
+        ("git push", "git push"),
+        ("git config a.b c", "git config a.b c"),
+        ("find . -delete", "find . -delete"),
+        ("make test", "make test"),
+        ("make", "make"),
+        ("python3 x.py", "python3 x.py"),
+        ("python3 -m http.server", "python3 -m http.server"),
+        ("uv run python x.py", "uv run python x.py"),
+        ("bash x.sh", "bash x.sh"),
+        ("bash -c 'x'", "x"),
+        ("./run --all", "./run --all"),
+        ("npm install", "npm install"),
+        ("npx cowsay hi", "npx cowsay hi"),
+        ("rm -r build", "rm -r build"),
+        ("sed -i 's/a*/[b]?/' c", "sed -i 's/a[*]/[[]b][?]/' c"),
+        ("cp a 'b c'", "cp a 'b c'"),
+        ("mytool 'a:*'", "mytool 'a:[*]'"),
+        # These there is no rule for.
+        ("env A=b make", ""),
         ("make; npm install", ""),
-        ("python3 x.py", ""),
-        ("bash -c 'x'", "x:*"),
+        ("find . -exec rm {} +", ""),
+        ("ls | xargs rm", ""),
+        ("xargs make < a", ""),
+        ("rm *.o", ""),
+        ("rm $x", ""),
+        ("make 'a\nb'", ""),
+        ("sudo make install", ""),
+        ("ssh host ls", ""),
+        ("x " + "y" * 200, ""),
         ("echo a > b", ""),
         ("$x", ""),
     ],
@@ -116,6 +152,19 @@ def test_the_rule_that_always_makes(command: str, rule: str) -> None:
     assert rule_for(command) == rule
     if rule:
         assert CommandRules(allow=[rule]).judge(command).action == "allow"
+
+
+@pytest.mark.parametrize(
+    ("command", "other"),
+    [
+        *(("make test", "make test install"), ("make test", "make"), ("find . -delete", "find . -exec rm {} +")),
+        *(("rm a", "rm b"), ("rm 'a*'", "rm ab"), ("rm '[ab]'", "rm a"), ("git -c a.b=c log x", "git -c core.pager=x log x")),
+        *(("git commit -m x", "git push"), ("npm run test", "npm run deploy"), ("pytest", "PATH=. pytest")),
+        *(("python3 -m pytest", "python3 -m http.server"), ("bash x.sh", "bash x.sh y"), ("make", "make > /etc/x")),
+    ],
+)  # fmt: skip
+def test_always_allows_no_more(command: str, other: str) -> None:
+    assert CommandRules(allow=[rule_for(command)]).judge(other).action == "ask"
 
 
 @pytest.mark.parametrize(

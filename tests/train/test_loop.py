@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from codemill.errors import CodemillError
 from codemill.models import CausalLM
@@ -50,7 +49,7 @@ def test_the_loss_is_that_of_each_document_alone() -> None:
             logprobs = model(ids[None])[0].log_softmax(-1)
             weights = torch.from_numpy(rows.loss_weights[row, places])
             total += -(weights[1:] * logprobs[:-1].gather(1, ids[1:, None])[:, 0]).sum().item()
-    batch, terms = Batch.of(rows, range(len(rows))), CrossEntropy()
+    batch, terms = Batch.of(rows.take(range(len(rows)))), CrossEntropy()
     totals = terms.counts([batch])
     assert totals == {"cross_entropy": pytest.approx(rows.loss_weights.sum())}
     assert terms.loss(Policy(model), batch, totals).value.item() == pytest.approx(
@@ -62,7 +61,7 @@ def test_columns_that_are_padding_in_all_rows_are_not_read() -> None:
     rows = make_rows(12)
     used = (rows.document_ids >= 0).sum(axis=1)
     row = int(used.argmin())
-    batch = Batch.of(rows, [row])
+    batch = Batch.of(rows.take([row]))
     assert batch.input_ids.shape == (1, used[row])
     assert batch.num_tokens == used[row] < rows.input_ids.shape[1]
 
@@ -216,14 +215,14 @@ def test_an_ignored_ctrl_c_stays_ignored() -> None:
 
 @pytest.mark.parametrize("place", ["loss", "gradient"])
 def test_nan_is_an_error_and_changes_no_weight(place: str, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoiled(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        loss = F.cross_entropy(logits, targets)
+    def spoiled(hidden: torch.Tensor, *_: object) -> torch.Tensor:
+        loss = hidden.sum()
         if place == "loss":
             return loss * math.nan
         loss.register_hook(lambda gradient: gradient * math.nan)
         return loss
 
-    monkeypatch.setattr(objective, "weighted_cross_entropy", spoiled)
+    monkeypatch.setattr(objective, "chunked_cross_entropy", spoiled)
     with pytest.raises(CodemillError, match=rf"the {place}.* became nan at step 1: lower optimizer.lr"):
         list(trainer.run())
     assert same_weights(trainer.policy.model, make_model())

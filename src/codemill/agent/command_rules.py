@@ -118,35 +118,3 @@ class CommandRules:
         if part.kind == "write":
             return CommandVerdict("ask", f"writes {part.words[1].value}", part)
         return CommandVerdict("ask", f"no rule allows `{part.text}`", part)
-
-
-def rule_for(command: str) -> str:
-    """The rule by which "always" allows a command like this one: its program and what comes before the first option or
-    file; empty for a command that is more than one part."""
-    parts = [part for part in parse_command(command) if not is_read_only(part)]
-    if len(parts) != 1 or parts[0].kind != "command" or not sets_only_harmless(parts[0]):
-        return ""
-    values = parts[0].values[:2]
-    kept = [values[0], *(value for value in values[1:] if value.replace("-", "").isalpha() and value[0] != "-")]
-    if values[0] in _TOO_MUCH or parts[0].words[0].is_computed:
-        return ""
-    return f"{shlex.join(kept)}:*"
-
-
-# "Always" would allow nearly everything with these.
-_TOO_MUCH = (
-    "bash",
-    "sh",
-    "zsh",
-    "python",
-    "python3",
-    "node",
-    "perl",
-    "ruby",
-    "sudo",
-    "doas",
-    "ssh",
-    "rm",
-    "env",
-    "xargs",
-)

@@ -1,24 +1,20 @@
 """The files of a workspace that are of interest: what Git would track, or all but the usual rubbish."""
 
 import os
-import re
-import subprocess
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from functools import cache, cached_property
 from pathlib import Path
 
-from codemill.agent.tool import ToolError
+from codemill.agent.search_process import match_names
 from codemill.agent.workspace import Workspace
+from codemill.host_git import GitError, run_git
 
 SKIPPED = frozenset(
     {".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".mypy_cache", ".pytest_cache", ".tox"}
     | {".ruff_cache", "target", "dist", "build", ".next", ".gradle", ".idea", ".cache"}
 )
 MAX_FILES = 200_000
-# Git must not run what a repository's configuration names.
-# Nor fetch what a partial clone lacks: that runs the program which the remote's configuration names.
-GIT_VARIABLES = {"GIT_ALLOW_PROTOCOL": "", "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0"}
-GIT = ("git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.untrackedCache=false")
 
 
 class FileIndex:
@@ -38,40 +34,24 @@ class FileIndex:
             path for path in found if path.is_file() and not path.is_symlink() and real(path.parent) == str(path.parent)
         )
 
-    def glob(self, pattern: str) -> list[Path]:
+    def glob(self, pattern: str, cancel: threading.Event | None = None) -> list[Path]:
         """The files that a pattern matches: `*` within a name, `**` across folders; without `/` it matches names.
 
-        Raises ToolError for a pattern that is none.
+        Raises ToolError for a pattern that is none, or takes too long; Interrupted.
         """
-        matcher = _matcher(pattern)
-        return [path for path in self.paths if matcher(path.relative_to(self._folder).as_posix())]
-
-
-def _matcher(pattern: str) -> Callable[[str], bool]:
-    from pathspec import PathSpec
-
-    try:
-        spec = PathSpec.from_lines("gitignore", [pattern.removeprefix("./") or "*"])
-    except (ValueError, re.error, RecursionError) as error:
-        raise ToolError(f"{pattern!r} is no glob pattern: {error}") from None
-    return spec.match_file
+        names = [path.relative_to(self._folder).as_posix() for path in self.paths]
+        return [self.paths[file] for file in match_names(pattern.removeprefix("./") or "*", names, cancel)]
 
 
 def _git_files(folder: Path) -> list[str] | None:
     """What Git tracks or would track; None where this is no checkout."""
-    command = [*GIT, "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    try:
-        listing = subprocess.run(
-            command,
-            capture_output=True,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            timeout=30,
-            env={**os.environ, **GIT_VARIABLES},
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
+    if not folder.is_dir():
         return None
-    return [os.fsdecode(name) for name in listing.split(b"\0") if name]
+    try:
+        done = run_git(folder, ["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+    except GitError:
+        return None
+    return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name] if done.returncode == 0 else None
 
 
 def _walk(folder: Path) -> Iterator[Path]:

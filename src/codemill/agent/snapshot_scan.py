@@ -3,15 +3,15 @@
 import os
 import re
 import stat
-import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from codemill.agent.file_index import GIT, GIT_VARIABLES, SKIPPED
+from codemill.agent.file_index import SKIPPED
 from codemill.errors import CodemillError
+from codemill.host_git import GitError, Repository, run_git
 
 MAX_FILES = 200_000
 # Without Git nobody says what is built; with it, these may be folders of sources.
@@ -24,12 +24,14 @@ TEMPORARY = re.compile(r"\..*\.(\d+)\.codemill")
 class Scan:
     """Paths relative to the root, with / between names; a folder comes before what is in it.
 
-    unseen: what was left out, a folder with / at its end. skipped: what was left out and is not ignored: why.
+    unseen: what was left out, a folder with / at its end. skipped: what was left out and is not ignored: why. watched:
+    how some of what was left out looks.
     """
 
     found: dict[str, os.stat_result] = field(default_factory=dict)
     unseen: set[str] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
+    watched: dict[str, str] = field(default_factory=dict)
 
     def leave_out(self, path: str, reason: str) -> None:
         """Something that nobody said is ignored."""
@@ -44,7 +46,7 @@ class Scanner:
     def __init__(self, root: Path, rules_folder: Path, state_dir: Path) -> None:
         self._root = str(root)
         self._rules_folder = rules_folder
-        self._own = f"{state_dir.relative_to(root).as_posix()}/" if state_dir.is_relative_to(root) else None
+        self.own = f"{state_dir.relative_to(root).as_posix()}/" if state_dir.is_relative_to(root) else None
 
     def scan(self, also: Iterable[str] = ()) -> Scan:
         """also: paths that are looked at although they are ignored. Raises CodemillError if there are too many."""
@@ -68,7 +70,7 @@ class Scanner:
             for entry in self._entries(folder, scan):
                 path = folder + entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    if path + "/" in ignored or entry.name in skipped_names or path + "/" == self._own:
+                    if path + "/" in ignored or entry.name in skipped_names or path + "/" == self.own:
                         scan.unseen.add(path + "/")
                         continue
                 elif path in ignored:
@@ -123,53 +125,38 @@ class Scanner:
 
     def _git_ignored(self) -> set[str] | None:
         """What Git ignores below the root; None if the root is no checkout, or is itself ignored in one."""
-        ignored = _list_ignored(self._root, [])
+        ignored = _list_ignored(self._root)
         return ignored if ignored is not None and "./" not in ignored else None
 
     def _add_nested(self, folder: str, ignored: set[str]) -> None:
         """A repository in the repository has rules of its own."""
-        ignored.update(folder + path for path in _list_ignored(f"{self._root}/{folder}", []) or ())
+        ignored.update(folder + path for path in _list_ignored(f"{self._root}/{folder}") or ())
 
     def _ignored_by_rules(self) -> set[str]:
         """What .gitignore files say where Git is not used."""
-        rules = str(self._rules_folder)
-        with suppress(OSError, subprocess.SubprocessError):
-            if not os.path.exists(f"{rules}/HEAD"):
-                subprocess.run(
-                    [*GIT, "init", "-q", "--bare", rules], check=True, capture_output=True, env=_environment()
-                )
-            return _list_ignored(self._root, [f"--git-dir={rules}", f"--work-tree={self._root}"]) or set()
-        return set()
+        rules = Repository(str(self._rules_folder), self._root)
+        for name in ("objects", "refs"):
+            (self._rules_folder / name).mkdir(parents=True, exist_ok=True)
+        (self._rules_folder / "HEAD").write_text("ref: refs/heads/none\n")
+        return _list_ignored(self._root, rules) or set()
 
 
-def _list_ignored(folder: str, options: list[str]) -> set[str] | None:
+def _list_ignored(folder: str, repository: Repository | None = None) -> set[str] | None:
     """Ignored files, and folders that are ignored whole (with / at the end); None if Git cannot say."""
     listing = ["ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--directory"]
     try:
-        output = subprocess.run(
-            [*GIT, *options, *listing],
-            cwd=folder,
-            env=_environment(),
-            capture_output=True,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            timeout=60,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
+        done = run_git(Path(folder), listing, repository=repository)
+    except GitError:
         return None
-    paths = sorted(os.fsdecode(path) for path in output.split(b"\0") if path)
+    if done.returncode:
+        return None
+    paths = sorted(os.fsdecode(path) for path in done.stdout.split(b"\0") if path)
     # Git also names a folder in which all files are ignored, but then it names the files too.
     return {path for path, following in pairwise([*paths, ""]) if not _holds(path, following)}
 
 
 def _holds(path: str, other: str) -> bool:
     return path.endswith("/") and other.startswith(path)
-
-
-def _environment() -> dict[str, str]:
-    """Without what would point Git at another repository."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return {**kept, **GIT_VARIABLES, "LC_ALL": "C"}
 
 
 def _is_temporary(entry: os.DirEntry[str]) -> bool:

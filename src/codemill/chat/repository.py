@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -10,6 +9,7 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from codemill.errors import UsageError
+from codemill.host_git import GitError, run_git
 
 MAX_FILE_BYTES = 100_000
 _SKIPPED_FOLDERS = {".git", ".venv", "node_modules", "__pycache__", "build", "dist", "target"}
@@ -71,12 +71,11 @@ class RepositoryFiles:
 
 
 def _git_files(root: Path) -> list[str]:
-    command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        listing = subprocess.run(command, capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
+        done = run_git(root, ["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+    except GitError:
         return []
-    return [os.fsdecode(name) for name in listing.split(b"\0") if name]
+    return [os.fsdecode(name) for name in done.stdout.split(b"\0") if name] if done.returncode == 0 else []
 
 
 def _walk(root: Path) -> Iterator[str]:

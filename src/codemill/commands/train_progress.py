@@ -17,6 +17,8 @@ def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int 
     """Run, or with `dry_run` only print the plan. Ctrl-C leaves a checkpoint and raises KeyboardInterrupt."""
     import torch
 
+    from codemill.train.trainable_share import format_share, trainable_share
+
     if threads is not None:
         torch.set_num_threads(threads)
     run = make()
@@ -25,6 +27,8 @@ def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int 
         return
     try:
         trainer = run.start()
+        if trainer.policy.adapter is not None:
+            print(format_share(trainable_share(trainer.policy)), file=sys.stderr)
         reports = list(with_progress(run, trainer))
     except KeyboardInterrupt:
         print("stopped: the same command continues", file=sys.stderr)
@@ -51,7 +55,7 @@ def with_progress(run: "TrainingRun", trainer: "Trainer") -> Iterator["StepRepor
             progress.update(task, completed=report.step, description=text)
             measured = {**(report.validation or {}), **(report.evaluation or {})}
             if measured or report.skipped or (not console.is_terminal and report.step % log_every == 0):
-                console.print(f"step {report.step}: {text}{_listed(measured)}", highlight=False)
+                console.print(f"step {report.step}: {text}{_listed(measured)}", highlight=False, soft_wrap=True)
             yield report
 
 

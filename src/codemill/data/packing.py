@@ -59,6 +59,10 @@ class PackedRows:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def take(self, rows: Sequence[int]) -> "PackedRows":
+        """These rows."""
+        return PackedRows(**{name: array[rows] for name, array in vars(self).items()})
+
     @property
     def fill(self) -> float:
         """Share of the places that hold a token of a document."""

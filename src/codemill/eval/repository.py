@@ -5,7 +5,6 @@ Judged by exact match, white space at the ends aside; the score is the edit simi
 """
 
 import re
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -18,6 +17,7 @@ from codemill.errors import CodemillError, UsageError
 from codemill.eval.edit_similarity import edit_similarity
 from codemill.eval.repository_holes import KINDS, Hole, cut_holes
 from codemill.eval.suite import Answer, DataSource, Judgement, Problem, Prompt, Run, Style, Suite, SuiteOptions
+from codemill.host_git import GitError, run_git
 
 MOST_PROBLEMS = 1_000
 PREFIX_CHARS, SUFFIX_CHARS, CONTEXT_CHARS = 12_000, 4_000, 12_000
@@ -160,10 +160,9 @@ def _suffixes(language: str | None) -> frozenset[str]:
 
 def _tracked(root: Path) -> Sequence[str]:
     """What Git tracks below a folder; all files where it is no checkout."""
-    command = ["git", "-c", "core.fsmonitor=false", "-C", str(root), "ls-files", "-z", "--cached"]
     try:
-        listing = subprocess.run(command, capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
+        listing = run_git(root, ["ls-files", "-z", "--cached"]).stdout
+    except GitError:
         listing = b""
     return [fsdecode(name) for name in listing.split(b"\0") if name] or RepositoryFiles.scan(root).paths
 

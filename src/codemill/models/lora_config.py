@@ -70,9 +70,12 @@ class LoraConfig:
 
     def scale(self, name: str) -> float:
         """What its product B A is multiplied by: alpha / r, or with rslora alpha / sqrt(r) (arXiv:2312.03732)."""
-        alpha = next((alpha for key, alpha in self.alpha_pattern.items() if _fits(key, name)), self.lora_alpha)
         rank = self.rank(name)
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+        return self.alpha(name) / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def alpha(self, name: str) -> float:
+        """The alpha of the update of module or parameter `name`."""
+        return next((alpha for key, alpha in self.alpha_pattern.items() if _fits(key, name)), self.lora_alpha)
 
 
 def _check_supported(path: Path, raw: Mapping[str, Any]) -> None:

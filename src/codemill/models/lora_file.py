@@ -19,7 +19,7 @@ from codemill.models.lora_config import CONFIG_FILE
 from codemill.models.safetensors_file import StoredTensor, read_header
 
 WEIGHT_FILE = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?")
 # PEFT saves the model's own weights along where it adapts the embedding or the head.
 _COPY = re.compile(r"base_model\.model\.(model\.embed_tokens|lm_head)\.base_layer\.weight")
@@ -72,7 +72,7 @@ def _pairs(path: Path, config: ModelConfig) -> dict[tuple[str, bool], dict[str, 
         match = _TENSOR.fullmatch(name)
         if match is None:
             raise CodemillError(f"{path}: tensor {name} is no part of a LoRA update, so it cannot be applied")
-        key = match["module"].removeprefix(_PREFIX), match["embedding"] is not None
+        key = match["module"].removeprefix(PREFIX), match["embedding"] is not None
         pairs.setdefault(key, {})[match["side"]] = stored
     return pairs
 

@@ -54,7 +54,7 @@ def make_plan(
     readable: Sequence[Path],
     scratch: int,
     network: bool,
-) -> RootPlan:
+) -> tuple[RootPlan, GitPlan]:
     """See `WorkspaceShell`. Raises UsageError for a folder that cannot be a workspace."""
     home = home_folder()
     root = _check_workspace(workspace, home)
@@ -63,7 +63,7 @@ def make_plan(
     secrets = _secrets(root, home, git, hidden, allowed_secrets)
     _check_not_hidden(root, secrets)
     kept = [*(os.path.realpath(each) for each in readable), *_tool_folders()]
-    return RootPlan(
+    plan = RootPlan(
         writable=(root, *(each for each in roots if each != root)),
         readable=tuple(_outermost(each for each in kept if _is_covered(each) and not is_within(each, roots))),
         pinned=git.pinned,
@@ -75,6 +75,7 @@ def make_plan(
         scratch=scratch,
         network=network,
     )
+    return plan, git
 
 
 def home_folder() -> str:

@@ -16,17 +16,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from codemill.errors import UsageError
 from codemill.sandbox import channel
+from codemill.sandbox.git_guard import GitGuard
 from codemill.sandbox.shell_environment import command_environment
 from codemill.sandbox.shell_output import OutputKeeper
 from codemill.sandbox.shell_process import BackgroundProcess, RunningCommand
 from codemill.sandbox.shell_types import ShellLimits, ShellResult
 from codemill.sandbox.worker import IsolationError
-from codemill.sandbox.workspace_git import GitPlan, plan_git, remove_redirections
 from codemill.sandbox.workspace_plan import make_plan
 
 _START_SECONDS = 60.0
@@ -62,14 +62,16 @@ class WorkspaceShell:
         self._lock, self._send_lock = threading.Lock(), threading.Lock()
         self._count = 0
         self._background: list[BackgroundProcess] = []
+        self.warnings: list[str] = []  # what was found when it was closed
         self._output_folder = Path(tempfile.mkdtemp(prefix="codemill-output-"))
         self._process: subprocess.Popen[bytes] | None = None
-        self._git = GitPlan()
+        self._guard: GitGuard | None = None
         try:
             readable = [self._output_folder, *interpreter_folders()]
-            self._plan = make_plan(workspace, writable, hidden, allowed_secrets, readable, self.limits.scratch, network)
+            planned = make_plan(workspace, writable, hidden, allowed_secrets, readable, self.limits.scratch, network)
+            self._plan, git = planned
             self.workspace = Path(self._plan.writable[0])
-            self._git = plan_git(str(self.workspace))
+            self._guard = GitGuard(str(self.workspace), git)
             self._start_server()
         except BaseException:
             self.close()
@@ -161,11 +163,8 @@ class WorkspaceShell:
         return "output" if running.keeper.is_full else ""
 
     def _with_warnings(self, result: ShellResult) -> ShellResult:
-        removed = remove_redirections(self._git)
-        if not removed:
-            return result
-        note = f"removed {', '.join(removed)}: it would make Git run what another folder says"
-        return ShellResult(**{**vars(result), "detail": "; ".join(filter(None, [result.detail, note]))})
+        notes = self._guard.look() if self._guard is not None else []
+        return replace(result, detail="; ".join(filter(None, [result.detail, *notes]))) if notes else result
 
     def start(
         self, command: str, *, cwd: Path | None = None, environment: Mapping[str, str] | None = None
@@ -256,7 +255,9 @@ class WorkspaceShell:
         self._end_server()
         for each in self._background:
             each.wait(5.0)
-        remove_redirections(self._git)
+        if self._guard is not None:
+            self.warnings += self._guard.look(is_last=True)
+            self._guard = None
         shutil.rmtree(self._output_folder, ignore_errors=True)
 
     def __enter__(self) -> "WorkspaceShell":

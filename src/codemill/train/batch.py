@@ -1,6 +1,5 @@
 """What one pass of training reads. Shapes: R rows, T tokens, N learned tokens."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -23,16 +22,15 @@ class Batch:
     weights: Tensor
 
     @classmethod
-    def of(cls, rows: PackedRows, indices: Sequence[int]) -> "Batch":
-        """Some rows, without the columns at their end that are padding in all of them."""
-        documents = rows.document_ids[indices]
-        used = np.flatnonzero((documents != PADDING_DOCUMENT).any(axis=0))
+    def of(cls, rows: PackedRows) -> "Batch":
+        """These rows, without the columns at their end that are padding in all of them."""
+        used = np.flatnonzero((rows.document_ids != PADDING_DOCUMENT).any(axis=0))
         width = int(used[-1]) + 1 if used.size else 1
         return cls(
-            input_ids=_long(rows.input_ids[indices][:, :width]),
-            position_ids=_long(rows.position_ids[indices][:, :width]),
-            document_ids=_long(documents[:, :width]),
-            weights=torch.from_numpy(rows.loss_weights[indices][:, :width].astype(np.float32)),
+            input_ids=_long(rows.input_ids[:, :width]),
+            position_ids=_long(rows.position_ids[:, :width]),
+            document_ids=_long(rows.document_ids[:, :width]),
+            weights=torch.from_numpy(rows.loss_weights[:, :width].astype(np.float32)),
         )
 
     @property

@@ -8,6 +8,8 @@ from codemill.data.mixture import Mixture
 from codemill.errors import UsageError
 
 PRECISIONS = ("float32", "bfloat16")
+OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("constant", "linear", "cosine", "wsd")
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,39 @@ class DataSection:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Peak learning rates, the schedule around them, and regularisation."""
+    """Peak learning rates, the schedule around them, and regularisation.
 
+    "muon" is for the matrices of the layers, with rate `matrix_lr` and `momentum`; all else learns by AdamW, with `lr`,
+    `betas` and `eps`, as everything does with "adamw". `schedule`: see `schedule.py`; it ends at the share `minimum` of
+    the peak, and `decay` is for "wsd" alone. `max_grad_norm`: 0 for no clipping.
+    """
+
+    name: str = "muon"
     lr: float = 2e-3
     matrix_lr: float = 2e-3
+    schedule: str = "wsd"
     warmup_steps: int = 50
     decay: float = 0.3
+    minimum: float = 0.0
     weight_decay: float = 0.05
+    betas: tuple[float, ...] = (0.9, 0.95)
+    eps: float = 1e-8
+    momentum: float = 0.95
     max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key, known in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, key) not in known:
+                raise UsageError(f"optimizer.{key} = {getattr(self, key)!r} is none of {', '.join(known)}")
+        if len(self.betas) != 2:
+            raise UsageError(f"optimizer.betas = {list(self.betas)} must be two numbers")
+        shares = {"decay": self.decay, "minimum": self.minimum}
+        for key, value in shares.items():
+            if not 0 <= value <= 1:
+                raise UsageError(f"optimizer.{key} = {value} must be between 0 and 1")
+        for key, value in (*(("betas", beta) for beta in self.betas), ("momentum", self.momentum)):
+            if not 0 <= value < 1:
+                raise UsageError(f"optimizer.{key}: {value} must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)

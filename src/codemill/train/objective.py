@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor
 
 from codemill.train.batch import Batch
-from codemill.train.losses import weighted_cross_entropy
+from codemill.train.chunked import chunked_cross_entropy, head_of
 from codemill.train.policy import Policy
 
 
@@ -46,9 +46,9 @@ class CrossEntropy:
         return {"cross_entropy": sum(batch.weights[:, 1:].double().sum().item() for batch in batches)}
 
     def loss(self, policy: Policy, batch: Batch, totals: Mapping[str, float]) -> Loss:
-        """Logits are made for learned tokens only."""
+        """Logits are made for learned tokens only, some at a time."""
         learned = batch.learned
         hidden = policy.hidden_states(batch)[:, :-1][learned]  # [N, D]
         targets, weights = batch.input_ids[:, 1:][learned], batch.weights[:, 1:][learned]
-        value = weighted_cross_entropy(policy.logits(hidden), targets, weights) / totals["cross_entropy"]
+        value = chunked_cross_entropy(hidden, head_of(policy), targets, weights) / totals["cross_entropy"]
         return Loss(value, {})

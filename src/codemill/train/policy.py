@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -18,6 +19,10 @@ class TrainableAdapter(nn.Module, ABC):
     @abstractmethod
     def lora(self) -> LoraAdapter:
         """Its tensors as the forward pass takes them; they share memory with its parameters."""
+
+    @abstractmethod
+    def save(self, directory: Path, base: str) -> None:
+        """Write it as PEFT does; `base` is the spec of the model that it is for, empty for the embedded one."""
 
     @property
     @abstractmethod

@@ -89,7 +89,7 @@ class Pretraining(TrainingRun):
         fingerprint = directory / "fingerprint"
         expected = _fingerprint(self.config)
         if not fingerprint.exists() or fingerprint.read_text() != expected:
-            if fingerprint.exists() and any((self.directory / "checkpoints").glob("*.pt")):
+            if fingerprint.exists() and any((self.directory / "checkpoints").glob("step-*")):
                 raise UsageError(f"{self.directory} holds a run on other data: give another output, or delete that one")
             fingerprint.unlink(missing_ok=True)  # nothing vouches for files that are half written
             _write_data(self.config, directory)

@@ -11,6 +11,15 @@ from codemill.train.batch import Batch
 from codemill.train.config import LoopConfig
 
 
+class Rows(Protocol):
+    """Packed rows, in memory or built when they are asked for."""
+
+    def __len__(self) -> int: ...
+    def take(self, rows: Sequence[int]) -> PackedRows:
+        """These rows."""
+        ...
+
+
 class BatchSource(Protocol):
     """Gives the batches of each step. They depend on the step and the seed alone: a resumed run needs no more."""
 
@@ -25,7 +34,7 @@ class PackedSource:
     `rank` and `num_processes`: every process takes its share of each step's rows.
     """
 
-    def __init__(self, rows: PackedRows, loop: LoopConfig, rank: int = 0, num_processes: int = 1) -> None:
+    def __init__(self, rows: Rows, loop: LoopConfig, rank: int = 0, num_processes: int = 1) -> None:
         self.rows, self.loop = rows, loop
         self._share = slice(rank, None, num_processes)
 
@@ -35,13 +44,13 @@ class PackedSource:
         return _batches(self.rows, indices, self.loop.rows_per_micro_batch)
 
 
-def validation_batches(rows: PackedRows, loop: LoopConfig) -> list[Batch]:
+def validation_batches(rows: Rows, loop: LoopConfig) -> list[Batch]:
     """All rows in order."""
     return _batches(rows, range(len(rows)), loop.rows_per_micro_batch)
 
 
-def _batches(rows: PackedRows, indices: Sequence[int], size: int) -> list[Batch]:
-    return [Batch.of(rows, indices[start : start + size]) for start in range(0, len(indices), size)]
+def _batches(rows: Rows, indices: Sequence[int], size: int) -> list[Batch]:
+    return [Batch.of(rows.take(indices[start : start + size])) for start in range(0, len(indices), size)]
 
 
 def row_order(num_rows: int, seed: int, start: int, count: int) -> list[int]:

@@ -1,20 +1,15 @@
 """`list_directory`, `glob` and `grep_search`: what there is, and where."""
 
-import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from codemill.agent.file_index import SKIPPED, FileIndex
 from codemill.agent.output import plain_name
-from codemill.agent.plain_file import read_plain
-from codemill.agent.stops import Interrupted
+from codemill.agent.search_process import search_files
 from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError, ToolSpec
 
 MAX_ENTRIES = 200
 MAX_MATCHES = 100
-MAX_LINE = 300
-MAX_BYTES = 2 << 20  # larger files are data
 
 
 class ListDirectoryTool:
@@ -60,7 +55,7 @@ class GlobTool:
 
     def run(self, arguments: Arguments, context: ToolContext) -> Observation:
         folder = _folder(arguments, context)
-        found = FileIndex(context.workspace, folder).glob(arguments["pattern"])
+        found = FileIndex(context.workspace, folder).glob(arguments["pattern"], context.cancel)
         names = [plain_name(context.workspace.name(path)) for path in found]
         if not names:
             return Observation(f"No file matches {arguments['pattern']}.")
@@ -88,9 +83,8 @@ class GrepSearchTool:
         return Preview(arguments["pattern"])
 
     def run(self, arguments: Arguments, context: ToolContext) -> Observation:
-        pattern = _compiled(arguments["pattern"])
         found = []
-        for line in _search(pattern, _files(arguments, context), context):
+        for line in _search(arguments["pattern"], _files(arguments, context), context):
             found.append(line)
             if len(found) > MAX_MATCHES:
                 found[MAX_MATCHES:] = [f"[more than {MAX_MATCHES} lines match: use a narrower pattern, glob or path]"]
@@ -110,35 +104,11 @@ def _files(arguments: Arguments, context: ToolContext) -> list[Path]:
     if place.is_file():
         return [place]
     index = FileIndex(context.workspace, place)
-    found = index.glob(arguments["glob"]) if arguments.get("glob") else index.paths
+    found = index.glob(arguments["glob"], context.cancel) if arguments.get("glob") else index.paths
     return [path for path in found if not context.workspace.is_secret(path)]
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """Raises ToolError for what is no regular expression."""
-    try:
-        return re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ToolError(
-            f"{pattern!r} is no regular expression ({error}): write \\ before ( [ * + ? . to mean them"
-        ) from None
-
-
-def _search(pattern: re.Pattern[str], paths: list[Path], context: ToolContext) -> Iterator[str]:
-    for path in paths:
-        _check_cancel(context.cancel)
-        try:
-            data = read_plain(path, MAX_BYTES)
-        except OSError:
-            continue
-        if len(data) > MAX_BYTES or b"\0" in data:
-            continue
-        name = plain_name(context.workspace.name(path))
-        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
-            if pattern.search(line[:10_000]):
-                yield f"{name}:{number}:{line[:MAX_LINE]}"
-
-
-def _check_cancel(cancel: threading.Event) -> None:
-    if cancel.is_set():
-        raise Interrupted("stopped")
+def _search(pattern: str, paths: list[Path], context: ToolContext) -> Iterator[str]:
+    names = [plain_name(context.workspace.name(path)) for path in paths]
+    for file, number, line in search_files(pattern, [str(path) for path in paths], context.cancel):
+        yield f"{names[file]}:{number}:{line}"

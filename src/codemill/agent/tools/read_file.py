@@ -17,7 +17,7 @@ class ReadFileTool:
     spec = ToolSpec(
         "read_file",
         "read",
-        "Reads a file, or `limit` lines from line `offset` on (from 0).",
+        "Reads a file, or `limit` lines from `offset` (from 0).",
         {
             "absolute_path": {"type": "string"},
             "offset": {"type": "integer"},
@@ -43,7 +43,7 @@ class ReadManyFilesTool:
     spec = ToolSpec(
         "read_many_files",
         "read",
-        "Reads files, given as paths or glob patterns.",
+        "Reads files by paths or globs.",
         {"paths": {"type": "array", "items": {"type": "string"}}},
         required=("paths",),
     )
@@ -88,7 +88,7 @@ def _matching(patterns: list[str], context: ToolContext) -> list[Path]:
     for pattern in patterns:
         is_pattern = any(character in pattern for character in "*?[")
         if is_pattern:
-            matches = FileIndex(context.workspace).glob(pattern)
+            matches = FileIndex(context.workspace).glob(pattern, context.cancel)
             found.update(dict.fromkeys(path for path in matches if not context.workspace.is_secret(path)))
         else:
             found[context.workspace.resolve(pattern)] = None

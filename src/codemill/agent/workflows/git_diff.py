@@ -1,18 +1,19 @@
 """A diff as Git gives it, read into files and hunks."""
 
-import os
 import re
-import subprocess
 from codecs import escape_decode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from codemill.agent.file_index import GIT, GIT_VARIABLES
 from codemill.errors import CodemillError, UsageError
+from codemill.host_git import run_git
 
-SECONDS = 60.0
+if TYPE_CHECKING:
+    import subprocess
+
 OPTIONS = (
     *("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--unified=3", "--find-renames", "--ignore-submodules"),
     *("--src-prefix=a/", "--dst-prefix=b/", "--relative"),
@@ -133,15 +134,4 @@ def _git(root: Path, arguments: Sequence[str]) -> str:
 
 
 def _run(root: Path, arguments: Sequence[str]) -> "subprocess.CompletedProcess[bytes]":
-    command = [*GIT, "-c", "core.quotePath=false", "-C", str(root), *arguments]
-    try:
-        return subprocess.run(
-            command,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=SECONDS,
-            check=False,
-            env={**os.environ, **GIT_VARIABLES},
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise CodemillError(f"git cannot be run: {error}") from None
+    return run_git(root, arguments, by_environment=True)
