@@ -70,7 +70,7 @@ def _run(
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=num_processes)
     try:
         result = function(*arguments)
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         result = _Failure(traceback.format_exc())
     results.put(pickle.dumps((rank, result)))
     dist.destroy_process_group()

@@ -1,12 +1,10 @@
 """An adapter that is trained. Shapes: E experts, r rank, D model, V vocabulary."""
 
-import math
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from codemill.errors import UsageError
 from codemill.kernels.low_rank import ExpertUpdates, LowRank, Updates
 from codemill.models.decoder import CausalLM
 from codemill.models.lora import LoraAdapter

@@ -110,7 +110,7 @@ def _errors(problem: str, advice: str) -> Iterator[None]:
         except CheckpointException as error:
             cause = next((each for each, _ in error.failures.values()), error)
             raise CodemillError(f"{problem} ({_first_line(cause)}): {advice}") from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - see above
             raise CodemillError(f"{problem} ({_first_line(error)}): {advice}") from None
 
 

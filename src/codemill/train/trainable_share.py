@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from torch import nn
 
 from codemill.kernels.packed_matrix import PackedMatrix
-from codemill.models.decoder import CausalLM
 from codemill.models.quantized import named_weights
 from codemill.train.adapter import LowRankWeights
 from codemill.train.policy import Policy
