@@ -23,7 +23,8 @@ class Turns:
     """
 
     def __init__(self, before_model: int) -> None:
-        self.left, self.start, self.before_model = 0, 0.0, before_model
+        self.left, self.before_model = 0, before_model
+        self.start = self.start_cpu = 0.0
         self.tokens = self.learned = 0
 
     def count(self, tokens: int, learned: int) -> None:
@@ -37,13 +38,18 @@ class Turns:
             if not line:
                 sys.stdout.flush()
                 raise SystemExit(0)
-            self.left, self.tokens, self.learned, self.start = int(line), 0, 0, time.perf_counter()
+            self.left, self.tokens, self.learned = int(line), 0, 0
+            self.start, self.start_cpu = time.perf_counter(), time.process_time()
         self.left -= 1
 
     def _answer(self) -> None:
-        seconds = time.perf_counter() - self.start
-        memory = {"peak": status("VmHWM"), "before the model": self.before_model}
-        answer = {"seconds": seconds, "tokens": self.tokens, "learned": self.learned, "memory": memory}
+        answer = {
+            "seconds": time.perf_counter() - self.start,
+            "cpu seconds": time.process_time() - self.start_cpu,
+            "tokens": self.tokens,
+            "learned": self.learned,
+            "memory": {"peak": status("VmHWM"), "before the model": self.before_model},
+        }
         print("answer " + json.dumps(answer), flush=True)
 
 

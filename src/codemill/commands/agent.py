@@ -82,8 +82,9 @@ def agent(
     )
     store = SessionStore(None, root)
     session = _session(store, resume_last, resume, fork, asked)
-    with agent_options.more_tools(chosen, with_web=web) as equipped:
-        if prompt is None and sys.stdin.isatty() and sys.stdout.isatty():
+    is_interactive = prompt is None and sys.stdin.isatty() and sys.stdout.isatty()
+    with agent_options.more_tools(chosen, web, is_interactive) as equipped:
+        if is_interactive:
             from codemill.agent.terminal import run_terminal
 
             status = run_terminal(equipped, asked, session, store)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from codemill.kernels.expert_activation import swiglu, swiglu_backward
+from codemill.kernels.expert_kernel import experts_in_kernel, has_expert_kernel
 from codemill.kernels.low_rank import LowRank
 from codemill.kernels.packed_matrix import PackedMatrix
 
@@ -100,6 +101,11 @@ class Projection:
     def tensors(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """What may have gradients."""
         return None if isinstance(self.weight, PackedMatrix) else self.weight, self.a, self.b
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing but a weight in fp32 or bf16."""
+        return isinstance(self.weight, Tensor) and self.a is None
 
     def expert(self, index: int, dtype: torch.dtype) -> "Matrix":
         """The weights of one expert, rounded to `dtype`."""
@@ -188,8 +194,13 @@ def experts_with_gradients(
     num_experts = gate_up.weight.shape[0]
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    routes = Routes.of(experts, num_experts)
+    stacked = gate_up.weight, down.weight
+    if gate_up.is_plain and down.is_plain and isinstance(stacked[0], Tensor) and isinstance(stacked[1], Tensor):
+        if has_expert_kernel(x, *stacked, dtype):
+            return experts_in_kernel(x, weights, *stacked, routes.pairs, routes.counts)
     packed = tuple(each.weight if isinstance(each.weight, PackedMatrix) else None for each in (gate_up, down))
-    plan = _Plan(Routes.of(experts, num_experts), dtype, packed, (gate_up.scale, down.scale))
+    plan = _Plan(routes, dtype, packed, (gate_up.scale, down.scale))
     out: Tensor = _Experts.apply(x, weights, *gate_up.tensors, *down.tensors, plan)
     return out
 

@@ -46,12 +46,13 @@ class Preference:
         assert isinstance(batch, PairBatch)
         sums, counts = answer_log_probs(policy, batch)  # [P, 2]
         value = self.losses(sums, counts, batch.reference).sum() / totals["pairs"]
-        metrics = self.metrics(sums.detach(), counts, batch.reference)
+        pairs = self.metrics(sums.detach(), counts, batch.reference)
+        metrics = {name: x.sum().item() / totals["pairs"] for name, x in pairs.items()}
         if self.settings.sft_weight:
             cross_entropy = -sums[:, 0].sum() / totals["chosen_tokens"]
             value = value + self.settings.sft_weight * cross_entropy
-            metrics["chosen_cross_entropy"] = cross_entropy.detach() * totals["pairs"]
-        return Loss(value, {name: x.sum().item() / totals["pairs"] for name, x in metrics.items()})
+            metrics["chosen_cross_entropy"] = cross_entropy.item()
+        return Loss(value, metrics)
 
     def losses(self, sums: Tensor, counts: Tensor, reference: Tensor) -> Tensor:
         """Log-probabilities of both answers, their numbers of tokens, and the reference's, all [P, 2] -> [P]."""

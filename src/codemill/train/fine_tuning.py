@@ -94,8 +94,8 @@ class FineTuning(TrainingRun):
             return None
         return partial(benchmark, section, policy, self.tokenizer)
 
-    def plan_of(self, data: DataPlan, loop: LoopConfig) -> RunPlan:
-        """The plan of a run that reads this in each epoch."""
+    def plan_of(self, data: DataPlan | None, loop: LoopConfig) -> RunPlan:
+        """The plan of a run that reads this in each epoch; None where that is not known."""
         context, parameters = self.config.data.context, count_parameters(self.model_config)
         memory = self._memory(loop.rows_per_micro_batch * context)
         return RunPlan(loop.steps, loop.rows_per_step, context, parameters, self._trainable, memory, data)
