@@ -1,7 +1,7 @@
 """Our loss masks against those of `transformers` and TRL, for the same conversations and templates.
 
 Theirs come from `{% generation %}` markers that TRL puts into copies of the templates. They differ from ours on
-purpose: they learn the newline after the end of a turn, and what the generation prompt writes, and no model writes those.
+purpose: they learn the newline after the end of a turn and what the generation prompt writes, which no model writes.
 """
 
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["codemill.train.loop", "codemill.train.parallel_model"])
+_CONTEXT.set_forkserver_preload(["codemill.train.adapter", "codemill.train.loop", "codemill.train.parallel_model"])
 
 
 def run_processes(function: Callable[..., Any], directory: Path, *arguments: Any, num_processes: int = 2) -> list[Any]:
@@ -22,7 +23,8 @@ def run_processes(function: Callable[..., Any], directory: Path, *arguments: Any
     processes = [_CONTEXT.Process(target=_run, args=(rank, *inputs)) for rank in range(num_processes)]
     for process in processes:
         process.start()
-    found = dict(results.get() for _ in processes)
+    # As bytes: tensors would come as shared memory, from processes that have ended.
+    found = dict(pickle.loads(results.get()) for _ in processes)
     for process in processes:
         process.join()
     for result in found.values():
@@ -51,5 +53,5 @@ def _run(
         result = function(*arguments)
     except BaseException:
         result = _Failure(traceback.format_exc())
-    results.put((rank, result))
+    results.put(pickle.dumps((rank, result)))
     dist.destroy_process_group()

@@ -6,12 +6,16 @@ Source: Hu et al. 2021, arXiv:2106.09685; the files are those of PEFT, see `lora
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from codemill.config import ModelConfig
 from codemill.kernels.low_rank import AdaptedRows, LowRank, Updates
+
+if TYPE_CHECKING:
+    from codemill.models.decoder import CausalLM
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,16 +34,18 @@ class LoraAdapter:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
         name: str | None = None,
+        model: "CausalLM | None" = None,
     ) -> "LoraAdapter":
         """Read what PEFT saved in `directory`, as `dtype`; `config` is the model's. The name is the directory's.
 
-        Raises CodemillError naming the file, and the tensor or setting that cannot be applied.
+        model: the one whose weights DoRA changes; other adapters need none. Raises CodemillError naming the file, and
+        the tensor or setting that cannot be applied.
         """
         from codemill.models.lora_config import LoraConfig
         from codemill.models.lora_file import fingerprint, stored_updates
         from codemill.models.lora_placement import Placement
 
-        placement = Placement(LoraConfig.load(directory), config, dtype, torch.device(device))
+        placement = Placement(LoraConfig.load(directory), config, dtype, torch.device(device), model)
         for stored in stored_updates(directory, config):
             placement.add(stored)
         return cls(name or directory.resolve().name, placement.updates(), fingerprint(directory))

@@ -44,6 +44,7 @@ class LoraConfig:
     use_rslora: bool
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
+    use_dora: bool = False
 
     @classmethod
     def load(cls, directory: Path) -> "LoraConfig":
@@ -56,6 +57,7 @@ class LoraConfig:
             r=_positive_int(path, "r", raw.get("r")),
             lora_alpha=_number(path, "lora_alpha", raw.get("lora_alpha")),
             use_rslora=bool(raw.get("use_rslora")),
+            use_dora=bool(raw.get("use_dora")),
             rank_pattern={
                 key: _positive_int(path, "rank_pattern", rank) for key, rank in _patterns(path, raw, "rank_pattern")
             },
@@ -81,8 +83,6 @@ class LoraConfig:
 def _check_supported(path: Path, raw: Mapping[str, Any]) -> None:
     if raw.get("peft_type") != "LORA":
         raise CodemillError(f"{path}: peft_type is {raw.get('peft_type')!r}: only LORA adapters can be applied")
-    if raw.get("use_dora"):
-        raise CodemillError(f"{path}: use_dora is not applied per request: merge the adapter into the model")
     if raw.get("bias", "none") != "none":
         raise CodemillError(
             f"{path}: bias is {raw['bias']!r}: only 'none' is applied; merge the adapter into the model"

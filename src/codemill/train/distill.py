@@ -121,10 +121,10 @@ class Distill(FineTuning):
                 f"{source.name} has {size:,} tokens, {student} {own_size:,}: a teacher must share the student's "
                 "vocabulary"
             )
-        theirs = Tokenizer.load(spec)
-        for token_id in range(self.tokenizer.vocab_size):
-            if theirs.id_to_token(token_id) != self.tokenizer.id_to_token(token_id):
+        own, theirs = self.tokenizer, Tokenizer.load(spec)
+        for token_id in range(own.vocab_size):
+            if theirs.id_to_token(token_id) != own.id_to_token(token_id):
                 raise UsageError(
                     f"token {token_id} is {theirs.id_to_token(token_id)!r} to {source.name} and "
-                    f"{self.tokenizer.id_to_token(token_id)!r} to {student}: a teacher must share the student's vocabulary"
+                    f"{own.id_to_token(token_id)!r} to {student}: a teacher must share the student's vocabulary"
                 )

@@ -127,10 +127,11 @@ class Dpo(FineTuning):
 
     def start(self) -> Trainer:
         self.check()
-        self.claim()
-        loop, held_out = self.loop, self.pairs[1]
+        with self.parallel.main_first():
+            self.claim()
+            loop, held_out = self.loop, self.pairs[1]
         policy = self.load_policy()
-        source = PairSource(self.rows, self._reference(policy, self.rows), loop)
+        source = PairSource(self.rows, self._reference(policy, self.rows), loop, *self.parallel.share_of_rows)
         validation: dict[str, Sequence[Batch]] = {}
         if held_out:
             rows = self._pack(held_out)
@@ -140,12 +141,14 @@ class Dpo(FineTuning):
             *(policy, Preference(self.config.dpo), source, validation),
             *(loop, self.config.optimizer, self.directory),
             evaluate=self.evaluation(policy),
+            parallel=self.parallel,
         )
 
     def _reference(self, policy: Policy, rows: PackedPairs) -> Float32 | None:
         if not self.config.dpo.has_reference:
             return None
-        return reference_log_probs(policy, rows, self.directory, self.loop)
+        with self.parallel.main_first():
+            return reference_log_probs(policy, rows, self.directory, self.loop)
 
     def _pack(self, pairs: Sequence[PreferencePair]) -> PackedPairs:
         settings = self.config.data
