@@ -73,7 +73,9 @@ def _random_state(rank: int) -> dict[str, Tensor]:
     return state
 
 
-def _empty_state(saved: Mapping[str, TensorStorageMetadata], trained: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+def _empty_state(
+    saved: Mapping[str, TensorStorageMetadata], trained: nn.Module, optimizer: Optimizer
+) -> dict[str, Tensor]:
     """Memory for what is saved of an optimizer's state: numbers, and tensors in the form of their parameters."""
     state = {}
     for name, parameter in _named(trained, optimizer):

@@ -51,6 +51,7 @@ class Trainer:
         if loop.tensorboard:
             check_tensorboard()
         self.parallel = Parallel() if parallel is None else parallel
+        self.parallel.check_rows(loop)
         self.parallel.wrap(policy)
         policy.model.recompute = loop.recompute
         self.policy, self.objective, self.source, self.validation = policy, objective, source, validation

@@ -1,7 +1,9 @@
 """The processes that train one policy together. One process alone is the plain case, and needs none of torchrun."""
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -11,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from codemill.errors import CodemillError, UsageError
-from codemill.train.batch import Batch
+from codemill.train.config import LoopConfig
 from codemill.train.parallel_config import ParallelConfig
 from codemill.train.policy import Policy
 
@@ -28,6 +30,11 @@ class Parallel:
 
     rank, num_processes = 0, 1
     data_rank, num_shares = 0, 1
+
+    @property
+    def share_of_rows(self) -> tuple[int, int]:
+        """Which share of each step's rows this process reads, and of how many."""
+        return self.data_rank, self.num_shares
 
     @property
     def is_main(self) -> bool:
@@ -58,6 +65,23 @@ class Parallel:
     def wait(self) -> None:
         """Until all processes are here."""
 
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The main process goes through the block before the others: it makes files that they find."""
+        if not self.is_main:
+            self.wait()
+        yield
+        if self.is_main:
+            self.wait()
+
+    def check_rows(self, loop: LoopConfig) -> None:
+        """Raises UsageError if not all processes get equally many micro-batches of a step."""
+        if loop.rows_per_step % (loop.rows_per_micro_batch * self.num_shares):
+            raise UsageError(
+                f"loop.rows_per_step = {loop.rows_per_step} must be a multiple of loop.rows_per_micro_batch = "
+                f"{loop.rows_per_micro_batch} times the {self.num_shares} processes that read rows of their own"
+            )
+
 
 class Processes(Parallel):
     """The processes of a process group. They have the same policy before `wrap`, and the same seed."""
@@ -74,6 +98,8 @@ class Processes(Parallel):
             self.mesh = init_device_mesh(device_type, (groups, config.tensor), mesh_dim_names=(DATA, TENSOR))
             self.rows = self.mesh[DATA]
         self.data_rank, self.num_shares = self.rows.get_local_rank(), self.rows.size()
+        # It warns on every process that putting together what two dimensions cut takes two steps.
+        logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
     def wrap(self, policy: Policy) -> None:
         """Raises UsageError for a policy that cannot be cut as the configuration says."""

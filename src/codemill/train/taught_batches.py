@@ -32,7 +32,7 @@ class TaughtBatch(Batch):
 
 
 class TaughtDocuments:
-    """Documents in rows of `capacity` places, packed with those of the same teacher only; one a row if not `packing`."""
+    """Documents in rows of `capacity` places, each row those of one teacher; one document a row without `packing`."""
 
     def __init__(
         self, documents: Sequence[Document], teachers: Sequence[int], capacity: int, pad_id: int, packing: bool = True
