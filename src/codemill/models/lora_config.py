@@ -33,7 +33,9 @@ _CHANGED_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Ranks and scales, and the model that it was trained on, if it says. The patterns are regular expressions for the end of a module's name; the first that fits wins.
+    """Ranks and scales. The patterns are regular expressions for the end of a module's name; the first that fits wins.
+
+    `base` is the model that it was trained on, as far as it says.
 
     Source: `LoraConfig` and `get_pattern_key` of peft 0.21.
     """
