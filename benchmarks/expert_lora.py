@@ -1,6 +1,6 @@
 """Training steps with LoRA on all experts: Codemill against `peft` with `transformers`, on the same weights.
 
-python benchmarks/expert_lora.py [threads] prints seconds a step (forward and backward), the best of five, the
+python benchmarks/expert_lora.py [threads] prints seconds a step (forward and backward), the better of two, the
 adapters' trainable parameters, and how far the losses are apart.
 """
 
@@ -24,7 +24,7 @@ from codemill.train.lora_config import LoraSection
 CONFIG = transformers.Qwen3MoeConfig(
     vocab_size=4096,
     hidden_size=512,
-    num_hidden_layers=4,
+    num_hidden_layers=2,
     num_attention_heads=8,
     num_key_value_heads=2,
     head_dim=64,
@@ -36,7 +36,7 @@ CONFIG = transformers.Qwen3MoeConfig(
     tie_word_embeddings=False,
 )
 SECTION = LoraSection(rank=16, alpha=32)
-ROWS, TOKENS, REPEATS = 2, 512, 5
+ROWS, TOKENS, REPEATS = 1, 512, 2
 
 
 def main() -> None:
