@@ -23,7 +23,8 @@ class Turns:
     """
 
     def __init__(self, before_model: int) -> None:
-        self.left, self.start, self.before_model = 0, 0.0, before_model
+        self.left, self.before_model = 0, before_model
+        self.start = self.start_cpu = 0.0
         self.tokens = self.learned = 0
 
     def count(self, tokens: int, learned: int) -> None:
@@ -37,13 +38,18 @@ class Turns:
             if not line:
                 sys.stdout.flush()
                 raise SystemExit(0)
-            self.left, self.tokens, self.learned, self.start = int(line), 0, 0, time.perf_counter()
+            self.left, self.tokens, self.learned = int(line), 0, 0
+            self.start, self.start_cpu = time.perf_counter(), time.process_time()
         self.left -= 1
 
     def _answer(self) -> None:
-        seconds = time.perf_counter() - self.start
-        memory = {"peak": status("VmHWM"), "before the model": self.before_model}
-        answer = {"seconds": seconds, "tokens": self.tokens, "learned": self.learned, "memory": memory}
+        answer = {
+            "seconds": time.perf_counter() - self.start,
+            "cpu seconds": time.process_time() - self.start_cpu,
+            "tokens": self.tokens,
+            "learned": self.learned,
+            "memory": {"peak": status("VmHWM"), "before the model": self.before_model},
+        }
         print("answer " + json.dumps(answer), flush=True)
 
 
@@ -74,13 +80,17 @@ def train_codemill(directory: Path, case: Case, settings: dict[str, Any]) -> Non
         checkpoint_every=STEPS,
     )
     optimizer = OptimizerConfig(
-        lr=LEARNING_RATE, warmup_steps=1, weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_GRAD_NORM
+        name="adamw",
+        lr=LEARNING_RATE,
+        betas=(0.9, 0.999),
+        warmup_steps=1,
+        weight_decay=WEIGHT_DECAY,
+        max_grad_norm=MAX_GRAD_NORM,
     )
     policy = Policy(load_model(directory, "float32", trainable=True))
     source = PackedSource(rows, loop)
     with tempfile.TemporaryDirectory() as output:
         trainer = Trainer(policy, CrossEntropy(), source, {}, loop, optimizer, Path(output))
-        trainer.optimizers = [adamw(policy)]
         steps = trainer.run()
         for step in range(STEPS):
             turns.begin()
@@ -91,14 +101,6 @@ def train_codemill(directory: Path, case: Case, settings: dict[str, Any]) -> Non
 def document(conversation: Conversation, kind: Any) -> Any:
     ids, first = conversation
     return kind.of(ids, [0.0] * first + [1.0] * (len(ids) - first))
-
-
-def adamw(policy: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that TRL uses, with the same two groups."""
-    matrices = [parameter for parameter in policy.parameters() if parameter.dim() >= 2]
-    others = [parameter for parameter in policy.parameters() if parameter.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=LEARNING_RATE, fused=True)
 
 
 def train_trl(directory: Path, case: Case, settings: dict[str, Any]) -> None:

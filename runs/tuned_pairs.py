@@ -57,7 +57,7 @@ def make_pairs(llm: LLM, arguments: argparse.Namespace) -> Iterator[PreferencePa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="the model that answers")
-    parser.add_argument("--tasks", type=int, default=1_000)
+    parser.add_argument("--tasks", type=int, default=600)
     parser.add_argument("--samples", type=int, default=8, help="answers to each task")
     parser.add_argument("--most", type=int, default=2, help="most pairs of a task")
     parser.add_argument("--temperature", type=float, default=1.0)

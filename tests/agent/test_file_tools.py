@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,14 @@ def test_indentation_that_differs_unevenly_is_not_guessed(context):
         b"a\r\nb\nc\r\n",
         "a\nb\né".encode("latin-1"),
         "a\nb\n你好".encode(),
+        b"a\r\r\nb\r\n",
+        b"a\rb\r\n",
+        b"a\r\nb",
+        b"\r\n\r\nb\r\n\r\n",
+        b"a\x0cb\x85\r\n",
+        b"\xef\xbb\xbfa\r\nb \xff\r\n",
+        "a\u2028b\r\n".encode(),
+        b"\xef\xbb\xbf\xef\xbb\xbfb\n",
     ],
 )
 def test_what_is_not_edited_stays_as_it_is(context, data):
@@ -94,6 +103,50 @@ def test_what_is_not_edited_stays_as_it_is(context, data):
     assert path.read_bytes() == data.replace(b"b", b"B")
     assert path.stat().st_mode & 0o777 == 0o755
     assert sorted(entry.name for entry in root(context).iterdir()) == ["README.md", "src", "t.txt"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", ["a\r\nb\r\n", "a\nb", "é\r\n\U0001f600 b\r\n你好", "a\r\r\nb\r\n"])
+def test_utf_16_stays_as_it_is(context, encoding, text):
+    path = root(context) / "t.txt"
+    path.write_bytes(("\ufeff" + text).encode(encoding))
+    assert "b" in ReadFileTool().run({"absolute_path": "t.txt"}, context).text
+    edit(context, "b", "Bö", "t.txt")
+    assert path.read_bytes() == ("\ufeff" + text.replace("b", "Bö")).encode(encoding)
+    WriteFileTool().run({"file_path": "t.txt", "content": "x\ny\n"}, context)
+    newline = "\r\n" if "\r\n" in text and "\r\r" not in text else "\n"
+    assert path.read_bytes() == f"\ufeffx{newline}y{newline}".encode(encoding)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff\xfea\0b", b"\xff\xfe\0\xd8a\0", b"a\0b\0\n\0", b"\xfe\xff\0\0\0a", b"\xff\xfe\0\0a\0\0\0"]
+)
+def test_what_only_looks_like_utf_16_is_not_touched(context, data):
+    """Half a character, half a pair, no mark, a zero, UTF-32."""
+    path = root(context) / "t.txt"
+    path.write_bytes(data)
+    with pytest.raises(ToolError, match="binary"):
+        edit(context, "a", "b", "t.txt")
+    assert path.read_bytes() == data
+
+
+def test_a_search_that_finds_nothing_near_ends(context):
+    (root(context) / "big.txt").write_text("".join(f"{'ab' * 40} {number % 7}\n" for number in range(60_000)))
+    began = time.monotonic()
+    with pytest.raises(ToolError, match="does not occur"):
+        edit(context, "ab" * 20_000 + "\n" + "ba" * 20_000, "x", "big.txt")
+    with pytest.raises(ToolError, match="does not occur"):
+        edit(context, "\n".join("ba" * 40 for _ in range(40)), "x", "big.txt")
+    assert time.monotonic() - began < 15
+
+
+def test_a_diff_of_lines_that_recur(context):
+    lines = [f"line {number % 500}\n" for number in range(60_000)]
+    (root(context) / "big.txt").write_text("".join(lines))
+    ReadFileTool().run({"absolute_path": "big.txt"}, context)
+    began = time.monotonic()
+    WriteFileTool().preview({"file_path": "big.txt", "content": "".join(reversed(lines))}, context)
+    assert time.monotonic() - began < 10
 
 
 def test_a_new_file(context):

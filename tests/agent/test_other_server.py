@@ -1,8 +1,8 @@
 """The whole program against a server that is not ours: LiteLLM's proxy, whose OpenAI tools are its own code.
 
 Behind it is our server, reached by the Anthropic protocol, since a scripted model must answer: LiteLLM reads its
-tool_use blocks and writes the `tool_calls` deltas that the agent gets. `pip install 'litellm[proxy]'` and have `litellm`
-in PATH to run it.
+tool_use blocks and writes the `tool_calls` deltas that the agent gets. `pip install 'litellm[proxy]'` and have
+`litellm` in PATH to run it.
 """
 
 import json

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from codemill.agent import snapshot_reader, snapshot_scan
+from codemill.agent import snapshot_ignored, snapshot_reader, snapshot_scan
 from codemill.agent.snapshot_store import Stat
 from codemill.agent.snapshots import Snapshots
 from codemill.errors import CodemillError, UsageError
@@ -140,25 +140,100 @@ def test_only_what_changed_is_read(root, snapshots, monkeypatch):
 
 
 class TestIgnored:
-    def test_what_git_ignores_stays_as_it_is(self, root, snapshots):
+    def test_what_is_built_stays_as_it_is(self, root, snapshots):
         git(root, "init", "-q")
-        (root / ".gitignore").write_text("*.log\nbuild/\n")
+        (root / ".gitignore").write_text("*.o\nbuild/\n")
         for name in ("build", "node_modules"):
             (root / name).mkdir()
             (root / name / "x").write_text("1")
-        (root / "a.log").write_text("1")
+        (root / "a.o").write_text("1")
         first = snapshots.take()
-        for name in ("a.log", "build/x", "node_modules/x", "b.log"):
+        for name in ("a.o", "build/x", "node_modules/x", "b.o"):
             (root / name).write_text("2")
         assert snapshots.diff(first) == []
-        snapshots.restore(first)
-        assert (root / "b.log").read_text() == "2"
+        assert snapshots.restore(first).skipped == {}
+        assert (root / "b.o").read_text() == "2"
         assert (root / "build/x").read_text() == "2"
 
-    def test_rules_count_without_a_repository(self, root, snapshots):
-        (root / ".gitignore").write_text("*.log\n")
+    def test_small_ignored_files_come_back(self, root, snapshots):
+        git(root, "init", "-q")
+        (root / ".gitignore").write_text("*.db\nlocal/\n.env\nnew/\n")
+        (root / "local/deep").mkdir(parents=True)
+        for name in ("a.db", ".env", "local/x", "local/deep/y", "src/b.db"):
+            (root / name).write_text("1")
+        (root / "local/link").symlink_to("x")
+        before = picture(root)
         first = snapshots.take()
-        (root / "a.log").write_text("1")
+        subprocess.run(
+            "rm -r local .env; echo 2 > a.db; chmod 600 src/b.db; mkdir new; touch new/x c.db", shell=True, cwd=root
+        )
+        assert {change.path for change in snapshots.diff(first)} >= {
+            "a.db",
+            ".env",
+            "local",
+            "local/x",
+            "new/x",
+            "c.db",
+        }
+        changed = picture(root)
+        done = snapshots.restore(first)
+        assert picture(root) == before
+        snapshots.restore(done.present)
+        assert picture(root) == changed
+
+    def test_large_ignored_files_are_told_of_when_they_changed(self, root, snapshots, monkeypatch):
+        monkeypatch.setattr(snapshot_ignored, "MAX_BYTES", 10)
+        monkeypatch.setattr(snapshot_ignored, "MAX_IN_FOLDER", 4)
+        git(root, "init", "-q")
+        (root / ".gitignore").write_text("*.db\ndata/\nmany/\n")
+        (root / "data").mkdir()
+        (root / "many").mkdir()
+        for name in ("a.db", "same.db", "data/large"):
+            (root / name).write_text("1" * 20)
+        for number in range(5):
+            (root / f"many/{number}").write_text("1")
+        (root / "data/small").write_text("1")
+        first = snapshots.take()
+        for name in ("a.db", "data/large", "data/small", "many/0"):
+            (root / name).write_text("2" * 30 if name != "data/small" else "2")
+        done = snapshots.restore(first)
+        assert sorted(done.skipped) == ["a.db", "data/large"]
+        assert "it has changed since" in done.skipped["a.db"]
+        assert (root / "a.db").read_text() == "2" * 30
+        assert (root / "data/small").read_text() == "1"
+        assert (root / "many/0").read_text() == "2" * 30
+
+    def test_there_is_room_for_so_much(self, root, snapshots, monkeypatch):
+        monkeypatch.setattr(snapshot_ignored, "MAX_COUNT", 2)
+        git(root, "init", "-q")
+        (root / ".gitignore").write_text("*.db\n")
+        for name in ("a.db", "b.db", "c.db"):
+            (root / name).write_text("1")
+        first = snapshots.take()
+        for name in ("a.db", "b.db", "c.db"):
+            (root / name).write_text("2")
+        assert list(snapshots.restore(first).skipped) == ["c.db"]
+        assert [(root / name).read_text() for name in ("a.db", "b.db", "c.db")] == ["1", "1", "2"]
+
+    def test_a_folder_that_grew_too_large_meanwhile(self, root, snapshots, monkeypatch):
+        monkeypatch.setattr(snapshot_ignored, "MAX_IN_FOLDER", 4)
+        git(root, "init", "-q")
+        (root / ".gitignore").write_text("data/\n")
+        (root / "data").mkdir()
+        (root / "data/0").write_text("1")
+        first = snapshots.take()
+        for number in range(9):
+            (root / f"data/{number}").write_text("2")
+        done = snapshots.restore(first)
+        assert (root / "data/0").read_text() == "1"
+        assert (root / "data/8").read_text() == "2"
+        snapshots.restore(done.present)
+        assert (root / "data/0").read_text() == "2"
+
+    def test_rules_count_without_a_repository(self, root, snapshots):
+        (root / ".gitignore").write_text("*.o\n")
+        first = snapshots.take()
+        (root / "a.o").write_text("1")
         assert snapshots.diff(first) == []
 
     def test_sources_in_a_folder_called_build(self, root, snapshots):
@@ -190,28 +265,28 @@ class TestIgnored:
 
     def test_a_folder_of_a_repository(self, root, snapshots):
         git(root.parent, "init", "-q")
-        (root.parent / ".gitignore").write_text("*.log\nstate\n")
-        (root / "a.log").write_text("1")
+        (root.parent / ".gitignore").write_text("*.o\nstate\n")
+        (root / "a.o").write_text("1")
         first = snapshots.take()
-        (root / "a.log").write_text("2")
+        (root / "a.o").write_text("2")
         (root / "src/a.py").write_text("2")
         snapshots.restore(first)
-        assert ((root / "a.log").read_text(), (root / "src/a.py").read_text()) == ("2", "a = 1\n")
+        assert ((root / "a.o").read_text(), (root / "src/a.py").read_text()) == ("2", "a = 1\n")
 
     def test_what_the_agent_is_about_to_change_is_kept(self, root, snapshots):
         git(root, "init", "-q")
-        (root / ".gitignore").write_text("*.log\nbuild/\n")
+        (root / ".gitignore").write_text("*.o\nbuild/\n")
         (root / "build").mkdir()
-        for name in ("a.log", "build/x", "b.log"):
+        for name in ("a.o", "build/x", "b.o"):
             (root / name).write_text("1")
         first = snapshots.take()
-        snapshots.take(changing=[root / "a.log", root / "build/x", root / "build/new", root / "new.log"])
-        for name in ("a.log", "build/x", "build/new", "new.log", "b.log"):
+        snapshots.take(changing=[root / "a.o", root / "build/x", root / "build/new", root / "new.o"])
+        for name in ("a.o", "build/x", "build/new", "new.o", "b.o"):
             (root / name).write_text("2")
         changed = picture(root)
         done = snapshots.restore(first)
-        assert [(root / name).read_text() for name in ("a.log", "build/x", "b.log")] == ["1", "1", "2"]
-        assert not (root / "new.log").exists()
+        assert [(root / name).read_text() for name in ("a.o", "build/x", "b.o")] == ["1", "1", "2"]
+        assert not (root / "new.o").exists()
         assert not (root / "build/new").exists()
         snapshots.restore(done.present)
         assert picture(root) == changed
@@ -255,6 +330,46 @@ class TestIgnored:
             (root / "inner" / name).write_text("2")
         snapshots.restore(first)
         assert ((root / "inner/x").read_text(), (root / "inner/a.tmp").read_text()) == ("1", "2")
+
+    def test_a_submodule_and_a_linked_worktree(self, root, snapshots, tmp_path):
+        other = tmp_path / "other"
+        other.mkdir()
+        for folder in (other, root):
+            git(folder, "init", "-q", "-b", "main")
+            (folder / "x").write_text("1")
+            git(folder, "add", "x")
+            git(folder, "commit", "-qm", "x")
+        git(root, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(other), "sub")
+        git(root, "worktree", "add", "-q", "tree")
+        (root / "sub/.gitignore").write_text("*.o\n")
+        before, pointers = picture(root), [(root / name / ".git").read_bytes() for name in ("sub", "tree")]
+        first = snapshots.take()
+        for name in ("sub", "tree"):
+            for inner, text in (("x", "2"), ("new", "2"), ("a.o", "2")):
+                (root / name / inner).write_text(text)
+        snapshots.restore(first)
+        (root / "sub/a.o").unlink()  # ignored in the one, and not in the other
+        assert picture(root) == before
+        subprocess.run(["rm", "-r", root / "tree/x", root / "sub/x"], check=True)
+        snapshots.restore(first)
+        assert picture(root) == before
+        assert [(root / name / ".git").read_bytes() for name in ("sub", "tree")] == pointers
+        assert git(root / "tree", "status", "--porcelain", "x") == ""
+
+    def test_a_workspace_that_is_a_linked_worktree(self, root, tmp_path):
+        git(root, "init", "-q", "-b", "main")
+        git(root, "add", ".")
+        git(root, "commit", "-qm", "x")
+        git(root, "worktree", "add", "-q", str(tmp_path / "tree"))
+        tree = tmp_path / "tree"
+        (tree / ".gitignore").write_text("*.o\n")
+        snapshots, before = Snapshots(tmp_path / "state2", tree), picture(tree)
+        first = snapshots.take()
+        (tree / "src/a.py").write_text("2")
+        (tree / "a.o").write_text("2")
+        snapshots.restore(first)
+        (tree / "a.o").unlink()
+        assert picture(tree) == before
 
 
 def test_the_users_repository_is_not_touched(root, snapshots, monkeypatch):

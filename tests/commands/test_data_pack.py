@@ -15,7 +15,7 @@ from commands.conftest import Run
 @pytest.fixture
 def training(tmp_path: Path) -> Path:
     path = tmp_path / "train.jsonl"
-    pairs = [("Count to %d." % n, " ".join(map(str, range(n)))) for n in range(1, 40)]
+    pairs = [(f"Count to {n}.", " ".join(map(str, range(n)))) for n in range(1, 40)]
     records = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in pairs]
     path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
     return path

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +118,38 @@ def test_a_build_that_stopped_goes_on(
     monkeypatch.setattr(tokenizing, "write_shard", write)
     assert contents(load(tmp_path, embedded, path)) == expected
     assert {name: shards(tmp_path)[name] for name in done} == done
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from codemill.chat import Tokenizer
+from codemill.data import document_shard, segments, tokenizing
+from codemill.data.conversations import ConversationData, load_documents
+
+segments.SEGMENT_BYTES = 700
+count, replace = [0], os.replace
+
+def killed(*arguments):
+    count[0] += 1
+    if count[0] == 3:
+        os.kill(os.getpid(), signal.SIGKILL)  # between the last byte of a file and its name
+    replace(*arguments)
+
+document_shard.os.replace = killed
+load_documents([sys.argv[1]], Tokenizer.load(), ConversationData((sys.argv[1],), cache=sys.argv[2]))
+"""
+
+
+def test_a_killed_process_leaves_whole_shards(tmp_path: Path, embedded: Tokenizer, small_segments: None) -> None:
+    path = write_lines(tmp_path / "a.jsonl", RECORDS)
+    done = subprocess.run([sys.executable, "-c", KILLED, path, tmp_path / "cache"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    whole = {file: stamp for file, stamp in shards(tmp_path).items() if not file.startswith(".")}
+    assert len(whole) == 2
+    documents = load(tmp_path, embedded, path)
+    assert contents(documents) == contents(load(tmp_path / "other", embedded, path))
+    assert {name: shards(tmp_path)[name] for name in whole} == whole
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "header", "empty"])

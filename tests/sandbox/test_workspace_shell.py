@@ -4,6 +4,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -89,6 +90,15 @@ def test_the_environment_has_no_keys(open_shell: Open, monkeypatch: pytest.Monke
     assert "hunter2" not in output
     assert "VIRTUAL_ENV=/venv\n" in output
     assert "TERM=dumb\n" in output
+
+
+def test_python_sees_an_edit_of_the_same_size_in_the_same_second(open_shell: Open, home: Path) -> None:
+    shell, module = open_shell(), home / "project" / "sums.py"
+    for sign in "-+":
+        module.write_text(f"print(3 {sign} 2)\n")
+        os.utime(module, (1_700_000_000, 1_700_000_000))
+        output = shell.run("python3 -c 'import sums'").output
+    assert output == "5\n"
 
 
 def test_a_time_limit_and_what_came_until_then(open_shell: Open) -> None:
@@ -322,6 +332,24 @@ def test_secrets_of_the_workspace(open_shell: Open, home: Path) -> None:
     assert denied == {".env", ".env.local", "a/id_rsa", "a/server.key", "own.txt"}
     shell.run("rm -rf .env a")
     assert (project / ".env").read_text() == "secret"
+
+
+def test_secrets_that_come_after_the_start(open_shell: Open, home: Path) -> None:
+    """What holds: commands read them, since they may have made them themselves; the next shell hides them."""
+    project = home / "project"
+    shell = open_shell()
+    (project / ".env").write_text("secret")
+    assert shell.run("cat .env; echo KEY=1 > b.env.local; cat b.env.local").output == "secretKEY=1\n"
+    assert "Permission denied" in open_shell().run("cat .env").output
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_servers_of_the_host_s_loopback(open_shell: Open, network: bool) -> None:
+    """What holds: with the network come the host's own servers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        result = open_shell(network=network).run(f"exec 3<>/dev/tcp/127.0.0.1/{port} && echo reached")
+    assert ("reached" in result.output) is network
 
 
 def test_git_works_and_its_hooks_are_closed(open_shell: Open, home: Path) -> None:

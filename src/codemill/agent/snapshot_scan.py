@@ -24,12 +24,14 @@ TEMPORARY = re.compile(r"\..*\.(\d+)\.codemill")
 class Scan:
     """Paths relative to the root, with / between names; a folder comes before what is in it.
 
-    unseen: what was left out, a folder with / at its end. skipped: what was left out and is not ignored: why.
+    unseen: what was left out, a folder with / at its end. skipped: what was left out and is not ignored: why. watched:
+    how some of what was left out looks.
     """
 
     found: dict[str, os.stat_result] = field(default_factory=dict)
     unseen: set[str] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
+    watched: dict[str, str] = field(default_factory=dict)
 
     def leave_out(self, path: str, reason: str) -> None:
         """Something that nobody said is ignored."""
@@ -44,7 +46,7 @@ class Scanner:
     def __init__(self, root: Path, rules_folder: Path, state_dir: Path) -> None:
         self._root = str(root)
         self._rules_folder = rules_folder
-        self._own = f"{state_dir.relative_to(root).as_posix()}/" if state_dir.is_relative_to(root) else None
+        self.own = f"{state_dir.relative_to(root).as_posix()}/" if state_dir.is_relative_to(root) else None
 
     def scan(self, also: Iterable[str] = ()) -> Scan:
         """also: paths that are looked at although they are ignored. Raises CodemillError if there are too many."""
@@ -68,7 +70,7 @@ class Scanner:
             for entry in self._entries(folder, scan):
                 path = folder + entry.name
                 if entry.is_dir(follow_symlinks=False):
-                    if path + "/" in ignored or entry.name in skipped_names or path + "/" == self._own:
+                    if path + "/" in ignored or entry.name in skipped_names or path + "/" == self.own:
                         scan.unseen.add(path + "/")
                         continue
                 elif path in ignored:

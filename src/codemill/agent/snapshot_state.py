@@ -12,12 +12,14 @@ from codemill.errors import UsageError
 
 @dataclass(frozen=True)
 class State:
-    """A snapshot. unseen: paths that were left out, folders with / at the end. also: ignored ones that were not."""
+    """A snapshot. unseen: paths that were left out, folders with / at the end. also: ignored ones that were not.
+    watched: how some of those looked that were left out."""
 
     id: str
     tree: bytes
     unseen: frozenset[str]
     also: frozenset[str]
+    watched: Mapping[str, str]
 
     def knows(self, path: str) -> bool:
         """Whether a path that is not in the snapshot was not there when it was taken."""
@@ -35,14 +37,19 @@ def folders_of(path: str) -> Iterator[str]:
 
 
 def save_state(
-    objects: Objects, label: str, entries: Mapping[str, Entry], unseen: Collection[str], also: Collection[str]
+    objects: Objects,
+    label: str,
+    entries: Mapping[str, Entry],
+    unseen: Collection[str],
+    also: Collection[str],
+    watched: Mapping[str, str],
 ) -> State:
     """Keep a state as a snapshot."""
     tree = write_tree(objects, entries)
     lists = {"unseen": _put_paths(objects, unseen), "also": _put_paths(objects, also)}
-    body = json.dumps({"tree": tree.hex(), **lists}).encode()
+    body = json.dumps({"tree": tree.hex(), **lists, "watched": dict(sorted(watched.items()))}).encode()
     name = objects.name(objects.put(body), label)
-    return State(name, tree, frozenset(unseen), frozenset(also))
+    return State(name, tree, frozenset(unseen), frozenset(also), dict(watched))
 
 
 def load_state(objects: Objects, name: str) -> State:
@@ -51,7 +58,7 @@ def load_state(objects: Objects, name: str) -> State:
         raise UsageError(f"there is no snapshot {name}: it was deleted, or is of another folder")
     body = json.loads(objects.get(bytes.fromhex(name)))
     unseen, also = (_get_paths(objects, body[key]) for key in ("unseen", "also"))
-    return State(name, bytes.fromhex(body["tree"]), unseen, also)
+    return State(name, bytes.fromhex(body["tree"]), unseen, also, body.get("watched", {}))
 
 
 def differences(objects: Objects, old: State, new: State, is_certain: bool = True) -> list[Change]:
@@ -74,6 +81,12 @@ def differences(objects: Objects, old: State, new: State, is_certain: bool = Tru
         if before != after and is_known_after and (is_known_before or not is_certain):
             found.append(Change(path, before, after))
     return found
+
+
+def changed_unkept(present: State, target: State) -> list[str]:
+    """Paths that no snapshot keeps, and which are not what they were."""
+    both = present.watched.keys() & target.watched.keys()
+    return sorted(path for path in both if present.watched[path] != target.watched[path])
 
 
 def mark(objects: Objects, name: str, needed: set[bytes]) -> None:

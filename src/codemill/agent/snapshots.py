@@ -4,13 +4,15 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from codemill.agent.snapshot_ignored import keep_ignored
 from codemill.agent.snapshot_reader import read_entries
 from codemill.agent.snapshot_restore import Restored, Restorer
 from codemill.agent.snapshot_scan import Scanner
-from codemill.agent.snapshot_state import State, differences, load_state, mark, save_state
+from codemill.agent.snapshot_state import State, changed_unkept, differences, load_state, mark, save_state
 from codemill.agent.snapshot_store import Entry, Objects, SnapshotStore
 from codemill.agent.snapshot_tree import Change
 
+UNKEPT = "Git ignores it, and it is too large to be kept: it has changed since, and stays as it is now"
 MIN_AGE = 3600.0  # seconds that a snapshot is kept although no session names it yet
 
 
@@ -18,12 +20,13 @@ class Snapshots:
     """Takes snapshots of a workspace and goes back to them. folder: where they are kept; state_dir: what is around it,
     which is no part of the workspace also where it lies in it.
 
-    What Git ignores is left out, unless the agent is about to change it. One process at a time works with a folder;
-    others wait.
+    What Git ignores is left out, unless it is small, or the agent is about to change it; with_ignored: whether the
+    small is kept. One process at a time works with a folder; others wait.
     """
 
-    def __init__(self, folder: Path, root: Path, state_dir: Path | None = None) -> None:
+    def __init__(self, folder: Path, root: Path, state_dir: Path | None = None, with_ignored: bool = True) -> None:
         self.root = root.resolve()
+        self._with_ignored = with_ignored
         self.skipped: dict[str, str] = {}  # what the latest snapshot lacks though it is not ignored, and why
         self._store = SnapshotStore(folder)
         self._scanner = Scanner(self.root, folder / "rules.git", (state_dir or folder).resolve())
@@ -67,6 +70,7 @@ class Snapshots:
             done = Restorer(self.root, objects.get).apply(chosen)
         done.present = present.id
         done.skipped.update(dict.fromkeys(unkept, "what is there now is too large to be kept, so it was left"))
+        done.skipped.update(dict.fromkeys(changed_unkept(present, target), UNKEPT))
         return done
 
     def read(self, entry: Entry) -> bytes:
@@ -100,6 +104,8 @@ class Snapshots:
         touched = objects.touched()
         now = time.time_ns()
         scan = self._scanner.scan([*touched, *also])
+        if self._with_ignored:
+            keep_ignored(str(self.root), self._scanner.own, scan)
         new = [name for name in changing if name not in scan.found and name not in touched]
         for name in new:
             self._scanner.look(name, scan)
@@ -107,4 +113,4 @@ class Snapshots:
         for name in new:
             objects.touch(name, entries.get(name))
         self.skipped, self._found = scan.skipped, frozenset(entries)
-        return save_state(objects, label, entries, scan.unseen, {*touched, *also, *new})
+        return save_state(objects, label, entries, scan.unseen, {*touched, *also, *new}, scan.watched)

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from codemill.agent.plain_file import read_plain, replace_plain
@@ -13,19 +13,21 @@ from codemill.sandbox.workspace_secrets import is_secret_name
 
 MAX_BYTES = 10 << 20
 ENCODINGS = ("utf-8", "latin-1")  # whatever is no UTF-8 is read byte for byte, and written so
+# Byte order marks, and what they say.
+MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 
 
 @dataclass(frozen=True)
 class TextFile:
     """A text file as it was read. text: with "\\n" at the ends of lines, whatever they are in the file.
 
-    newline: what they are. digest: of the bytes.
+    newline: what they are. mark: the byte order mark at the beginning. digest: of the bytes.
     """
 
     text: str
     encoding: str = "utf-8"
     newline: str = "\n"
-    has_mark: bool = False  # a byte order mark at the beginning
+    mark: bytes = b""
     digest: str = ""
 
     def encode(self, text: str) -> bytes:
@@ -38,7 +40,7 @@ class TextFile:
             raise ToolError(
                 f"the file is in {self.encoding}, which has no {character!r}: write it another way"
             ) from None
-        return (b"\xef\xbb\xbf" if self.has_mark else b"") + data
+        return self.mark + data
 
 
 class Workspace:
@@ -79,9 +81,9 @@ class Workspace:
     def read(self, path: Path) -> TextFile:
         """A text file, which the agent then knows. Raises ToolError for what is no text, too large, or not there."""
         data = self._read_bytes(path)
-        if b"\0" in data[:8192]:
-            raise ToolError(f"{self.name(path)} is a binary file ({len(data)} bytes): it cannot be read as text")
         file = _as_text(data)
+        if "\0" in file.text[:8192]:
+            raise ToolError(f"{self.name(path)} is a binary file ({len(data)} bytes): it cannot be read as text")
         self._read[path] = file.digest
         return file
 
@@ -150,21 +152,27 @@ def _is_gits(relative: Path, path: Path) -> bool:
 
 
 def _as_text(data: bytes) -> TextFile:
-    has_mark = data.startswith(b"\xef\xbb\xbf")
-    body = data[3:] if has_mark else data
+    mark, text, encoding = _decode(data)
+    newline = _newline(text)
+    return TextFile(text.replace("\r\n", "\n") if newline == "\r\n" else text, encoding, newline, mark, _digest(data))
+
+
+def _decode(data: bytes) -> tuple[bytes, str, str]:
+    """The byte order mark, the text and its encoding: one that gives the same bytes again."""
+    for mark, encoding in MARKS:
+        if data.startswith(mark):
+            with suppress(UnicodeDecodeError):
+                return mark, data[len(mark) :].decode(encoding), encoding
     for encoding in ENCODINGS:
         with suppress(UnicodeDecodeError):
-            text = body.decode(encoding)
-            break
-    newline = _newline(text)
-    file = TextFile(text.replace("\r\n", "\n") if newline == "\r\n" else text, encoding, newline, has_mark)
-    return replace(file, digest=_digest(data))
+            return b"", data.decode(encoding), encoding
+    raise AssertionError("latin-1 has a character for every byte")
 
 
 def _newline(text: str) -> str:
-    """CRLF only where all lines have it: in a file with both, each line keeps its own."""
+    """CRLF only where all lines have it, and no more than that: in a file with both, each line keeps its own."""
     count = text.count("\n")
-    return "\r\n" if count and text.count("\r\n") == count else "\n"
+    return "\r\n" if count and text.count("\r\n") == count and "\r\r\n" not in text else "\n"
 
 
 def _digest(data: bytes) -> str:

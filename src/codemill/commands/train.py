@@ -1,5 +1,6 @@
 """`codemill train`: training runs from a TOML file."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,10 @@ DPO_EXAMPLES = """
 codemill train dpo dpo.toml
 codemill train dpo dpo.toml --set dpo.loss=simpo --set dpo.gamma=0.5
 """
+DISTILL_EXAMPLES = """
+codemill train distill distill.toml
+codemill train distill distill.toml --set distill.teachers.default=Qwen/Qwen3-8B --dry-run
+"""
 CURVES_EXAMPLES = """
 codemill train curves runs/out/sft
 codemill train curves runs/out/sft runs/out/lora --output curves.png
@@ -34,51 +39,57 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the settings and say what would be done.")]
+MakeRun = Callable[[], "TrainingRun"]
+"""Makes a run whose settings were checked; imports what trains."""
 
 
 def register(app: typer.Typer) -> None:
-    examples = "\n".join(each.strip() for each in (PRETRAIN_EXAMPLES, SFT_EXAMPLES, DPO_EXAMPLES, CURVES_EXAMPLES))
+    everything = (PRETRAIN_EXAMPLES, SFT_EXAMPLES, DPO_EXAMPLES, DISTILL_EXAMPLES, CURVES_EXAMPLES)
+    examples = "\n".join(each.strip() for each in everything)
     train = typer.Typer(help="Train a model.", epilog=epilog(examples), rich_markup_mode=None)
-    add_verb(train, pretrain, PRETRAIN_EXAMPLES)
-    add_verb(train, sft, SFT_EXAMPLES)
-    add_verb(train, dpo, DPO_EXAMPLES)
+    for function, own_examples in zip((pretrain, sft, dpo, distill), everything[:4], strict=True):
+        add_verb(train, _verb(function), own_examples)
     add_verb(train, curves, CURVES_EXAMPLES)
     app.add_typer(train, name="train")
 
 
-def pretrain(
-    config: Config,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    threads: options.Threads = None,
-    as_json: options.AsJson = False,
-) -> None:
+def _verb(read: Callable[[Path, Sequence[str]], MakeRun]) -> Callable[..., None]:
+    """The verb that trains what `read` makes of a configuration; it has the same options for every method."""
+
+    def verb(
+        config: Config,
+        overrides: Overrides = None,
+        dry_run: DryRun = False,
+        threads: options.Threads = None,
+        as_json: options.AsJson = False,
+    ) -> None:
+        run_training(read(config, overrides or ()), dry_run, threads, as_json)
+
+    verb.__name__, verb.__doc__ = read.__name__, read.__doc__
+    return verb
+
+
+def pretrain(config: Path, overrides: Sequence[str]) -> MakeRun:
     """Train a small code model from nothing; what Ctrl-C has stopped, the same command continues."""
     from codemill.train.config import PretrainConfig
     from codemill.train.config_file import load_config
 
-    settings = load_config(PretrainConfig, config, overrides or ())
+    settings = load_config(PretrainConfig, config, overrides)
 
     def make() -> "TrainingRun":
         from codemill.train.pretrain import Pretraining
 
         return Pretraining(settings)
 
-    run_training(make, dry_run, threads, as_json)
+    return make
 
 
-def sft(
-    config: Config,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    threads: options.Threads = None,
-    as_json: options.AsJson = False,
-) -> None:
+def sft(config: Path, overrides: Sequence[str]) -> MakeRun:
     """Fine-tune a model, whole or by LoRA, on conversations; what Ctrl-C has stopped, the same command continues."""
     from codemill.train.config_file import load_config
     from codemill.train.sft_config import SftConfig
 
-    settings = load_config(SftConfig, config, overrides or ())
+    settings = load_config(SftConfig, config, overrides)
 
     def make() -> "TrainingRun":
         from codemill.commands.train_evaluation import benchmark
@@ -86,21 +97,15 @@ def sft(
 
         return Sft(settings, benchmark)
 
-    run_training(make, dry_run, threads, as_json)
+    return make
 
 
-def dpo(
-    config: Config,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    threads: options.Threads = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Make the chosen answers likelier than the rejected ones: DPO, IPO or SimPO; Ctrl-C and resume as with sft."""
+def dpo(config: Path, overrides: Sequence[str]) -> MakeRun:
+    """Make the chosen of two answers likelier than the rejected one: DPO, IPO or SimPO."""
     from codemill.train.config_file import load_config
     from codemill.train.dpo_config import DpoConfig
 
-    settings = load_config(DpoConfig, config, overrides or ())
+    settings = load_config(DpoConfig, config, overrides)
 
     def make() -> "TrainingRun":
         from codemill.commands.train_evaluation import benchmark
@@ -108,7 +113,23 @@ def dpo(
 
         return Dpo(settings, benchmark)
 
-    run_training(make, dry_run, threads, as_json)
+    return make
+
+
+def distill(config: Path, overrides: Sequence[str]) -> MakeRun:
+    """Teach a model what larger ones know, on its own answers or on texts."""
+    from codemill.train.config_file import load_config
+    from codemill.train.distill_config import DistillConfig
+
+    settings = load_config(DistillConfig, config, overrides)
+
+    def make() -> "TrainingRun":
+        from codemill.commands.train_evaluation import benchmark
+        from codemill.train.distill import Distill
+
+        return Distill(settings, benchmark)
+
+    return make
 
 
 def curves(

@@ -33,6 +33,8 @@ def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int 
     except KeyboardInterrupt:
         print("stopped: the same command continues", file=sys.stderr)
         raise
+    if not trainer.parallel.is_main:
+        return
     if as_json:
         loss = reports[-1].loss if reports else None  # None: there was nothing left to do
         print_json({"model": str(run.result), "steps": trainer.loop.steps, "loss": loss})
@@ -48,11 +50,15 @@ def with_progress(run: "TrainingRun", trainer: "Trainer") -> Iterator["StepRepor
     steps, log_every = trainer.loop.steps, trainer.loop.log_every
     console = Console(file=sys.stderr)
     columns = (TextColumn("{task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
+    is_hidden = not console.is_terminal or not trainer.parallel.is_main
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=is_hidden) as progress:
         task = progress.add_task("", total=steps)
         for report in run.train(trainer):
             text = _line(report)
             progress.update(task, completed=report.step, description=text)
+            if not trainer.parallel.is_main:
+                yield report
+                continue
             measured = {**(report.validation or {}), **(report.evaluation or {})}
             if measured or report.skipped or (not console.is_terminal and report.step % log_every == 0):
                 console.print(f"step {report.step}: {text}{_listed(measured)}", highlight=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from codemill.data.best_fit import Bins, fill_bins
 from codemill.data.conversations import PreferencePair
 from codemill.data.held_out import Subset, split_held_out
 from codemill.data.packing import Document, PackedRows, build_rows
+from codemill.errors import CodemillError
 
 Int64 = npt.NDArray[np.int64]
 
@@ -34,7 +35,10 @@ class PackedPairs:
         """Raises CodemillError naming a pair that is longer than `capacity`, both documents together."""
         self.pairs, self.capacity, self._pad_id = pairs, capacity, pad_id
         self.lengths = np.array([(len(pair.chosen), len(pair.rejected)) for pair in pairs], np.int64).reshape(-1, 2)
-        self.bins = fill_bins(self.lengths.sum(axis=1), capacity)
+        sums = self.lengths.sum(axis=1)
+        for index in np.flatnonzero(sums > capacity):
+            raise CodemillError(f"pair {index} has {sums[index]} tokens, but a row {capacity}: leave it out")
+        self.bins = fill_bins(sums, capacity)
         if not packing:
             self.bins = Bins(np.arange(len(pairs)), np.arange(len(pairs) + 1))
 

@@ -14,8 +14,8 @@ from torch import Tensor
 class LowRank:
     """Adds scale * b @ a to a weight [out, in], without ever forming the product.
 
-    dropout: the share of the inputs of `a` that training takes away at random. gain [out]: what the rows of the changed
-    weight are multiplied by (DoRA, Liu et al. 2024, arXiv:2402.09353, eq. 5); only `Linear` layers may have one.
+    dropout: the share of the inputs of `a` that training takes away at random. gain: fp32 [out], what the rows of the
+    changed weight are multiplied by (DoRA, see `models/dora.py`); only `Linear` layers may have one.
     """
 
     a: Tensor  # [r, in]
@@ -34,7 +34,8 @@ class LowRank:
         """What is to be added to base [n, out], the layer's output, where a gain follows the update [n, out]."""
         assert self.gain is not None
         without_bias = base.clone() if bias is None else base - bias  # base itself is about to change
-        return self.gain * added + (self.gain - 1) * without_bias
+        # In fp32: a gain is near 1, and bf16 has no numbers between 1 and 1.0078.
+        return (self.gain * added + (self.gain - 1) * without_bias).to(base.dtype)
 
     def look_up(self, ids: Tensor) -> Tensor:
         """Token ids [n] -> what it adds to their embeddings, [n, out], where `in` is the vocabulary."""

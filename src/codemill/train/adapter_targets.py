@@ -69,12 +69,18 @@ def find_targets(model: CausalLM, wanted: Sequence[str]) -> list[Target]:
     return [target for target in there if target.leaf in wanted or (ALL_LINEAR in wanted and _is_in_all(target))]
 
 
-def peft_names(targets: Sequence[Target], model: CausalLM) -> tuple[list[str], list[str]]:
-    """PEFT's `target_modules` and `target_parameters` for these targets: ends of names.
+def needs_parameter(target: Target, model: CausalLM) -> bool:
+    """Whether PEFT adapts it only as a parameter, which has no dropout and no DoRA there.
 
     In models with experts PEFT takes "gate_proj", "up_proj", "down_proj" and "gate" among the modules for those of the
-    experts, whatever else is called so; as parameters the others can be named.
+    experts, whatever else is called so.
     """
+    leaf = target.module.rpartition(".")[2]
+    return bool(target.parameter) or (model.config.moe is not None and leaf in _TAKEN_FOR_EXPERTS)
+
+
+def peft_names(targets: Sequence[Target], model: CausalLM) -> tuple[list[str], list[str]]:
+    """PEFT's `target_modules` and `target_parameters` for these targets: ends of names."""
     modules: dict[str, list[bool]] = {}
     parameters: dict[str, list[bool]] = {}
     chosen = {target.name for target in targets}
@@ -82,7 +88,7 @@ def peft_names(targets: Sequence[Target], model: CausalLM) -> tuple[list[str], l
         leaf, is_chosen = target.module.rpartition(".")[2], target.name in chosen
         if target.parameter:
             parameters.setdefault(f"mlp.experts.{target.parameter}", []).append(is_chosen)
-        elif model.config.moe is not None and leaf in _TAKEN_FOR_EXPERTS:
+        elif needs_parameter(target, model):
             in_layer = target.module.split(".", 3)[-1]
             parameters.setdefault(f"{in_layer}.weight", []).append(is_chosen)
         else:

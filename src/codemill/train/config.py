@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from codemill.config import ModelConfig
 from codemill.data.mixture import Mixture
 from codemill.errors import UsageError
+from codemill.train.parallel_config import ParallelConfig
 
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon")
@@ -134,6 +135,7 @@ class PretrainConfig:
     init_from: str = ""  # a model directory to start from, with its tokenizer; empty for random weights
     data: DataSection = field(default_factory=DataSection)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
         if self.data.context > self.model.max_position_embeddings:

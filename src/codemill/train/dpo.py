@@ -46,23 +46,25 @@ class Preference:
         assert isinstance(batch, PairBatch)
         sums, counts = answer_log_probs(policy, batch)  # [P, 2]
         value = self.losses(sums, counts, batch.reference).sum() / totals["pairs"]
-        metrics = self.metrics(sums.detach(), counts, batch.reference)
+        pairs = self.metrics(sums.detach(), counts, batch.reference)
+        metrics = {name: x.sum().item() / totals["pairs"] for name, x in pairs.items()}
         if self.settings.sft_weight:
             cross_entropy = -sums[:, 0].sum() / totals["chosen_tokens"]
             value = value + self.settings.sft_weight * cross_entropy
-            metrics["chosen_cross_entropy"] = cross_entropy.detach() * totals["pairs"]
-        return Loss(value, {name: x.sum().item() / totals["pairs"] for name, x in metrics.items()})
+            metrics["chosen_cross_entropy"] = cross_entropy.item()
+        return Loss(value, metrics)
 
     def losses(self, sums: Tensor, counts: Tensor, reference: Tensor) -> Tensor:
         """Log-probabilities of both answers, their numbers of tokens, and the reference's, all [P, 2] -> [P]."""
         settings = self.settings
         ratios, lengths = sums - reference, counts.clamp(min=1.0)
         if settings.loss == "sigmoid":
-            return sigmoid_losses(*ratios.unbind(1), settings.beta, settings.label_smoothing)
+            return sigmoid_losses(ratios[:, 0], ratios[:, 1], settings.beta, settings.label_smoothing)
         if settings.loss == "ipo":
-            return ipo_losses(*(ratios / lengths).unbind(1), settings.beta)
-        means = (sums / lengths).unbind(1)
-        return simpo_losses(*means, settings.beta, settings.gamma, settings.label_smoothing)
+            means = ratios / lengths
+            return ipo_losses(means[:, 0], means[:, 1], settings.beta)
+        means = sums / lengths
+        return simpo_losses(means[:, 0], means[:, 1], settings.beta, settings.gamma, settings.label_smoothing)
 
     def metrics(self, sums: Tensor, counts: Tensor, reference: Tensor) -> dict[str, Tensor]:
         """A value for each pair [P]. Rewards are those that the loss compares: beta times its log-ratios."""
@@ -126,10 +128,11 @@ class Dpo(FineTuning):
 
     def start(self) -> Trainer:
         self.check()
-        self.claim()
-        loop, held_out = self.loop, self.pairs[1]
+        with self.parallel.main_first():
+            self.claim()
+            loop, held_out = self.loop, self.pairs[1]
         policy = self.load_policy()
-        source = PairSource(self.rows, self._reference(policy, self.rows), loop)
+        source = PairSource(self.rows, self._reference(policy, self.rows), loop, *self.parallel.share_of_rows)
         validation: dict[str, Sequence[Batch]] = {}
         if held_out:
             rows = self._pack(held_out)
@@ -139,12 +142,14 @@ class Dpo(FineTuning):
             *(policy, Preference(self.config.dpo), source, validation),
             *(loop, self.config.optimizer, self.directory),
             evaluate=self.evaluation(policy),
+            parallel=self.parallel,
         )
 
     def _reference(self, policy: Policy, rows: PackedPairs) -> Float32 | None:
         if not self.config.dpo.has_reference:
             return None
-        return reference_log_probs(policy, rows, self.directory, self.loop)
+        with self.parallel.main_first():
+            return reference_log_probs(policy, rows, self.directory, self.loop)
 
     def _pack(self, pairs: Sequence[PreferencePair]) -> PackedPairs:
         settings = self.config.data

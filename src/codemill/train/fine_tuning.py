@@ -13,12 +13,13 @@ from codemill.errors import UsageError
 from codemill.footprint import available_memory, count_parameters, quantized_bytes
 from codemill.models.loader import load_model
 from codemill.models.placement import resolve_dtype, resolve_quantization
-from codemill.models.save import save_pretrained
 from codemill.spec import ModelSource, resolve
 from codemill.train.config import LoopConfig
+from codemill.train.export import save_whole
 from codemill.train.loop import Evaluate
 from codemill.train.lora_policy import load_lora_policy, planned_policy
 from codemill.train.memory import StepShape, step_memory
+from codemill.train.parallel_config import ParallelConfig
 from codemill.train.policy import Policy
 from codemill.train.run import DataPlan, RunPlan, TrainingRun
 from codemill.train.settings_file import claim
@@ -41,6 +42,10 @@ class FineTuning(TrainingRun):
         self.directory = Path(config.output)
 
     @property
+    def parallel_config(self) -> ParallelConfig:
+        return self.config.parallel
+
+    @property
     def result(self) -> Path:
         return self.directory / ("model" if self.config.lora is None else "adapter")
 
@@ -61,6 +66,11 @@ class FineTuning(TrainingRun):
         context, longest = self.config.data.context, self.model_config.max_position_embeddings
         if context > longest:
             raise UsageError(f"data.context = {context:,}, but {self.source.name} has {longest:,} positions: lower it")
+        parallel = self.config.parallel
+        if self.config.evaluation is not None and (parallel.shard or parallel.tensor * parallel.expert > 1):
+            raise UsageError("[evaluation] needs a model that is whole on each process: leave it out, or [parallel]")
+        if parallel.shard:
+            return  # every process takes a part of it
         # Without activations: what no smaller batch makes smaller.
         needed, available = sum(self._memory(0).values()), available_memory()
         if needed > available:
@@ -72,7 +82,8 @@ class FineTuning(TrainingRun):
     def claim(self) -> None:
         """Make the directory this run's. Raises UsageError if it is another's."""
         settings: dict[str, Any] = asdict(self.config)
-        settings.pop("evaluation", None)
+        for key in ("evaluation", "parallel"):
+            settings.pop(key, None)
         settings["loop"] = {key: value for key, value in settings["loop"].items() if key not in _FREE}
         claim(self.directory, settings)
 
@@ -83,8 +94,8 @@ class FineTuning(TrainingRun):
             return None
         return partial(benchmark, section, policy, self.tokenizer)
 
-    def plan_of(self, data: DataPlan, loop: LoopConfig) -> RunPlan:
-        """The plan of a run that reads this in each epoch."""
+    def plan_of(self, data: DataPlan | None, loop: LoopConfig) -> RunPlan:
+        """The plan of a run that reads this in each epoch; None where that is not known."""
         context, parameters = self.config.data.context, count_parameters(self.model_config)
         memory = self._memory(loop.rows_per_micro_batch * context)
         return RunPlan(loop.steps, loop.rows_per_step, context, parameters, self._trainable, memory, data)
@@ -120,11 +131,12 @@ class FineTuning(TrainingRun):
 
     def save(self, policy: Policy) -> None:
         """Weights in the dtype of the checkpoint that it began with; an adapter as PEFT saves it."""
-        if policy.adapter is not None:
+        if policy.adapter is None:
+            save_whole(policy.model, self.result, resolve_dtype(None, self.model_config), self.parallel)
+            if self.parallel.is_main:
+                self._save_companions()
+        elif self.parallel.is_main:
             policy.adapter.save(self.result, self.config.model)
-            return
-        save_pretrained(policy.model, self.result, dtype=resolve_dtype(None, self.model_config))
-        self._save_companions()
 
     def _save_companions(self) -> None:
         self.tokenizer.save(self.result)

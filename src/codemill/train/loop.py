@@ -17,6 +17,7 @@ from codemill.train.interruption import Interruption
 from codemill.train.log import StepReport, TrainingLog
 from codemill.train.objective import Objective
 from codemill.train.optimizer import build_optimizers, set_learning_rates
+from codemill.train.parallel import Parallel
 from codemill.train.policy import Policy
 from codemill.train.schedule import learning_rate_scale
 from codemill.train.source import BatchSource
@@ -31,7 +32,8 @@ class Trainer:
     """Trains `policy` on what `source` gives; every step is a function of the checkpoint before it and its number.
 
     `validation` are micro-batches by name, over which the objective is measured now and then; `evaluate`, if it is
-    given, is called every `evaluate_every` steps and at the end.
+    given, is called every `evaluate_every` steps and at the end. `parallel`: the processes that train it together, of
+    which `source` gives the share of this one; they cut the policy, and each has a Trainer.
     """
 
     def __init__(
@@ -44,14 +46,18 @@ class Trainer:
         optimizer: OptimizerConfig,
         directory: Path,
         evaluate: Evaluate | None = None,
+        parallel: Parallel | None = None,
     ) -> None:
         if loop.tensorboard:
             check_tensorboard()
+        self.parallel = Parallel() if parallel is None else parallel
+        self.parallel.check_rows(loop)
+        self.parallel.wrap(policy)
         policy.model.recompute = loop.recompute
         self.policy, self.objective, self.source, self.validation = policy, objective, source, validation
         self.loop, self.optimizer_config, self.directory, self.evaluate = loop, optimizer, directory, evaluate
         self.optimizers = build_optimizers(policy.trained, optimizer)
-        self.checkpoints = Checkpoints(directory / "checkpoints", loop.keep_checkpoints)
+        self.checkpoints = Checkpoints(directory / "checkpoints", loop.keep_checkpoints, self.parallel)
         self._precision = torch.bfloat16 if loop.precision == "bfloat16" else torch.float32
         model = policy.model
         self._cost = StepCost(model.config, model.device, self._precision, is_frozen=policy.adapter is not None)
@@ -64,25 +70,30 @@ class Trainer:
         """
         start = self.checkpoints.restore(self.policy.trained, self.optimizers)
         log = TrainingLog(self.directory / "log.jsonl")
-        log.truncate(start)
-        guard = SpikeGuard(self.loop.skip_spikes_over, log.read())
+        before = [report for report in log.read() if report.step <= start]
+        guard = SpikeGuard(self.loop.skip_spikes_over, before)
+        self.parallel.wait()  # until all have read it, before the first one cuts it
         with ExitStack() as stack:
-            logs: list[TrainingLog | TensorBoardLog] = [log, *self._tensorboard(stack, start)]
+            logs = self._logs(log, stack, start) if self.parallel.is_main else []
             interruption = stack.enter_context(Interruption())
             for step in range(start, self.loop.steps):
                 report = self._step(step, guard)
                 for each in logs:
                     each.append(report)
                 done = step + 1
-                if done % self.loop.checkpoint_every == 0 or done == self.loop.steps or interruption.requested:
+                stops = self.parallel.any(interruption.requested)
+                if done % self.loop.checkpoint_every == 0 or done == self.loop.steps or stops:
                     self.checkpoints.save(done, self.policy.trained, self.optimizers)
-                interruption.check()
+                if stops:
+                    raise KeyboardInterrupt
                 yield report
+            interruption.check()
 
-    def _tensorboard(self, stack: ExitStack, start: int) -> list[TensorBoardLog]:
+    def _logs(self, log: TrainingLog, stack: ExitStack, start: int) -> list[TrainingLog | TensorBoardLog]:
+        log.truncate(start)
         if not self.loop.tensorboard:
-            return []
-        return [stack.enter_context(closing(TensorBoardLog(self.directory / "tensorboard", start)))]
+            return [log]
+        return [log, stack.enter_context(closing(TensorBoardLog(self.directory / "tensorboard", start)))]
 
     def _step(self, step: int, guard: SpikeGuard) -> StepReport:
         began = time.perf_counter()
@@ -97,24 +108,30 @@ class Trainer:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         seconds = time.perf_counter() - began
-        tokens = sum(batch.num_tokens for batch in batches)
+        work = self.parallel.sum(
+            {
+                "tokens": sum(batch.num_tokens for batch in batches),
+                "operations": sum(map(self._cost.operations, batches)),
+            }
+        )
         return StepReport(
             step=step + 1,
             loss=loss,
             grad_norm=norm,
             learning_rate_scale=scale,
-            tokens_per_second=tokens / seconds,
+            tokens_per_second=work["tokens"] / seconds,
             validation=self._validate() if self._is_due(step + 1) else None,
             metrics=metrics,
-            tokens=tokens,
-            mfu=self._cost.utilisation(sum(map(self._cost.operations, batches)), seconds),
+            tokens=int(work["tokens"]),
+            mfu=self._cost.utilisation(work["operations"] / self.parallel.num_processes, seconds),
             skipped=is_skipped,
             evaluation=self.evaluate() if self.evaluate is not None and self._is_due(step + 1) else None,
         )
 
     def _accumulate(self, batches: Sequence[Batch]) -> tuple[float, dict[str, float]]:
         """Gradients of a step's loss, in micro-batches; returns that loss and what is reported beside it."""
-        totals = self.objective.counts(batches)
+        self.parallel.check_equal("micro-batches in a step", len(batches))
+        totals = self.parallel.sum(self.objective.counts(batches))
         _check_counts(totals)
         loss, metrics = 0.0, dict[str, float]()
         for batch in batches:
@@ -124,7 +141,8 @@ class Trainer:
             loss += part.value.item()
             for name, value in part.metrics.items():
                 metrics[name] = metrics.get(name, 0.0) + value
-        return loss, metrics
+        self.parallel.sum_gradients(self.policy.trained)
+        return self.parallel.sum({"loss": loss})["loss"], self.parallel.sum(metrics)
 
     def _is_due(self, done: int) -> bool:
         return done % self.loop.evaluate_every == 0 or done == self.loop.steps
@@ -138,8 +156,12 @@ class Trainer:
         totals = self.objective.counts(batches)
         _check_counts(totals)
         device = self.policy.model.device
+        total = 0.0
         with self._autocast():
-            return sum(self.objective.loss(self.policy, batch.to(device), totals).value.item() for batch in batches)
+            for batch, counts in self.parallel.share(batches):
+                value = self.objective.loss(self.policy, batch.to(device), totals).value.item()
+                total += value if counts else 0.0
+        return self.parallel.sum({"loss": total})["loss"]
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.policy.model.device.type, torch.bfloat16, enabled=self._precision == torch.bfloat16)

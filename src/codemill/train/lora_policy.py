@@ -27,7 +27,7 @@ def load_lora_policy(spec: str | Path | None, section: LoraSection, precision: s
 
 
 def planned_policy(config: ModelConfig, section: LoraSection) -> Policy:
-    """The same without weights, on the meta device: for its shapes. Raises UsageError for targets that are not there."""
+    """The same on the meta device, for its shapes. Raises UsageError for targets that the model does not have."""
     model = build(config, torch.float32)
     with torch.device("meta"):
         return Policy(model, TrainableLora(model, section))

@@ -29,7 +29,7 @@ class Muon(Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "joined": 1})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Change every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:

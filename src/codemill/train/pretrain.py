@@ -23,11 +23,12 @@ from codemill.footprint import count_parameters
 from codemill.models import CausalLM
 from codemill.models.initialize import initialize
 from codemill.models.loader import load_model
-from codemill.models.save import save_pretrained
 from codemill.train.config import DataSection, PretrainConfig
+from codemill.train.export import save_whole
 from codemill.train.loop import Trainer
 from codemill.train.memory import StepShape, step_memory
 from codemill.train.objective import CrossEntropy
+from codemill.train.parallel_config import ParallelConfig
 from codemill.train.policy import Policy
 from codemill.train.run import RunPlan, TrainingRun
 from codemill.train.source import PackedSource, validation_batches
@@ -53,6 +54,10 @@ class Pretraining(TrainingRun):
         self.directory = Path(config.output)
 
     @property
+    def parallel_config(self) -> ParallelConfig:
+        return self.config.parallel
+
+    @property
     def result(self) -> Path:
         return self.directory / "model"
 
@@ -66,19 +71,23 @@ class Pretraining(TrainingRun):
         return RunPlan(loop.steps, loop.rows_per_step, config.data.context, parameters, parameters, memory)
 
     def start(self) -> Trainer:
-        data = self.prepare()
+        with self.parallel.main_first():
+            data = self.prepare()
         model = self.build_model(data.tokenizer)
         loop = self.config.loop.for_rows(len(data.train))
         validation = {name: validation_batches(rows, loop) for name, rows in data.validation.items()}
         return Trainer(
-            *(Policy(model), CrossEntropy(), PackedSource(data.train, loop), validation),
+            *(Policy(model), CrossEntropy(), PackedSource(data.train, loop, *self.parallel.share_of_rows), validation),
             *(loop, self.config.optimizer, self.directory),
+            parallel=self.parallel,
         )
 
     def save(self, policy: Policy) -> None:
         """In bf16, with the tokenizer beside it."""
         tokenizer = Tokenizer.from_file(str(self.directory / "data" / "tokenizer" / "tokenizer.json"))
-        save_model(policy.model, tokenizer, self.result)
+        save_whole(policy.model, self.result, torch.bfloat16, self.parallel)
+        if self.parallel.is_main:
+            save_companions(tokenizer, policy.model.config, self.result)
 
     def prepare(self) -> PretrainData:
         """Make the tokenizer and the packed rows, or load them where the same settings made them before.
@@ -89,7 +98,7 @@ class Pretraining(TrainingRun):
         fingerprint = directory / "fingerprint"
         expected = _fingerprint(self.config)
         if not fingerprint.exists() or fingerprint.read_text() != expected:
-            if fingerprint.exists() and any((self.directory / "checkpoints").glob("*.pt")):
+            if fingerprint.exists() and any((self.directory / "checkpoints").glob("step-*")):
                 raise UsageError(f"{self.directory} holds a run on other data: give another output, or delete that one")
             fingerprint.unlink(missing_ok=True)  # nothing vouches for files that are half written
             _write_data(self.config, directory)
@@ -119,10 +128,9 @@ class Pretraining(TrainingRun):
         return model
 
 
-def save_model(model: CausalLM, tokenizer: Tokenizer, directory: Path) -> None:
-    """Write weights in bf16, tokenizer and generation defaults where `transformers` and we find them."""
-    save_pretrained(model, directory, dtype=torch.bfloat16)
-    save_tokenizer(tokenizer, directory, model_max_length=model.config.max_position_embeddings)
+def save_companions(tokenizer: Tokenizer, config: ModelConfig, directory: Path) -> None:
+    """Write tokenizer and generation defaults beside a model's weights, where `transformers` and we find them."""
+    save_tokenizer(tokenizer, directory, model_max_length=config.max_position_embeddings)
     stops = [tokenizer.token_to_id(token) for token in (IM_END, END_OF_TEXT)]
     generation = {"do_sample": False, "eos_token_id": stops, "pad_token_id": stops[1]}
     (directory / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")

@@ -2,9 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +14,8 @@ import torch
 
 from codemill.data.packed_pairs import PackedPairs
 from codemill.errors import CodemillError
-from codemill.models.progress import progress
 from codemill.train.config import LoopConfig
-from codemill.train.pair_batches import answer_log_probs, pair_batches
+from codemill.train.pair_batches import PairBatch, answer_log_probs, pair_batches
 from codemill.train.policy import Policy
 
 Float32 = npt.NDArray[np.float32]
@@ -33,7 +34,7 @@ def reference_log_probs(policy: Policy, pairs: PackedPairs, directory: Path, loo
         _compute(policy, pairs, path, loop)
     try:
         found: Float32 = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise CodemillError(f"{path} cannot be read ({error}): delete it to compute it again") from None
     if found.shape != shape or found.dtype != np.float32:
         raise CodemillError(f"{path} holds {found.dtype} {found.shape}, not {shape}: delete it to compute it again")
@@ -44,19 +45,26 @@ def _compute(policy: Policy, pairs: PackedPairs, path: Path, loop: LoopConfig) -
     partial = path.with_suffix(".partial")
     known = _open_partial(partial, (len(pairs.pairs), 2))
     size = loop.rows_per_micro_batch
-    starts = range(0, len(pairs), size)
-    with progress("reference", len(starts)) as advance, _as_reference(policy, loop):
-        for start in starts:
+    with _as_reference(policy, loop):
+        for start in _with_progress(range(0, len(pairs), size)):
             rows = range(start, min(start + size, len(pairs)))
             missing = np.concatenate([pairs.bins[row] for row in rows])
             if np.isnan(known[missing]).any():
                 (batch,) = pair_batches(pairs, None, rows, size)
-                known[missing] = answer_log_probs(policy, batch.to(policy.model.device))[0].cpu().numpy()
-            advance(1)
+                batch = cast(PairBatch, batch.to(policy.model.device))
+                known[missing] = answer_log_probs(policy, batch)[0].cpu().numpy()
     if np.isnan(known).any():
         raise CodemillError("the reference's log-probabilities are no numbers: the model to start from is damaged")
     known.flush()
     os.replace(partial, path)
+
+
+def _with_progress(starts: Sequence[int]) -> Iterator[int]:
+    """Shows on a terminal how far this is; it may take as long as a third of an epoch."""
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(starts, "reference", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def _open_partial(path: Path, shape: tuple[int, int]) -> "np.memmap[tuple[int, int], np.dtype[np.float32]]":
@@ -65,7 +73,7 @@ def _open_partial(path: Path, shape: tuple[int, int]) -> "np.memmap[tuple[int, i
         found = np.lib.format.open_memmap(path, mode="r+")
         if found.shape == shape and found.dtype == np.float32:
             return found
-    except (OSError, ValueError):  # none, or one that a kill cut short while it was created
+    except (OSError, ValueError, EOFError):  # none, or one that a kill cut short while it was created
         pass
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -95,6 +103,5 @@ def _digest(policy: Policy, pairs: PackedPairs, loop: LoopConfig) -> str:
     for pair in pairs.pairs:
         for document in (pair.chosen, pair.rejected):
             digest.update(np.int64(len(document)).tobytes())
-            digest.update(np.ascontiguousarray(document.ids))
-            digest.update(np.ascontiguousarray(document.weights))
+            digest.update(document.ids.tobytes() + document.weights.tobytes())
     return digest.hexdigest()[:16]

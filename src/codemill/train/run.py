@@ -3,10 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from codemill.train.log import StepReport, TrainingLog
 from codemill.train.loop import Trainer
+from codemill.train.parallel import Parallel, join
+from codemill.train.parallel_config import ParallelConfig
 from codemill.train.policy import Policy
 
 
@@ -46,6 +49,16 @@ class TrainingRun(ABC):
 
     @property
     @abstractmethod
+    def parallel_config(self) -> ParallelConfig:
+        """How its processes share the work."""
+
+    @cached_property
+    def parallel(self) -> Parallel:
+        """This process's part. Raises UsageError if there are not as many as the configuration asks for."""
+        return join(self.parallel_config)
+
+    @property
+    @abstractmethod
     def result(self) -> Path:
         """Where the trained model lies at the end."""
 
@@ -59,13 +72,15 @@ class TrainingRun(ABC):
 
     @abstractmethod
     def save(self, policy: Policy) -> None:
-        """Write what was trained to `result`."""
+        """Write what was trained to `result`. All processes call it; those that are not the main one write nothing."""
 
     def train(self, trainer: Trainer) -> Iterator[StepReport]:
         """Train what `start` gave (or resume), one report a step, and leave the model."""
         yield from trainer.run()
         self.save(trainer.policy)
-        draw_curves(self.directory)
+        if trainer.parallel.is_main:
+            draw_curves(self.directory)
+        trainer.parallel.wait()
 
 
 def draw_curves(directory: Path) -> None:

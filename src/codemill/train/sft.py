@@ -53,14 +53,16 @@ class Sft(FineTuning):
 
     def start(self) -> Trainer:
         self.check()
-        self.claim()
-        loop, held_out = self.loop, self.documents[1]
+        with self.parallel.main_first():
+            self.claim()
+            loop, held_out = self.loop, self.documents[1]
         policy = self.load_policy()
         validation = {"validation": validation_batches(self._pack(held_out), loop)} if held_out else {}
         return Trainer(
-            *(policy, CrossEntropy(), PackedSource(self.rows, loop), validation),
+            *(policy, CrossEntropy(), PackedSource(self.rows, loop, *self.parallel.share_of_rows), validation),
             *(loop, self.config.optimizer, self.directory),
             evaluate=self.evaluation(policy),
+            parallel=self.parallel,
         )
 
     def _pack(self, documents: Sequence[Document]) -> PackedDocuments:

@@ -6,6 +6,7 @@ from codemill.data.conversations import ConversationData
 from codemill.errors import UsageError
 from codemill.train.config import LoopConfig, OptimizerConfig
 from codemill.train.lora_config import LoraSection
+from codemill.train.parallel_config import ParallelConfig
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class FineTuneConfig:
     lora: LoraSection | None = None
     evaluation: EvaluationSection | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from codemill.kernels.packed_matrix import PackedMatrix
-from codemill.models.decoder import CausalLM
 from codemill.models.quantized import named_weights
-from codemill.train.adapter import LowRankWeights
+from codemill.train.low_rank_weights import LowRankWeights
 from codemill.train.policy import Policy
 
 # The first whose text is a part of a parameter's name.

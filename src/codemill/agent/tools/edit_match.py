@@ -1,5 +1,6 @@
 """Finds the text that an edit means, and says what is nearest where there is none."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher, unified_diff
@@ -7,7 +8,9 @@ from difflib import SequenceMatcher, unified_diff
 from codemill.agent.tool import ToolError
 
 LIKE = 0.5  # of lines' likeness, below which nothing is near
-MAX_LINES = 2000  # of a text that is compared with a whole file
+MAX_CHARACTERS = 8000  # of a text that is compared with a whole file
+MAX_EXACT = 1000  # of one whose order counts when it is compared
+SECONDS = 2.0  # of comparing
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def replace_text(text: str, old: str, new: str, replace_all: bool, name: str) ->
 def nearest(text: str, old: str) -> str:
     """The region of the text that is most like `old`, as a diff; a hint where none is."""
     wanted, lines = old.splitlines(), text.splitlines()
-    if not lines or not wanted or len(wanted) > MAX_LINES:
+    if not lines or not wanted or len(old) > MAX_CHARACTERS:
         return "Read the file again."
     start, likeness = _most_alike(lines, wanted)
     if likeness < LIKE:
@@ -117,8 +120,19 @@ def _most_alike(lines: list[str], wanted: list[str]) -> tuple[int, float]:
     matcher = SequenceMatcher(autojunk=False)
     matcher.set_seq2("\n".join(line.strip() for line in wanted))
     best, where = 0.0, 0
+    deadline = time.monotonic() + SECONDS
     for start in range(max(1, len(lines) - len(wanted) + 1)):
-        matcher.set_seq1("\n".join(line.strip() for line in lines[start : start + len(wanted)]))
-        if matcher.real_quick_ratio() > best and matcher.quick_ratio() > best and (ratio := matcher.ratio()) > best:
+        if time.monotonic() > deadline:
+            break
+        region = "\n".join(line.strip() for line in lines[start : start + len(wanted)])
+        matcher.set_seq1(region[:MAX_CHARACTERS])
+        if matcher.real_quick_ratio() > best and (ratio := _likeness(matcher, len(region), best)) > best:
             best, where = ratio, start
     return where, best
+
+
+def _likeness(matcher: "SequenceMatcher[str]", size: int, best: float) -> float:
+    """The ratio of difflib, which may take the cube of the size; by the letters alone where that would be long, or
+    where even that is no more than the best."""
+    quick = matcher.quick_ratio()
+    return matcher.ratio() if quick > best and max(size, len(matcher.b)) <= MAX_EXACT else quick

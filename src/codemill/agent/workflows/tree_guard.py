@@ -19,7 +19,7 @@ class TreeGuard:
 
     def __init__(self, root: Path) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="codemill-before-")
-        self._snapshots = Snapshots(Path(self._folder.name), root)
+        self._snapshots = Snapshots(Path(self._folder.name), root, with_ignored=False)
 
     def __enter__(self) -> Self:
         self._before = self._snapshots.take("before")
