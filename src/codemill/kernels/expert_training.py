@@ -214,10 +214,14 @@ class _Plan:
     packed: tuple[PackedMatrix | None, ...]  # gate_up and down
     scales: tuple[float, ...]
 
-    def projections(self, tensors: Sequence[Tensor | None]) -> list[Projection]:
+    def projections(self, tensors: Sequence[Tensor | None]) -> tuple[Projection, Projection]:
         """gate_up and down, of weight, a and b of each."""
-        stacked = [self.packed[i] or tensors[3 * i] for i in range(2)]
-        return [Projection(stacked[i], *tensors[3 * i + 1 : 3 * i + 3], self.scales[i]) for i in range(2)]
+        return self._projection(0, *tensors[:3]), self._projection(1, *tensors[3:])
+
+    def _projection(self, index: int, weight: Tensor | None, a: Tensor | None, b: Tensor | None) -> Projection:
+        matrix = self.packed[index] if weight is None else weight
+        assert matrix is not None
+        return Projection(matrix, a, b, self.scales[index])
 
 
 class _Experts(torch.autograd.Function):
