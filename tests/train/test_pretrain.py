@@ -135,7 +135,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_continues(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.endswith("stopped: the same command continues\n")
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002.pt"]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
     assert not (tmp_path / "run" / "model").exists()
     assert train() == 0
     assert same_weights(tmp_path / "run", tmp_path / "whole")
