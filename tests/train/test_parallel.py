@@ -83,6 +83,7 @@ def test_two_processes_are_one_but_for_rounding(name: str, of_two: Outcomes) -> 
     check_close(*of_two[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_FOUR)
 def test_four_processes_are_one_but_for_rounding(name: str, of_four: Outcomes) -> None:
     check_close(*of_four[name], atol=5e-3 if "muon" in name else 1e-5)  # Muon's matrices are in bf16

@@ -88,11 +88,13 @@ class Projection:
 
     @classmethod
     def of(cls, weight: Tensor | PackedMatrix, updates: Sequence[LowRank | None]) -> "Projection | None":
-        """With one update for each expert; None where they are not alike enough to be stacked."""
+        """With one update for each expert; None where they have dropout, or are not alike enough to be stacked."""
         present = [update for update in updates if update is not None]
         if not present:
             return cls(weight)
         if len(present) < len(updates) or len({(update.a.shape, update.scale) for update in present}) > 1:
+            return None
+        if any(update.dropout for update in present):
             return None
         a, b = torch.stack([update.a for update in present]), torch.stack([update.b for update in present])
         return cls(weight, a, b, present[0].scale)

@@ -72,24 +72,28 @@ class Distill(FineTuning):
 
     def start(self) -> Trainer:
         self.check()
-        self.claim()
-        loop, policy, held_out = self.loop, self.load_policy(), self.config.data.validation
         validation: dict[str, Sequence[Batch]] = {}
-        if held_out:
-            rows = self._pack(held_out)
-            validation["validation"] = rows.batches(range(len(rows)), loop.rows_per_micro_batch)
+        with self.parallel.main_first():
+            self.claim()
+            loop = self.loop
+            if self.config.data.validation:
+                rows = self._pack(self.config.data.validation)
+                validation["validation"] = rows.batches(range(len(rows)), loop.rows_per_micro_batch)
+        policy = self.load_policy()
         objective = Distillation(self._load_teachers(), self.config.distill)
         return Trainer(
             *(policy, objective, self._source(policy, loop), validation),
             *(loop, self.config.optimizer, self.directory),
             evaluate=self.evaluation(policy),
+            parallel=self.parallel,
         )
 
     def _source(self, policy: Policy, loop: LoopConfig) -> BatchSource:
         if not self.config.distill.on_policy:
-            return TaughtSource(self.rows, loop)
+            return TaughtSource(self.rows, loop, *self.parallel.share_of_rows)
         context, distill = self.config.data.context, self.config.distill
-        return SampledSource(policy, self.tokenizer, self.prompts, context, distill, loop)
+        share = self.parallel.share_of_rows
+        return SampledSource(policy, self.tokenizer, self.prompts, context, distill, loop, *share)
 
     def _load_teachers(self) -> list[CausalLM]:
         distill = self.config.distill

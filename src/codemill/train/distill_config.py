@@ -76,5 +76,7 @@ class DistillConfig(FineTuneConfig):
     def __post_init__(self) -> None:
         if self.distill.on_policy and (self.data.validation or self.data.validation_fraction):
             raise UsageError("data.validation: answers of the student's own have none; use [evaluation]")
+        if self.distill.on_policy and (self.parallel.shard or self.parallel.tensor > 1 or self.parallel.expert > 1):
+            raise UsageError("[parallel]: a student that answers itself is whole on every process; leave data only")
         if self.data.validation_fraction:
             raise UsageError("data.validation_fraction: give the files to validate with as data.validation")

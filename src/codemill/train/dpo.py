@@ -59,11 +59,12 @@ class Preference:
         settings = self.settings
         ratios, lengths = sums - reference, counts.clamp(min=1.0)
         if settings.loss == "sigmoid":
-            return sigmoid_losses(*ratios.unbind(1), settings.beta, settings.label_smoothing)
+            return sigmoid_losses(ratios[:, 0], ratios[:, 1], settings.beta, settings.label_smoothing)
         if settings.loss == "ipo":
-            return ipo_losses(*(ratios / lengths).unbind(1), settings.beta)
-        means = (sums / lengths).unbind(1)
-        return simpo_losses(*means, settings.beta, settings.gamma, settings.label_smoothing)
+            means = ratios / lengths
+            return ipo_losses(means[:, 0], means[:, 1], settings.beta)
+        means = sums / lengths
+        return simpo_losses(means[:, 0], means[:, 1], settings.beta, settings.gamma, settings.label_smoothing)
 
     def metrics(self, sums: Tensor, counts: Tensor, reference: Tensor) -> dict[str, Tensor]:
         """A value for each pair [P]. Rewards are those that the loss compares: beta times its log-ratios."""

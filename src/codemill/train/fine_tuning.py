@@ -66,7 +66,10 @@ class FineTuning(TrainingRun):
         context, longest = self.config.data.context, self.model_config.max_position_embeddings
         if context > longest:
             raise UsageError(f"data.context = {context:,}, but {self.source.name} has {longest:,} positions: lower it")
-        if self.config.parallel.shard:
+        parallel = self.config.parallel
+        if self.config.evaluation is not None and (parallel.shard or parallel.tensor * parallel.expert > 1):
+            raise UsageError("[evaluation] needs a model that is whole on each process: leave it out, or [parallel]")
+        if parallel.shard:
             return  # every process takes a part of it
         # Without activations: what no smaller batch makes smaller.
         needed, available = sum(self._memory(0).values()), available_memory()

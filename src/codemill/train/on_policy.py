@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from codemill.chat.tokenizer import Tokenizer
 from codemill.data.conversations import Prompt
 from codemill.data.packing import Document
@@ -56,6 +54,6 @@ class SampledSource:
             *(self.policy, self.tokenizer, ids, seeds, distill.max_new_tokens, distill.temperature, self.context)
         )
         return [
-            Document(np.array(prompt + answer, np.int32), np.repeat(np.float32([0, 1]), [len(prompt), len(answer)]))
+            Document.of(prompt + answer, [0.0] * len(prompt) + [1.0] * len(answer))
             for prompt, answer in zip(ids, answers, strict=True)
         ]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import torch
 from codemill.data.packed_pairs import PackedPairs
 from codemill.errors import CodemillError
 from codemill.train.config import LoopConfig
-from codemill.train.pair_batches import answer_log_probs, pair_batches
+from codemill.train.pair_batches import PairBatch, answer_log_probs, pair_batches
 from codemill.train.policy import Policy
 
 Float32 = npt.NDArray[np.float32]
@@ -50,7 +51,8 @@ def _compute(policy: Policy, pairs: PackedPairs, path: Path, loop: LoopConfig) -
             missing = np.concatenate([pairs.bins[row] for row in rows])
             if np.isnan(known[missing]).any():
                 (batch,) = pair_batches(pairs, None, rows, size)
-                known[missing] = answer_log_probs(policy, batch.to(policy.model.device))[0].cpu().numpy()
+                batch = cast(PairBatch, batch.to(policy.model.device))
+                known[missing] = answer_log_probs(policy, batch)[0].cpu().numpy()
     if np.isnan(known).any():
         raise CodemillError("the reference's log-probabilities are no numbers: the model to start from is damaged")
     known.flush()
@@ -101,6 +103,5 @@ def _digest(policy: Policy, pairs: PackedPairs, loop: LoopConfig) -> str:
     for pair in pairs.pairs:
         for document in (pair.chosen, pair.rejected):
             digest.update(np.int64(len(document)).tobytes())
-            digest.update(np.ascontiguousarray(document.ids))
-            digest.update(np.ascontiguousarray(document.weights))
+            digest.update(document.ids.tobytes() + document.weights.tobytes())
     return digest.hexdigest()[:16]
