@@ -2,8 +2,8 @@
 
     python -m codemill.agent.html_worker
 
-It is started by `web_fetch`: it reads a JSON list of a page and its address, and writes an empty text, then the page's, as
-JSON.
+It is started by `web_fetch`: it reads a JSON list of a page and its address, and writes an empty text, then that of
+the page, as JSON.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Work on what a stranger wrote, in a process beside this one: it may take for ever, and only a process can be ended."""
+"""Work on what a stranger wrote, in a process beside this one: it may take for ever, and only a process can end."""
 
 import json
 import os
