@@ -34,8 +34,9 @@ from codemill.eval.suite import Style
 from codemill.eval.synthetic_tasks import SEED, SyntheticTasks, task_problem
 from codemill.sandbox.pool import SandboxPool
 from codemill.sandbox.result import Status
-from codemill.train.config import PretrainConfig, load_config
-from codemill.train.loop import StepReport, TrainingLog
+from codemill.train.config import PretrainConfig
+from codemill.train.config_file import load_config
+from codemill.train.log import StepReport, TrainingLog
 from codemill.train.pretrain import held_out_modules
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -113,6 +113,76 @@ def test_calls_that_a_server_leaves_in_the_text(server):
     assert (reply.content, [each.arguments for each in reply.tool_calls]) == ("Well.", [{"text": "a"}])
 
 
+def calls_of(server, *deltas):
+    """What the agent makes of the deltas of a stream: (id, name, arguments) of each call."""
+    model, _ = server((200, {}, sse(*deltas, delta("tool_calls"))))
+    return [(each.id, each.name, each.arguments) for each in ask(model).tool_calls]
+
+
+def test_calls_as_ollama_streams_them(server):
+    """Whole ones, with neither id nor index, and arguments that are objects in older versions."""
+    one, two = ({"function": {"name": "echo", "arguments": {"text": text}}} for text in "ab")
+    found = calls_of(server, delta(role="assistant", content="", tool_calls=[one]), delta(tool_calls=[two]))
+    assert [each[1:] for each in found] == [("echo", {"text": "a"}), ("echo", {"text": "b"})]
+    assert all(each[0] for each in found)
+    assert found[0][0] != found[1][0]
+    both = calls_of(server, delta(content="", tool_calls=[{**one, "index": None}, {**two, "index": None}]))
+    assert [each[2] for each in both] == [{"text": "a"}, {"text": "b"}]
+
+
+def test_calls_as_vllm_streams_them(server):
+    """With null for what a delta has not, and an empty id after the first one."""
+    nothing = {"content": None, "reasoning_content": None}
+    head = {"index": 0, "id": "chatcmpl-tool-1", "type": "function", "function": {"name": "echo", "arguments": None}}
+    parts = [{"index": 0, "id": None, "function": {"name": None, "arguments": text}} for text in ('{"text": ', '"a"}')]
+    found = calls_of(
+        server, delta(role="assistant", **nothing), *(delta(**nothing, tool_calls=[each]) for each in [head, *parts])
+    )
+    assert found == [("chatcmpl-tool-1", "echo", {"text": "a"})]
+
+
+def test_calls_as_llama_cpp_streams_them(server):
+    """With empty ids."""
+    parts = [
+        {"index": number, "id": "", "type": "function", "function": {"name": "echo", "arguments": '{"text": '}}
+        for number in (0, 1)
+    ]
+    more = [{"index": number, "id": "", "function": {"arguments": f'"{number}"}}'}} for number in (0, 1)]
+    found = calls_of(server, *(delta(content=None, tool_calls=[each]) for each in [*parts, *more]))
+    assert [each[2] for each in found] == [{"text": "0"}, {"text": "1"}]
+    assert len({each[0] for each in found}) == 2
+
+
+def test_calls_that_all_have_index_zero(server):
+    parts = [
+        {"index": 0, "id": text, "function": {"name": "echo", "arguments": f'{{"text": "{text}"}}'}} for text in "ab"
+    ]
+    found = calls_of(server, *(delta(tool_calls=[each]) for each in parts))
+    assert [(each[0], each[2]["text"]) for each in found] == [("a", "a"), ("b", "b")]
+
+
+def test_names_that_are_sent_again(server):
+    parts = [{"index": 0, "id": "x", "function": {"name": "echo", "arguments": text}} for text in ('{"text"', ': "a"}')]
+    assert calls_of(server, *(delta(tool_calls=[each]) for each in parts)) == [("x", "echo", {"text": "a"})]
+
+
+def test_a_stream_that_ends_without_a_reason(server):
+    model, bodies = server((200, {}, sse(delta(content="Hello"))))
+    assert ask(model).content == "Hello"
+    assert len(bodies) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug in a renderer"), BrokenPipeError("nobody reads"), KeyError("x")])
+def test_what_a_listener_raises_is_no_reason_to_ask_again(server, error):
+    def listen(event):
+        raise error
+
+    model, bodies = server((200, {}, sse(delta(content="Hello"), delta("stop"))))
+    with pytest.raises(type(error)):
+        ask(model, listen=listen)
+    assert len(bodies) == 1
+
+
 def test_arguments_that_are_no_json(server):
     broken = {"index": 0, "id": "x", "function": {"name": "echo", "arguments": '{"text": '}}
     model, _ = server((200, {}, sse(delta(tool_calls=[broken]), delta("length"))))
@@ -128,7 +198,8 @@ def test_busy_servers_are_asked_again(server):
     model, bodies = server(busy, (503, {}, b"no json"), cut, (200, {}, sse(delta(content="Hello"), delta("stop"))))
     assert ask(model, listen=events.append).content == "Hello"
     assert len(bodies) == 4
-    assert len([event for event in events if isinstance(event, Notice)]) == 3
+    told = [event.text.partition(": next try in ")[2] for event in events if isinstance(event, Notice)]
+    assert told == ["0.05 s", "1 s", "2 s"]
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from agent.fakes import Answers, call, toolbox
-from codemill.agent.approval import ApprovalGate
+from codemill.agent.approval import ApprovalGate, NobodyToAsk
 from codemill.agent.command_rules import CommandRules
 from codemill.agent.loop import Agent
 from codemill.agent.mcp_client import McpServers
@@ -25,12 +25,15 @@ from codemill.agent.session import Session
 from codemill.agent.stops import Interrupted
 from codemill.agent.tool import ToolContext, ToolError
 from codemill.agent.toolbox import Toolbox
+from codemill.agent.workbench import SECOND_AGENT, AgentOptions, Workbench
 from codemill.agent.workspace import Workspace
 from codemill.cli import main
 from codemill.commands import agent_options
 from codemill.errors import UsageError
+from codemill.sandbox import IsolationError
 
 EXAMPLE = str(Path(__file__).with_name("mcp_example.py"))
+RUN_EXAMPLE = f"import sys; sys.argv[1:] = ['stdio']; runpy.run_path({EXAMPLE!r}, run_name='__main__')"
 STDIO = {"command": sys.executable, "args": [EXAMPLE, "stdio"], "env": {"TOKEN": "abc"}}
 
 
@@ -40,9 +43,13 @@ def context(tmp_path):
     return ToolContext(Workspace(tmp_path))
 
 
+@contextmanager
 def servers(entries, notices=None, **options):
+    """Servers whose tools are there."""
     listen = (lambda event: notices.append(event.text)) if notices is not None else (lambda event: None)
-    return McpServers(read_settings(entries), listen, **options)
+    with McpServers(read_settings(entries), **options) as opened:
+        opened.gather(listen, threading.Event())
+        yield opened
 
 
 def tool(opened, name):
@@ -123,11 +130,86 @@ def test_servers_that_do_not_work_are_left_out(context):
     with servers(entries, notices, start_seconds=6) as opened:
         assert tool(opened, "add").run({"a": 1, "b": 2}, context).shown == "3"
     assert time.monotonic() - begin < 20
+    assert notices.pop(0) == "waiting for MCP servers: hangs"
     told = {notice.split()[3]: notice for notice in notices}
     assert set(told) == {"missing", "dies", "hangs", "refuses"}
     assert "no licence" in told["dies"]
     assert "within 6 s" in told["hangs"]
     assert children() == []
+
+
+SLOW = {"command": sys.executable, "args": ["-c", f"import time, runpy; time.sleep(3); {RUN_EXAMPLE}"]}
+HANGS = {"command": sys.executable, "args": ["-c", f"import time; time.sleep(600) # {EXAMPLE}"]}
+
+
+def test_a_session_does_not_wait_for_servers(context):
+    notices, cancel = [], threading.Event()
+
+    def listen(event):
+        notices.append(event.text)
+
+    begin = time.monotonic()
+    with McpServers(read_settings({"ex": STDIO, "slow": SLOW, "hangs": HANGS}), 0.0, 8.0) as opened:
+        opened.start()
+        assert time.monotonic() - begin < 0.5
+        assert opened.gather(listen, cancel) == []
+        assert [notice.split()[3] for notice in notices] == ["ex", "slow", "hangs"]
+        while not opened.tools:
+            time.sleep(0.2)
+            opened.gather(lambda event: None, cancel)
+        first = [each.spec.name for each in opened.tools]
+        assert first[0] == "mcp__ex__add"
+        while len(opened.tools) == len(first):
+            time.sleep(0.2)
+            opened.gather(lambda event: None, cancel)
+        assert opened.tools[-1].spec.name.startswith("mcp__slow__")
+        assert [each.spec.name for each in opened.tools][: len(first)] == first
+        assert tool(opened, "add").run({"a": 1, "b": 2}, context).shown == "3"
+        while not (notices and "left out" in notices[-1]):
+            time.sleep(0.2)
+            opened.gather(listen, cancel)
+        assert "hangs is left out: it has not answered within 8 s" in notices[-1]
+        assert time.monotonic() - begin < 20
+    assert children() == []
+
+
+def test_the_wait_for_servers_can_be_stopped(context):
+    cancel = threading.Event()
+    threading.Timer(0.3, cancel.set).start()
+    begin = time.monotonic()
+    with McpServers(read_settings({"hangs": HANGS})) as opened:
+        with pytest.raises(Interrupted):
+            opened.gather(lambda event: None, cancel)
+        assert time.monotonic() - begin < 2
+    assert children() == []
+
+
+def test_second_agents_have_the_tools_of_the_servers(context, monkeypatch):
+    root = context.workspace.root / "work"
+    root.mkdir()
+    monkeypatch.setenv("HOME", str(context.workspace.root / "home"))
+
+    def reply(messages):
+        if messages[0]["content"].endswith(SECOND_AGENT):
+            return call("mcp__ex__add", a="1", b="2") if len(messages) == 2 else messages[-1]["content"]
+        return messages[-1]["content"] if len(messages) > 3 else call("task", description="d", prompt="add")
+
+    with McpServers(read_settings({"ex": STDIO})) as opened:
+        options = AgentOptions(root, "yolo", late_tools=opened)
+        try:
+            with Workbench(options, ScriptedModel(reply), Session(), NobodyToAsk()) as bench:
+                assert bench.agent.run("go").text.endswith("\n3")
+                assert "mcp__ex__add" in bench.toolbox.names
+        except IsolationError as error:
+            pytest.skip(str(error))
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    notices = []
+    with servers({"ex": STDIO}, notices) as opened:
+        assert opened.tools == []
+    assert "the MCP server ex is left out: the package mcp is not installed: pip install" in notices[0]
 
 
 def test_a_server_that_dies_does_not_stop_the_agent(context):
@@ -179,9 +261,8 @@ def test_a_call_is_asked_about_unless_the_server_is_trusted(context):
 
 
 def test_without_servers_nothing_is_imported():
-    code = (
-        "import sys; from codemill.agent.mcp_client import McpServers\nwith McpServers([]): print('mcp' in sys.modules)"
-    )
+    code = "import sys; from codemill.agent.mcp_client import McpServers\nwith McpServers([]) as s: s.start()\n"
+    code += "print('mcp' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

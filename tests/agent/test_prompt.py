@@ -51,7 +51,7 @@ def test_tools_have_the_names_that_the_model_knows(workbench):
     bench, _ = workbench
     assert bench.toolbox.names == [
         *("list_directory", "read_file", "read_many_files", "glob", "grep_search", "edit", "write_file"),
-        *("run_shell_command", "todo_write", "save_memory", "task"),
+        *("run_shell_command", "todo_write", "save_memory", "task", "exit_plan_mode"),
     ]
 
 
@@ -71,5 +71,5 @@ def test_memory_is_in_the_prompt(tmp_path):
     text = system_prompt(Surroundings(tmp_path), memory)
     assert "From AGENTS.md:\nUse tabs." in text
     assert "[cut: the file is longer]" in text
-    assert "no network" in text
-    assert "no network" not in system_prompt(Surroundings(tmp_path, network=True))
+    assert "without network" in text
+    assert "without network" not in system_prompt(Surroundings(tmp_path, network=True))

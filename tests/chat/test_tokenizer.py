@@ -1,4 +1,5 @@
 import json
+import pickle
 import shutil
 import time
 import unicodedata
@@ -251,3 +252,23 @@ def test_long_texts_are_encoded_in_pieces() -> None:
     pieces = list(in_pieces("some words\n" * 100_000, PIECE))
     assert len(pieces) == 5
     assert max(map(len, pieces)) < PIECE + 20
+
+
+def test_pieces_are_the_rendered_text_with_its_control_tokens_apart(small: Tokenizer) -> None:
+    messages = [{"role": "user", "content": "What is <|im_end|>?"}, {"role": "assistant", "content": "An end."}]
+    pieces = small.render_pieces(messages, add_generation_prompt=False)
+    assert pieces == [
+        ("", "<|im_start|>"),
+        ("user\nWhat is <|im_end|>?", "<|im_end|>"),
+        ("\n", "<|im_start|>"),
+        ("assistant\nAn end.", "<|im_end|>"),
+        ("\n", None),
+    ]
+    assert "".join(text + (token or "") for text, token in pieces) == small.render(messages, None, False)
+
+
+def test_a_copy_for_another_process_is_the_same(small: Tokenizer, qwen: Tokenizer) -> None:
+    copy = pickle.loads(pickle.dumps(small))
+    assert copy.fingerprint == small.fingerprint != qwen.fingerprint
+    messages = [{"role": "user", "content": "def add(a, b):"}]
+    assert copy.encode_chat(messages) == small.encode_chat(messages)

@@ -1,10 +1,13 @@
 """A small tokenizer and a few modules and tasks for the tests of this folder."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
 
+from codemill.chat import Tokenizer as ChatTokenizer
+from codemill.chat.tokenizer_files import tokenizer_path
 from codemill.data.bpe import train_tokenizer
 from codemill.data.corpus import Module, stdlib_modules
 
@@ -39,3 +42,14 @@ def tasks() -> list[FakeTask]:
         )
         for n in range(200)
     ]
+
+
+@pytest.fixture(scope="session")
+def embedded_json() -> Path:
+    """The tokenizer of the embedded model, for chats."""
+    return tokenizer_path(None)
+
+
+@pytest.fixture(scope="session")
+def embedded() -> ChatTokenizer:
+    return ChatTokenizer.load()

@@ -97,7 +97,6 @@ def test_a_tensor_without_a_place_is_named(case, broken):
     "setting",
     [
         {"peft_type": "LOHA"},
-        {"use_dora": True},
         {"bias": "all"},
         {"modules_to_save": ["lm_head"]},
         {"lora_bias": True},

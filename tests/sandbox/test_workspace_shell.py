@@ -92,6 +92,15 @@ def test_the_environment_has_no_keys(open_shell: Open, monkeypatch: pytest.Monke
     assert "TERM=dumb\n" in output
 
 
+def test_python_sees_an_edit_of_the_same_size_in_the_same_second(open_shell: Open, home: Path) -> None:
+    shell, module = open_shell(), home / "project" / "sums.py"
+    for sign in "-+":
+        module.write_text(f"print(3 {sign} 2)\n")
+        os.utime(module, (1_700_000_000, 1_700_000_000))
+        output = shell.run("python3 -c 'import sums'").output
+    assert output == "5\n"
+
+
 def test_a_time_limit_and_what_came_until_then(open_shell: Open) -> None:
     result = open_shell().run("echo begun; sleep 60", timeout=0.3)
     assert (result.status, result.output) == ("timeout", "begun\n")

@@ -11,6 +11,9 @@ from codemill.models import CausalLM
 from codemill.models.initialize import initialize
 from codemill.train.config import LoopConfig, ModelSection, OptimizerConfig
 from codemill.train.loop import Trainer
+from codemill.train.objective import CrossEntropy
+from codemill.train.policy import Policy
+from codemill.train.source import PackedSource, validation_batches
 
 VOCAB_SIZE = 61
 CONTEXT = 24
@@ -43,7 +46,9 @@ def make_rows(num_documents: int, seed: int = 0) -> PackedRows:
 
 def make_trainer(directory: Path, loop: LoopConfig = LOOP, seed: int = 0) -> Trainer:
     """A new process's view of the run in `directory`."""
-    return Trainer(make_model(seed), make_rows(30), {"held_out": make_rows(5, seed=1)}, loop, OPTIMIZER, directory)
+    source = PackedSource(make_rows(30), loop)
+    validation = {"held_out": validation_batches(make_rows(5, seed=1), loop)}
+    return Trainer(Policy(make_model(seed)), CrossEntropy(), source, validation, loop, OPTIMIZER, directory)
 
 
 @pytest.fixture

@@ -7,7 +7,10 @@ import pytest
 
 from codemill import cli
 from codemill.errors import UsageError
-from codemill.train.config import PretrainConfig, load_config
+from codemill.train.config import PretrainConfig
+from codemill.train.config_file import load_config
+from codemill.train.dpo_config import DpoConfig
+from codemill.train.sft_config import SftConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = """
@@ -40,11 +43,15 @@ def test_what_is_said_and_what_is_left_out(path: Path) -> None:
     assert config.optimizer.weight_decay == 0.05
 
 
+KINDS: dict[str, type] = {"tuned_dpo": DpoConfig, "tuned": SftConfig}
+
+
 def test_the_configurations_that_ship_are_valid() -> None:
     paths = sorted((ROOT / "runs").glob("*.toml"))
     assert paths
     for path in paths:
-        load_config(PretrainConfig, path)
+        kind = next((kind for start, kind in KINDS.items() if path.stem.startswith(start)), PretrainConfig)
+        load_config(kind, path)
 
 
 def test_overrides(path: Path) -> None:
@@ -72,7 +79,8 @@ def test_overrides(path: Path) -> None:
         ("optimizer.lr=nan", "optimizer.lr = nan must be a number that is not negative"),
         ("optimizer.lr=inf", "optimizer.lr = inf must be a number that is not negative"),
         ("loop.seed=-1", "loop.seed = -1 must be a number that is not negative"),
-        ("loop.steps=0", "loop.steps = 0 must be at least 1"),
+        ("loop.steps=0", "give either loop.steps or loop.epochs, above 0"),
+        ("loop.epochs=2", "give either loop.steps or loop.epochs, above 0"),
         ("loop.rows_per_micro_batch=0", "loop.rows_per_micro_batch = 0 must be at least 1"),
         ("loop.log_every=0", "loop.log_every = 0 must be at least 1"),
         ("loop.precision=half", "loop.precision = 'half' must be float32 or bfloat16"),
@@ -93,7 +101,7 @@ def test_what_it_may_not_say(override: str, message: str, path: Path) -> None:
     ("old", "new", "message"),
     [
         ("[loop]\nsteps = 10\n", "", "the key loop is missing"),
-        ("steps = 10", "", "the key loop.steps is missing"),
+        ("steps = 10", "", "give either loop.steps or loop.epochs"),
         ("[loop]", "[loop", "run.toml"),
         ("steps = 10", "steps = 10\nsteps = 11", "run.toml"),
         ('"out"', "out", "run.toml"),
@@ -114,7 +122,10 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 
 def test_a_dry_run_says_what_would_be_done(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "pretrain", str(path), "--dry-run"]) == 0
-    assert capsys.readouterr().out == "10 steps of 8 x 64 tokens, 5,120 in all\n"
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "10 steps of 8 x 64 tokens, 5,120 tokens in all"
+    assert second == "67,520 of 67,520 parameters are trained (100 %)"
+    assert third.startswith("about 0.6")
     assert cli.main(["train", "pretrain", str(path), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"] > 0
     assert cli.main(["train", "pretrain", str(path), "--dry-run", "--set", "loop.steps=-1"]) == 2

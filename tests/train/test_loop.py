@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from codemill.errors import CodemillError
 from codemill.models import CausalLM
-from codemill.train import loop as loop_module
+from codemill.train import objective
+from codemill.train.batch import Batch
+from codemill.train.guard import SpikeGuard
 from codemill.train.interruption import Interruption
-from codemill.train.loop import StepReport, Trainer, TrainingLog, mean_loss, row_order, summed_loss
+from codemill.train.log import StepReport, TrainingLog
+from codemill.train.loop import Trainer
+from codemill.train.objective import CrossEntropy
+from codemill.train.policy import Policy
+from codemill.train.source import row_order, validation_batches
 from train.conftest import LOOP, make_model, make_rows, make_trainer
 
 
@@ -44,8 +49,21 @@ def test_the_loss_is_that_of_each_document_alone() -> None:
             logprobs = model(ids[None])[0].log_softmax(-1)
             weights = torch.from_numpy(rows.loss_weights[row, places])
             total += -(weights[1:] * logprobs[:-1].gather(1, ids[1:, None])[:, 0]).sum().item()
-    assert summed_loss(model, rows, range(len(rows))).item() == pytest.approx(total, rel=1e-5)
-    assert mean_loss(model, rows) == pytest.approx(total / rows.loss_weights.sum(), rel=1e-5)
+    batch, terms = Batch.of(rows.take(range(len(rows)))), CrossEntropy()
+    totals = terms.counts([batch])
+    assert totals == {"cross_entropy": pytest.approx(rows.loss_weights.sum())}
+    assert terms.loss(Policy(model), batch, totals).value.item() == pytest.approx(
+        total / totals["cross_entropy"], rel=1e-5
+    )
+
+
+def test_columns_that_are_padding_in_all_rows_are_not_read() -> None:
+    rows = make_rows(12)
+    used = (rows.document_ids >= 0).sum(axis=1)
+    row = int(used.argmin())
+    batch = Batch.of(rows.take([row]))
+    assert batch.input_ids.shape == (1, used[row])
+    assert batch.num_tokens == used[row] < rows.input_ids.shape[1]
 
 
 def gradients(model: CausalLM) -> dict[str, torch.Tensor]:
@@ -58,17 +76,26 @@ def test_micro_batches_have_the_gradients_of_one_batch(size: int, tmp_path: Path
     for rows_per_micro_batch in (6, size):
         loop = replace(LOOP, rows_per_step=6, rows_per_micro_batch=rows_per_micro_batch)
         trainer = make_trainer(tmp_path, loop)
-        losses.append(trainer._accumulate(range(6)))
-        results.append(gradients(trainer.model))
+        losses.append(trainer._accumulate(trainer.source.micro_batches(0))[0])
+        results.append(gradients(trainer.policy.model))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert set(results[0]) == {name for name, _ in make_model().named_parameters()}
     for name, gradient in results[0].items():
         torch.testing.assert_close(results[1][name], gradient, atol=1e-6, rtol=1e-4)
 
 
+def test_recomputing_layers_has_the_same_gradients(tmp_path: Path) -> None:
+    results = []
+    for recompute in (False, True):
+        trainer = make_trainer(tmp_path, replace(LOOP, recompute=recompute))
+        loss, _ = trainer._accumulate(trainer.source.micro_batches(0))
+        results.append((loss, gradients(trainer.policy.model)))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(each, results[1][1][name]) for name, each in results[0][1].items())
+
+
 def test_the_loss_of_a_step_is_the_weighted_mean(trainer: Trainer) -> None:
-    indices = row_order(len(trainer.rows), LOOP.seed, 0, LOOP.rows_per_step)
-    expected = summed_loss(trainer.model, trainer.rows, indices).item() / trainer.rows.loss_weights[indices].sum()
+    expected = trainer.measure(trainer.source.micro_batches(0))
     report = next(trainer.run())
     assert report.loss == pytest.approx(expected, rel=1e-6)
     assert (report.step, report.learning_rate_scale, report.validation) == (1, 0.5, None)
@@ -77,19 +104,20 @@ def test_the_loss_of_a_step_is_the_weighted_mean(trainer: Trainer) -> None:
 def test_it_learns(tmp_path: Path) -> None:
     loop = replace(LOOP, steps=40, evaluate_every=40)
     trainer = make_trainer(tmp_path, loop)
-    before = mean_loss(trainer.model, trainer.rows)
+    everything = validation_batches(make_rows(30), loop)
+    before = trainer.measure(everything)
     reports = list(trainer.run())
     assert [report.step for report in reports] == list(range(1, 41))
-    assert mean_loss(trainer.model, trainer.rows) < before - 0.5
+    assert trainer.measure(everything) < before - 0.5
     assert before == pytest.approx(math.log(61), abs=0.2)
 
 
 def test_validation_where_it_is_due_and_at_the_end(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, replace(LOOP, steps=5))
-    trainer.validation["nothing"] = make_rows(0)
+    trainer.validation = {**trainer.validation, "nothing": []}
     reports = list(trainer.run())
     assert [report.step for report in reports if report.validation is not None] == [3, 5]
-    assert reports[-1].validation == {"held_out": mean_loss(trainer.model, trainer.validation["held_out"])}
+    assert reports[-1].validation == {"held_out": trainer.measure(trainer.validation["held_out"])}
 
 
 def same_weights(first: CausalLM, second: CausalLM) -> bool:
@@ -110,22 +138,22 @@ def test_a_killed_run_continues_to_the_same_bits(stop: int, precision: str, tmp_
     resumed = make_trainer(tmp_path / "killed", loop, seed=99 if stop >= LOOP.checkpoint_every else 0)
     reports = list(resumed.run())
     assert [report.step for report in reports] == list(range(stop // 2 * 2 + 1, 7))
-    assert same_weights(resumed.model, whole.model)
+    assert same_weights(resumed.policy.model, whole.policy.model)
     logged = TrainingLog(tmp_path / "killed" / "log.jsonl").read()
     assert [untimed(report) for report in logged] == [untimed(report) for report in expected]
 
 
 def untimed(report: StepReport) -> StepReport:
-    return replace(report, tokens_per_second=0.0)
+    return replace(report, tokens_per_second=0.0, mfu=0.0)
 
 
 def test_bf16_keeps_weights_and_gradients_in_fp32(tmp_path: Path) -> None:
     exact, rounded = (make_trainer(tmp_path, replace(LOOP, precision=name)) for name in ("float32", "bfloat16"))
-    losses = [trainer._accumulate(range(4)) for trainer in (exact, rounded)]
+    losses = [trainer._accumulate(trainer.source.micro_batches(0))[0] for trainer in (exact, rounded)]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
-    expected = gradients(exact.model)
-    for name, gradient in gradients(rounded.model).items():
+    expected = gradients(exact.policy.model)
+    for name, gradient in gradients(rounded.policy.model).items():
         assert gradient.dtype == torch.float32
         assert (gradient - expected[name]).norm() < 0.1 * expected[name].norm(), name
 
@@ -135,7 +163,7 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
     list(first.run())
     again = make_trainer(tmp_path, seed=1)
     assert list(again.run()) == []
-    assert same_weights(again.model, first.model)
+    assert same_weights(again.policy.model, first.policy.model)
 
 
 def interrupted_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +171,7 @@ def interrupted_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Trainer._accumulate
     steps = iter(range(1000))
 
-    def accumulate(self: Trainer, *arguments: Any) -> float:
+    def accumulate(self: Trainer, *arguments: Any) -> Any:
         if next(steps) == step:
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, *arguments)
@@ -159,11 +187,11 @@ def test_ctrl_c_saves_the_step_in_progress(tmp_path: Path, monkeypatch: pytest.M
         stopped = make_trainer(tmp_path / "stopped")
         with pytest.raises(KeyboardInterrupt):
             list(stopped.run())
-    assert stopped.checkpoints.paths()[-1].name == "step-00000003.pt"
+    assert stopped.checkpoints.paths()[-1].name == "step-00000003"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     resumed = make_trainer(tmp_path / "stopped", seed=99)
     assert [report.step for report in resumed.run()] == [4, 5, 6]
-    assert same_weights(resumed.model, whole.model)
+    assert same_weights(resumed.policy.model, whole.policy.model)
 
 
 def test_a_second_ctrl_c_interrupts_at_once() -> None:
@@ -187,17 +215,17 @@ def test_an_ignored_ctrl_c_stays_ignored() -> None:
 
 @pytest.mark.parametrize("place", ["loss", "gradient"])
 def test_nan_is_an_error_and_changes_no_weight(place: str, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoiled(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        loss = F.cross_entropy(logits, targets)
+    def spoiled(hidden: torch.Tensor, *_: object) -> torch.Tensor:
+        loss = hidden.sum()
         if place == "loss":
             return loss * math.nan
         loss.register_hook(lambda gradient: gradient * math.nan)
         return loss
 
-    monkeypatch.setattr(loop_module, "weighted_cross_entropy", spoiled)
+    monkeypatch.setattr(objective, "chunked_cross_entropy", spoiled)
     with pytest.raises(CodemillError, match=rf"the {place}.* became nan at step 1: lower optimizer.lr"):
         list(trainer.run())
-    assert same_weights(trainer.model, make_model())
+    assert same_weights(trainer.policy.model, make_model())
     assert trainer.checkpoints.paths() == []
 
 
@@ -227,3 +255,39 @@ def test_a_last_line_that_was_cut_is_left_out(cut: int, tmp_path: Path) -> None:
     log.truncate(5)
     log.append(report(2))
     assert log.read() == [report(1), report(2)]
+
+
+def reports_with(norms: list[float]) -> list[StepReport]:
+    return [StepReport(step, 1.0, norm, 1.0, 1.0) for step, norm in enumerate(norms, 1)]
+
+
+def test_an_outlier_changes_nothing_and_does_not_count(tmp_path: Path) -> None:
+    guard = SpikeGuard(4.0, reports_with([1.0] * 16))
+    assert not guard.skips(17, 1.0, 3.9)
+    assert [guard.skips(18 + i, 1.0, 50.0) for i in range(8)] == [True] * 8
+    assert not guard.skips(26, 1.0, 1.0)
+    assert not SpikeGuard(0.0, reports_with([1.0] * 16)).skips(17, 1.0, 1e9)
+    assert not SpikeGuard(4.0, reports_with([1.0] * 15)).skips(16, 1.0, 1e9)
+
+
+def test_many_outliers_in_a_row_are_an_error_also_after_a_resume() -> None:
+    before = reports_with([1.0] * 20)
+    before += [replace(each, skipped=True) for each in reports_with([90.0] * 8)]
+    with pytest.raises(CodemillError, match=r"9 steps, the last of them step 29 with 90: lower optimizer.lr"):
+        SpikeGuard(4.0, before).skips(29, 1.0, 90.0)
+
+
+def test_a_skipped_step_leaves_the_weights(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, replace(LOOP, skip_spikes_over=4.0))
+    weights = {name: each.clone() for name, each in trainer.policy.model.state_dict().items()}
+    guard = SpikeGuard(4.0, reports_with([1e-9] * 16))
+    assert trainer._step(0, guard).skipped
+    assert all(torch.equal(each, weights[name]) for name, each in trainer.policy.model.state_dict().items())
+    assert not trainer._step(0, SpikeGuard(4.0)).skipped
+    assert not all(torch.equal(each, weights[name]) for name, each in trainer.policy.model.state_dict().items())
+
+
+def test_nothing_to_learn_from_is_an_error(trainer: Trainer) -> None:
+    batch = trainer.source.micro_batches(0)[0]
+    with pytest.raises(CodemillError, match=r"a step has nothing to learn from .its cross_entropy counts 0"):
+        trainer.measure([replace(batch, weights=torch.zeros_like(batch.weights))])

@@ -16,18 +16,22 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 Action = Literal["allow", "ask", "deny"]
 
 IN_PLAN = (
-    "this is plan mode, in which nothing is changed and nothing is run: look, think, and present the plan with "
-    "exit_plan_mode"
+    "this is plan mode, in which nothing is changed, and only commands are run that just look: look, think, and "
+    "present the plan with exit_plan_mode"
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a rule says of a call, and why, in one line. is_secret: not even an error may show what it is about."""
+    """What a rule says of a call, and why, in one line. is_secret: not even an error may show what it is about.
+
+    only_looks: the call changes nothing, though its tool can.
+    """
 
     action: Action
     reason: str = ""
     is_secret: bool = False
+    only_looks: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ class ApprovalGate:
         by_rule = self._rules.judge(tool, call, context)
         if by_rule is not None and by_rule.action == "deny":
             return by_rule
-        if self.mode == "plan" and tool.spec.kind not in ("read", "think"):
+        only_looks = tool.spec.kind in ("read", "think") or (by_rule is not None and by_rule.only_looks)
+        if self.mode == "plan" and not only_looks:
             return Verdict("deny", IN_PLAN)
         if self.mode == "yolo":
             return Verdict("allow")

@@ -1,10 +1,10 @@
 """What a server sends, put together to a reply."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from codemill.agent.events import CallDelta, Listener, ReasoningDelta, TextDelta, Waiting
+from codemill.agent.events import CallDelta, Event, ReasoningDelta, TextDelta, Waiting
 from codemill.agent.model import Message, Reply, Usage
 from codemill.agent.stops import ContextTooLong
 from codemill.chat.reasoning import split_reasoning
@@ -30,48 +30,88 @@ class TryLater(Exception):
         self.seconds = seconds
 
 
+class _Call:
+    """A call in the making."""
+
+    def __init__(self, index: int | None) -> None:
+        self.index = index
+        self.id = self.name = self.arguments = ""
+
+    def take(self, part: Mapping[str, Any]) -> None:
+        function = part.get("function") or {}
+        self.id = self.id or part.get("id") or ""
+        self.name = self.name or function.get("name") or ""
+        arguments = function.get("arguments") or ""
+        self.arguments += json.dumps(arguments) if isinstance(arguments, Mapping) else arguments
+
+    def whole(self) -> ToolCall:
+        """Raises ValueError for arguments that are no JSON object."""
+        arguments = json.loads(self.arguments) if self.arguments.strip() else {}
+        if not isinstance(arguments, dict):
+            raise ValueError(f"found {type(arguments).__name__}")
+        return ToolCall(self.name, arguments, self.id or new_call_id())
+
+
 class EndpointAnswer:
     """A reply in the making."""
 
-    def __init__(self, tools: Sequence[Message], listen: Listener) -> None:
+    def __init__(self, tools: Sequence[Message]) -> None:
         self._tools = tools
-        self._listen = listen
         self._text: list[str] = []
         self._reasoning: list[str] = []
-        self._calls: dict[int, dict[str, str]] = {}
+        self._calls: list[_Call] = []
         self._finish_reason: str | None = None
         self._usage = Usage()
 
-    def take(self, chunk: Mapping[str, Any]) -> None:
+    def take(self, chunk: Mapping[str, Any]) -> list[Event]:
+        """One more piece -> what it says. Raises TryLater for one that is no part of an answer."""
+        try:
+            return list(self._take(chunk))
+        except (TypeError, AttributeError, ValueError, KeyError) as error:
+            raise TryLater("the server sent an event that is no part of an answer") from error
+
+    def end(self) -> None:
+        """The server says that this was all; some give no reason."""
+        self._finish_reason = self._finish_reason or "stop"
+
+    def _take(self, chunk: Mapping[str, Any]) -> Iterator[Event]:
         if isinstance(chunk.get("error"), Mapping):
             raise_error(chunk["error"], 500)
         if isinstance(chunk.get("usage"), Mapping):
             self._usage = _usage(chunk["usage"])
         if isinstance(chunk.get("prompt_progress"), Mapping):
             progress = chunk["prompt_progress"]
-            self._listen(Waiting(progress.get("processed"), progress.get("total")))
+            yield Waiting(progress.get("processed"), progress.get("total"))
         for choice in chunk.get("choices") or ():
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
-            self._take_delta(choice.get("delta") or {})
+            yield from self._take_delta(choice.get("delta") or {})
 
-    def _take_delta(self, delta: Mapping[str, Any]) -> None:
+    def _take_delta(self, delta: Mapping[str, Any]) -> Iterator[Event]:
         text, reasoning = delta.get("content"), delta.get("reasoning_content") or delta.get("reasoning")
         if isinstance(reasoning, str) and reasoning:
             self._reasoning.append(reasoning)
-            self._listen(ReasoningDelta(reasoning))
+            yield ReasoningDelta(reasoning)
         if isinstance(text, str) and text:
             self._text.append(text)
-            self._listen(TextDelta(text))
-        for position, call in enumerate(delta.get("tool_calls") or ()):
-            self._take_call(call, call.get("index", position))
+            yield TextDelta(text)
+        for part in delta.get("tool_calls") or ():
+            call = self._call(part)
+            call.take(part)
+            yield CallDelta(call.name, len(call.arguments))
 
-    def _take_call(self, delta: Mapping[str, Any], index: int) -> None:
-        call = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
-        function = delta.get("function") or {}
-        call["id"] = call["id"] or delta.get("id") or ""
-        call["name"] += function.get("name") or ""
-        call["arguments"] += function.get("arguments") or ""
-        self._listen(CallDelta(call["name"], len(call["arguments"])))
+    def _call(self, part: Mapping[str, Any]) -> "_Call":
+        """The call that a part belongs to. Ollama's parts may have no index, and each is a call then; some servers give
+        all calls one index, and ids of their own."""
+        index, call_id = part.get("index"), part.get("id") or ""
+        has_name = bool((part.get("function") or {}).get("name"))
+        last = self._calls[-1] if self._calls else None
+        if index is None and last is not None and not has_name:
+            return last
+        for call in reversed(self._calls):
+            if index is not None and call.index == index and (not call_id or call.id in ("", call_id)):
+                return call
+        self._calls.append(_Call(index))
+        return self._calls[-1]
 
     def reply(self) -> Reply:
         """The whole reply. Raises TryLater if the stream ended before it was whole."""
@@ -82,11 +122,11 @@ class EndpointAnswer:
             answer = split_reasoning(text)
             text, reasoning = answer.content, answer.reasoning
         calls, problems = [], []
-        for _, call in sorted(self._calls.items()):
+        for call in self._calls:
             try:
-                calls.append(_tool_call(call))
+                calls.append(call.whole())
             except (ValueError, RecursionError) as error:
-                problems.append(f"the arguments of {call['name']} are no JSON object ({error})")
+                problems.append(f"the arguments of {call.name} are no JSON object ({error})")
         if self._tools and not self._calls:  # a server that does not know the model's format leaves calls in the text
             parsed = ToolCallParser(self._tools).parse(text)
             text, calls = parsed.content, list(parsed.tool_calls)
@@ -105,14 +145,6 @@ def raise_error(error: Mapping[str, Any], status: int, seconds: float = 0.0) -> 
     if status in (401, 403):
         message += "; give the key with --api-key or in OPENAI_API_KEY"
     raise CodemillError(f"the server refuses the request ({status}): {message}")
-
-
-def _tool_call(call: Mapping[str, str]) -> ToolCall:
-    """Raises ValueError for arguments that are no JSON object."""
-    arguments = json.loads(call["arguments"]) if call["arguments"].strip() else {}
-    if not isinstance(arguments, dict):
-        raise ValueError(f"found {type(arguments).__name__}")
-    return ToolCall(call["name"], arguments, call["id"] or new_call_id())
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:

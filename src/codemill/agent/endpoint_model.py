@@ -2,7 +2,8 @@
 
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -87,7 +88,7 @@ class EndpointModel:
                 if attempt + 1 == MAX_TRIES:
                     raise CodemillError(f"{self._endpoint.url}: {later}; tried {MAX_TRIES} times") from later
                 pause = min(LONGEST_PAUSE, later.seconds or 0.5 * 2**attempt)
-                listen(Notice(f"{later}: next try in {pause:.0f} s"))
+                listen(Notice(f"{later}: next try in {pause:.2g} s"))
                 if cancel.wait(pause):
                     raise Interrupted("stopped") from None
         raise AssertionError
@@ -125,17 +126,26 @@ class EndpointModel:
     def _try(
         self, body: Mapping[str, Any], tools: Sequence[Message], listen: Listener, cancel: threading.Event
     ) -> Reply:
+        answer = EndpointAnswer(tools)
+        with closing(self._stream(body, cancel)) as chunks:  # what a listener raises is no matter of the connection
+            for chunk in chunks:
+                if not chunk:
+                    answer.end()
+                for event in answer.take(chunk):
+                    listen(event)
+        return answer.reply()
+
+    def _stream(self, body: Mapping[str, Any], cancel: threading.Event) -> Generator[dict[str, Any]]:
+        """What the server sends; its end is told by an empty object. Raises TryLater if that may work the next time."""
         import httpx
 
-        answer = EndpointAnswer(tools, listen)
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")  # halves of characters are not sent
         try:
             with self._client.stream("POST", f"{self._endpoint.base}/chat/completions", content=content) as response:
                 if response.status_code != 200:
                     _raise_status(response)
                 with _ClosedOnCancel(response, cancel):
-                    for chunk in _chunks(response):
-                        _take(answer, chunk)
+                    yield from _chunks(response)
         except httpx.ConnectError as error:
             raise TryLater(f"no connection to {self._endpoint.url}") from error
         except (httpx.HTTPError, httpx.StreamError, OSError) as error:
@@ -144,7 +154,6 @@ class EndpointModel:
             raise TryLater(f"the connection broke ({type(error).__name__})") from error
         if cancel.is_set():
             raise Interrupted("stopped")
-        return answer.reply()
 
 
 class _ClosedOnCancel:
@@ -181,21 +190,14 @@ def _shut_down(response: "httpx.Response") -> None:
             return  # it is closed already
 
 
-def _take(answer: EndpointAnswer, chunk: Mapping[str, Any]) -> None:
-    """Raises TryLater for JSON that is no part of an answer."""
-    try:
-        answer.take(chunk)
-    except (TypeError, AttributeError, ValueError, KeyError) as error:
-        raise TryLater("the server sent an event that is no part of an answer") from error
-
-
 def _chunks(response: "httpx.Response") -> Iterator[dict[str, Any]]:
-    """The JSON objects of an event stream, until `[DONE]`."""
+    """The JSON objects of an event stream, and an empty one for `[DONE]`."""
     for line in response.iter_lines():
         if not line.startswith("data:"):
             continue
         data = line[5:].strip()
         if data == "[DONE]":
+            yield {}
             return
         try:
             chunk = json.loads(data)

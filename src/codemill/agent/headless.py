@@ -26,7 +26,8 @@ EXIT_STATUS: Mapping[Status, int] = {
 class HeadlessOutput:
     """Writes what an agent does, and how it ended.
 
-    text: the answer on standard output, and a line for each call on standard error. json: one object at the end.
+    text: the answer on standard output, and a line for each call on standard error. json: one object at the end, and
+    notices on standard error.
     stream-json: an object a line, as it happens; the last has `"type": "outcome"`.
     """
 
@@ -68,11 +69,16 @@ class HeadlessOutput:
             told = visible_line(f"{event.call.name} {event.call.arguments_json[:120]}")
             print(f"[{told}: {mark}]", file=self._err, flush=True)
         elif isinstance(event, Notice):
-            print(f"[{safe_line(event.text)}]", file=self._err, flush=True)
+            self._notice(event)
 
     def _collect(self, event: Event) -> None:
         if isinstance(event, CallDone):
             self._calls.append(_result(event))
+        elif isinstance(event, Notice):
+            self._notice(event)
+
+    def _notice(self, event: Notice) -> None:
+        print(f"[{safe_line(event.text)}]", file=self._err, flush=True)
 
     def _write_event(self, event: Event) -> None:
         told = event_object(event)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -66,7 +66,8 @@ class Outcome:
 class Agent:
     """Works on one task after the other in a session. `cancel`, once set, ends the run at the next possible moment.
 
-    budget: of each run; it may be changed between them.
+    budget: of each run; it may be changed between them. prepare: is called when one begins. news: what the model is
+    told besides a task.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Agent:
         compactor: Compactor | None = None,
         checkpointer: Checkpointer | None = None,
         listen: Listener = lambda event: None,
+        prepare: Callable[[], None] = lambda: None,
+        news: Callable[[], str] = lambda: "",
     ) -> None:
         self.model = model
         self.toolbox = toolbox
@@ -88,6 +91,8 @@ class Agent:
         self.budget = budget or Budget()
         self._compactor = compactor
         self._checkpointer = checkpointer
+        self._prepare = prepare
+        self._news = news
         self._num_faulty = 0
         self.spending = Spending(self.budget)  # of the run that is under way
 
@@ -97,9 +102,10 @@ class Agent:
         spending = self.spending
         self._remember_files()
         try:
+            self._prepare()
             self._answer_open_calls(guard)
             if task is not None:
-                self.session.add_user(task)
+                self.session.add_user(task + self._news())
             elif self.session.is_answered:
                 raise Finished(self.session.messages[-1]["content"])
             while True:

@@ -1,9 +1,10 @@
 """MCP servers, whose tools the agent may use: over stdio and over streamable HTTP.
 
-    with McpServers(read_settings(configuration.mcp_servers), listen) as servers:
-        options = AgentOptions(root, more_tools=servers.tools)
+    with McpServers(read_settings(configuration.mcp_servers)) as servers:
+        options = AgentOptions(root, late_tools=servers)
 
-They run outside the sandbox, with the rights of the user. A server that does not work is told of, and left out.
+They start in the background, once an agent has its workbench, and its first request waits for them a little. They run
+outside the sandbox, with the rights of the user. A server that does not work is told of, and left out.
 """
 
 import asyncio
@@ -22,82 +23,113 @@ from codemill.agent.mcp_tool import McpTool
 from codemill.agent.stops import Interrupted
 from codemill.agent.tool import Tool, ToolError
 from codemill.agent.workflows.visible import visible
+from codemill.errors import CodemillError
 
 START_SECONDS = 30.0
+PATIENCE = 5.0  # seconds that somebody who types waits for them
+TELL_SECONDS = 1.0  # from which on a wait is told of
 CLOSE_SECONDS = 10.0
 TICK = 0.05  # seconds in which a cancellation is seen
 MAX_PAGES = 20  # of a list of tools
-MISSING = "MCP servers are configured, but the package mcp is not installed: pip install 'codemill[agent]'"
+MISSING = "the package mcp is not installed: pip install 'codemill[agent]'"
 
 
 class McpServers:
-    """A context in which the servers run. tools: of all that have started."""
+    """A context in which the servers run. patience: seconds that the first request waits for them, and no later one.
+
+    tools: of all that have answered, as far as `gather` has seen.
+    """
 
     def __init__(
-        self,
-        settings: Sequence[McpSettings],
-        listen: Listener = lambda event: None,
-        start_seconds: float = START_SECONDS,
+        self, settings: Sequence[McpSettings], patience: float = START_SECONDS, start_seconds: float = START_SECONDS
     ) -> None:
         self.tools: list[Tool] = []
-        self._listen = listen
+        self._patience = min(patience, start_seconds)
         self._start_seconds = start_seconds
+        self._began = 0.0
         self._servers = [_Server(each) for each in settings]
+        self._starting = list(self._servers)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        if not self._servers:
-            return self
-        try:
-            import mcp  # noqa: F401 - 1 s, so only where it is needed
-        except ImportError:
-            self._listen(Notice(MISSING))
-            return self
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._work, args=(self._loop,), name="mcp", daemon=True)
-        self._thread.start()
-        try:
-            self._wait_for_start(time.monotonic() + self._start_seconds)
-        except BaseException:
-            self.__exit__()
-            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._loop is None or self._thread is None:
             return
-        for server in self._servers:
-            self._loop.call_soon_threadsafe(server.stop)
+        with suppress(RuntimeError):  # the loop has ended, since no server runs
+            for server in self._servers:
+                self._loop.call_soon_threadsafe(server.stop)
         self._thread.join(CLOSE_SECONDS)
         self._loop = None
+
+    def start(self) -> None:
+        """Start them, and wait for nothing."""
+        if not self._servers or self._thread is not None:
+            return
+        self._began = time.monotonic()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._work, args=(self._loop,), name="mcp", daemon=True)
+        self._thread.start()
+
+    def gather(self, listen: Listener, cancel: threading.Event) -> Sequence[Tool]:
+        """The tools that there are now; the first time it waits for the others. Raises Interrupted."""
+        self.start()
+        deadline, self._patience = time.monotonic() + self._patience, 0.0
+        self._wait(deadline, listen, cancel)
+        is_late = time.monotonic() - self._began >= self._start_seconds
+        for server in self._starting[:]:
+            if server.ready.done() or is_late:
+                self._starting.remove(server)
+                self._take(server, listen)
+            else:
+                listen(Notice(visible(f"the MCP server {server.settings.name} does not answer yet: go on without it")))
+        return self.tools
+
+    def _wait(self, deadline: float, listen: Listener, cancel: threading.Event) -> None:
+        futures, told = [server.ready for server in self._starting], time.monotonic() + TELL_SECONDS
+        while wait(futures, TICK).not_done and time.monotonic() < deadline:
+            if cancel.is_set():
+                raise Interrupted("stopped")
+            if time.monotonic() > told:
+                names = ", ".join(server.settings.name for server in self._starting if not server.ready.done())
+                listen(Notice(visible(f"waiting for MCP servers: {names}")))
+                told = float("inf")
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """The thread: until all servers have ended."""
         asyncio.set_event_loop(loop)
+        try:
+            import mcp  # noqa: F401 - 1 s, so only where it is needed
+        except ImportError:
+            for server in self._servers:
+                server.ready.set_exception(CodemillError(MISSING))
+            loop.close()
+            return
         with suppress(Exception):
             loop.run_until_complete(asyncio.gather(*(server.run() for server in self._servers), return_exceptions=True))
         with suppress(Exception):
             loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
 
-    def _wait_for_start(self, deadline: float) -> None:
-        for server in self._servers:
-            if not wait([server.ready], max(deadline - time.monotonic(), 0.0)).done:
-                self._leave_out(server, f"it has not answered within {self._start_seconds:g} s")
-                continue
-            try:
-                tools = server.ready.result()
-            except Exception as error:  # noqa: BLE001 - whatever a server or its library does, the agent goes on
-                self._leave_out(server, _reason(error))
-            else:
-                self._add(server, tools)
+    def _take(self, server: "_Server", listen: Listener) -> None:
+        """One that has answered, or has had time enough."""
+        if not server.ready.done():
+            self._leave_out(server, f"it has not answered within {self._start_seconds:g} s", listen)
+            return
+        try:
+            tools = server.ready.result()
+        except Exception as error:  # noqa: BLE001 - whatever a server or its library does, the agent goes on
+            self._leave_out(server, _reason(error), listen)
+        else:
+            self._add(server, tools)
 
-    def _leave_out(self, server: "_Server", reason: str) -> None:
+    def _leave_out(self, server: "_Server", reason: str, listen: Listener) -> None:
         assert self._loop is not None
         words = server.last_words()
         text = f"the MCP server {server.settings.name} is left out: {reason}{words and f' ({words})'}"
-        self._listen(Notice(visible(text)))
+        listen(Notice(visible(text)))
         with suppress(RuntimeError):  # the loop has ended, since no server runs
             self._loop.call_soon_threadsafe(server.give_up)
 

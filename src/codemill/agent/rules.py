@@ -5,6 +5,8 @@ from collections.abc import Callable
 from codemill.agent.always_rule import rule_for
 from codemill.agent.approval import Verdict
 from codemill.agent.command_rules import CommandRules
+from codemill.agent.read_only_commands import is_read_only
+from codemill.agent.shell_syntax import parse_command
 from codemill.agent.tool import Tool, ToolContext, ToolError
 from codemill.chat.tool_types import ToolCall
 
@@ -30,8 +32,10 @@ class ProjectRules:
         if tool.spec.name == "save_memory":
             return Verdict("ask", MEMORY)
         if call.name == COMMAND_TOOL:
-            judged = self._commands.judge(call.arguments["command"])
-            return Verdict(judged.action, judged.reason)
+            command = call.arguments["command"]
+            judged = self._commands.judge(command)
+            only_looks = all(is_read_only(part) for part in parse_command(command))
+            return Verdict(judged.action, judged.reason, only_looks=only_looks)
         return Verdict("allow") if tool.spec.kind in self._always or call.name in self._trusted else None
 
     def trust(self, name: str) -> None:

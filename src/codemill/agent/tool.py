@@ -1,11 +1,12 @@
 """What a tool is, and what it gives."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from codemill.agent.events import Listener
     from codemill.agent.workspace import Workspace
 
 # read: looks only. edit: changes files of the workspace. run: commands. fetch: reaches the network. think: changes
@@ -74,6 +75,16 @@ class Tool(Protocol):
 
     def run(self, arguments: Arguments, context: ToolContext) -> Observation:
         """Do it. Raises ToolError; Interrupted once `context.cancel` is set."""
+
+
+class ToolSource(Protocol):
+    """Tools that take a while to be there, such as those of other programs."""
+
+    def start(self) -> None:
+        """Begin to make them ready, and wait for nothing. More than once it does nothing more."""
+
+    def gather(self, listen: "Listener", cancel: threading.Event) -> Sequence[Tool]:
+        """Those that are ready now, after a short wait. What is missing is told. Raises Interrupted."""
 
 
 def tool_schema(tool: Tool) -> dict[str, Any]:

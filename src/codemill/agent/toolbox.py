@@ -44,6 +44,10 @@ class Toolbox:
     def names(self) -> Sequence[str]:
         return list(self._tools)
 
+    def add(self, tool: Tool) -> None:
+        """One more, behind the others."""
+        self._tools[tool.spec.name] = tool
+
     def find(self, name: str) -> Tool | None:
         """The tool of that name."""
         return self._tools.get(name)

@@ -17,11 +17,12 @@ from codemill.agent.events import CallBegun, CallDone, Event, Listener, Notice
 from codemill.agent.history import History
 from codemill.agent.loop import Agent
 from codemill.agent.model import Model
+from codemill.agent.plan_mode import LOOK_ONLY, plan_news
 from codemill.agent.prompt import MEMORY_FILES, Surroundings, read_memory, system_prompt
 from codemill.agent.rules import ProjectRules
 from codemill.agent.session import Session
 from codemill.agent.snapshots import Snapshots
-from codemill.agent.tool import Tool, ToolContext
+from codemill.agent.tool import Tool, ToolContext, ToolSource
 from codemill.agent.toolbox import Toolbox
 from codemill.agent.tools.edit import EditTool
 from codemill.agent.tools.find import GlobTool, GrepSearchTool, ListDirectoryTool
@@ -38,7 +39,10 @@ SECOND_AGENT = "\n\nYou are a second agent: do what the prompt says, and answer 
 
 @dataclass(frozen=True)
 class AgentOptions:
-    """What a user chooses. network: whether commands reach it. more_tools: such as those of MCP servers."""
+    """What a user chooses. network: whether commands reach it. more_tools: besides those that each agent has.
+
+    late_tools: such as those of MCP servers, which are still being started.
+    """
 
     root: Path
     mode: Mode = "default"
@@ -46,6 +50,7 @@ class AgentOptions:
     network: bool = False
     configuration: Configuration = field(default_factory=Configuration)
     more_tools: Sequence[Tool] = ()
+    late_tools: ToolSource | None = None
 
 
 class Workbench:
@@ -73,9 +78,6 @@ class Workbench:
         self.cancel = threading.Event()
         self._folder = snapshots_folder
         self.rules = ProjectRules(options.configuration.command_rules)
-        for tool in options.more_tools:
-            if getattr(tool, "is_trusted", False):
-                self.rules.trust(tool.spec.name)
         self.gate = ApprovalGate(options.mode, approver, self.rules)
         self.todos = TodoWriteTool(session.keep_todos)
 
@@ -89,9 +91,12 @@ class Workbench:
         self.snapshots = Snapshots(folder, self.workspace.root, state_folder())
         self._checkpoints = Checkpoints(self.session, self.snapshots, lambda text: self._listen(Notice(text)))
         self.history = History(self.session, self.snapshots, self.workspace)
-        self.toolbox = self._toolbox([*self._tools(), *self._options.more_tools])
+        self._more_tools = list(self._options.more_tools)
+        self.toolbox = self._toolbox([*self._tools(), *self._more_tools])
         self.agent = self._agent()
         self._begin_session()
+        if self._options.late_tools is not None:
+            self._options.late_tools.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,6 +111,8 @@ class Workbench:
             compactor=Summarizer(),
             checkpointer=self._checkpoints,
             listen=self._listen,
+            prepare=self._add_late_tools,
+            news=lambda: plan_news(self.session.messages, self.gate.mode == "plan"),
         )
 
     def _begin_session(self) -> None:
@@ -117,14 +124,22 @@ class Workbench:
         root = self.workspace.root
         surroundings = Surroundings(root, self._options.network, (root / ".git").exists())
         memory = read_memory(root, config_folder() / MEMORY_FILES[0])
-        return system_prompt(surroundings, memory, plan=self._options.mode == "plan")
+        return system_prompt(surroundings, memory)
 
     def _tools(self) -> list[Tool]:
         tools: list[Tool] = [*self._looking_tools(), EditTool(), WriteFileTool(), ShellTool(self.shell)]
         tools += [self.todos, SaveMemoryTool(config_folder() / MEMORY_FILES[0]), TaskTool(self._run_second)]
-        if self._options.mode == "plan":
-            tools.append(ExitPlanModeTool(self.gate, self._approver))
-        return tools
+        return [*tools, ExitPlanModeTool(self.gate, self._approver)]
+
+    def _add_late_tools(self) -> None:
+        """What has become ready since the last request. Behind the others: what caches hold of those stays."""
+        source = self._options.late_tools
+        for tool in source.gather(self._listen, self.cancel) if source is not None else ():
+            if tool.spec.name not in self.toolbox.names:
+                self.toolbox.add(tool)
+                self._more_tools.append(tool)
+                if getattr(tool, "is_trusted", False):
+                    self.rules.trust(tool.spec.name)
 
     def _looking_tools(self) -> list[Tool]:
         return [ListDirectoryTool(), ReadFileTool(), ReadManyFilesTool(), GlobTool(), GrepSearchTool()]
@@ -136,7 +151,7 @@ class Workbench:
         """Have a second agent work, whose conversation is not kept."""
         tools = self._looking_tools()
         if kind != "explore":
-            tools += [EditTool(), WriteFileTool(), ShellTool(self.shell)]
+            tools += [EditTool(), WriteFileTool(), ShellTool(self.shell), *self._more_tools]
         session = Session()
         session.add({"role": "system", "content": self.session.messages[0]["content"] + SECOND_AGENT})
         agent = Agent(
@@ -147,6 +162,7 @@ class Workbench:
             compactor=Summarizer(),
             checkpointer=self._checkpoints,
             listen=_calls_only(self._listen),
+            news=lambda: f"\n\n{LOOK_ONLY}" if self.gate.mode == "plan" else "",
         )
         try:
             outcome = agent.run(prompt)

@@ -1,5 +1,6 @@
 """The tokenizer: byte-level BPE of a checkpoint, with chat rendering that user text cannot break out of."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -181,12 +182,25 @@ class Tokenizer:
 
         The same strings in messages, tools or template variables are encoded as text. Raises as `render` does.
         """
-        marked = self._render(messages, tools, add_generation_prompt, template_kwargs, marks=self._marks)
         ids: list[int] = []
-        for text, token in self._marks.split(marked):
+        for text, token in self.render_pieces(messages, tools, add_generation_prompt, **template_kwargs):
             ids += self._encode_plain(replace_surrogates(text))
             ids += [self.control_tokens[token]] if token else []
         return ids
+
+    def render_pieces(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **template_kwargs: Any,
+    ) -> list[tuple[str, str | None]]:
+        """`render(...)` in pairs: a text, and the control token that the chat format itself writes after it.
+
+        The last pair has None. The same strings in messages stay part of the texts. Raises as `render` does.
+        """
+        marked = self._render(messages, tools, add_generation_prompt, template_kwargs, marks=self._marks)
+        return list(self._marks.split(marked))
 
     @cached_property
     def _marks(self) -> ControlMarks:
@@ -227,6 +241,17 @@ class Tokenizer:
         return {name: ChatTemplate(source) for name, source in self._files.templates.items()}
 
     # Files
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that decides what a text or a conversation becomes: vocabulary, added tokens, templates."""
+        files = self._files
+        rest = json.dumps([files.config, files.templates, files.added_tokens], sort_keys=True)
+        return hashlib.sha256(files.blob + rest.encode()).hexdigest()
+
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[TokenizerFiles]]:
+        """A copy for another process is built from the same files."""
+        return Tokenizer, (self._files,)
 
     def to_json(self) -> str:
         """The text of its tokenizer.json, with all added tokens."""

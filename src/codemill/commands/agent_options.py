@@ -120,20 +120,24 @@ def project(
 
 
 @contextmanager
-def more_tools(chosen: "AgentOptions", with_web: bool = False) -> Iterator["AgentOptions"]:
+def more_tools(
+    chosen: "AgentOptions", with_web: bool = False, is_interactive: bool = False
+) -> Iterator["AgentOptions"]:
     """The options with the tools of the MCP servers that are configured, which run meanwhile, and web_fetch if wanted.
 
     Raises UsageError for an entry of a server that is wrong.
     """
-    from codemill.agent.headless import HeadlessOutput
-    from codemill.agent.mcp_client import McpServers
+    tools = [*chosen.more_tools]
+    if with_web:
+        from codemill.agent.tools.web_fetch import WebFetchTool
+
+        tools.append(WebFetchTool())
+    if not chosen.configuration.mcp_servers:
+        yield replace(chosen, more_tools=tools)
+        return
+    from codemill.agent.mcp_client import PATIENCE, START_SECONDS, McpServers
     from codemill.agent.mcp_settings import read_settings
 
     settings = read_settings(chosen.configuration.mcp_servers)
-    with McpServers(settings, HeadlessOutput("text").listener) as servers:
-        tools = [*chosen.more_tools, *servers.tools]
-        if with_web:
-            from codemill.agent.tools.web_fetch import WebFetchTool
-
-            tools.append(WebFetchTool())
-        yield replace(chosen, more_tools=tools)
+    with McpServers(settings, PATIENCE if is_interactive else START_SECONDS) as servers:
+        yield replace(chosen, more_tools=tools, late_tools=servers)

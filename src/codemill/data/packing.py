@@ -1,7 +1,7 @@
 """Best-fit packing: whole documents side by side in rows of a fixed length, in few rows.
 
-Ding et al. 2024, "Fewer Truncations Improve Language Modeling" (best-fit decreasing); here a
-histogram of the rows' free space with a bitmask over its filled cells takes the place of their segment tree.
+Ding et al. 2024, "Fewer Truncations Improve Language Modeling" (best-fit decreasing); `best_fit` has a histogram of the
+rows' free space, with a bitmask over its filled cells, in the place of their segment tree.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from codemill.data.best_fit import fill_bins
 from codemill.errors import CodemillError
 
 Int32 = npt.NDArray[np.int32]
@@ -58,6 +59,10 @@ class PackedRows:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    def take(self, rows: Sequence[int]) -> "PackedRows":
+        """These rows."""
+        return PackedRows(**{name: array[rows] for name, array in vars(self).items()})
+
     @property
     def fill(self) -> float:
         """Share of the places that hold a token of a document."""
@@ -75,40 +80,27 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
     Returns the document indices of every bin. Raises CodemillError for a length outside 1..capacity.
     """
-    _check_lengths(lengths, capacity)
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
-    bins: list[list[int]] = []
-    bins_with_free: list[list[list[int]]] = [[] for _ in range(capacity + 1)]
-    filled = 0  # bit f is set when some bin has f places free
-    for index in order:
-        length = lengths[index]
-        candidates = filled >> length
-        if candidates:
-            free = length + (candidates & -candidates).bit_length() - 1
-            chosen = bins_with_free[free].pop()
-            if not bins_with_free[free]:
-                filled ^= 1 << free
-        else:
-            free, chosen = capacity, []
-            bins.append(chosen)
-        chosen.append(index)
-        bins_with_free[free - length].append(chosen)
-        filled |= 1 << (free - length)
-    return bins
+    bins = fill_bins(lengths, capacity)
+    return [members.tolist() for members in bins]
 
 
 def pack(documents: Sequence[Document], capacity: int, pad_id: int) -> PackedRows:
     """Pack documents of 1..capacity tokens into rows of `capacity` places, the rest filled with `pad_id`."""
-    bins = best_fit([len(document) for document in documents], capacity)
-    shape = (len(bins), capacity)
+    bins = fill_bins([len(document) for document in documents], capacity)
+    return build_rows([[documents[index] for index in members] for members in bins], capacity, pad_id)
+
+
+def build_rows(members: Sequence[Sequence[Document]], capacity: int, pad_id: int) -> PackedRows:
+    """Rows that hold these documents, each row those of one entry."""
+    shape = (len(members), capacity)
     rows = PackedRows(
         input_ids=np.full(shape, pad_id, dtype=np.int32),
         position_ids=np.zeros(shape, dtype=np.int32),
         document_ids=np.full(shape, PADDING_DOCUMENT, dtype=np.int32),
         loss_weights=np.zeros(shape, dtype=np.float32),
     )
-    for row, members in enumerate(bins):
-        _fill_row(rows, row, [documents[index] for index in members])
+    for row, documents in enumerate(members):
+        _fill_row(rows, row, documents)
     return rows
 
 
@@ -122,9 +114,3 @@ def _fill_row(rows: PackedRows, row: int, documents: Sequence[Document]) -> None
         rows.loss_weights[row, start + 1 : end] = document.weights[1:]
         start = end
     rows.position_ids[row, start:] = np.arange(rows.position_ids.shape[1] - start)
-
-
-def _check_lengths(lengths: Sequence[int], capacity: int) -> None:
-    for index, length in enumerate(lengths):
-        if not 1 <= length <= capacity:
-            raise CodemillError(f"document {index} has {length} tokens, outside 1..{capacity}; drop or split it first")

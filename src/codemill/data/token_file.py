@@ -3,7 +3,10 @@
 import os
 import tempfile
 import tokenize
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -13,17 +16,45 @@ from codemill.errors import CodemillError
 _FIELDS = {"input_ids": "<i4", "position_ids": "<i4", "document_ids": "<i4", "loss_weights": "<f4"}
 
 
-def save_rows(rows: PackedRows, path: str | Path) -> None:
-    """Write `rows` to `path` (any suffix); readers see the old file or the whole new one, never a part."""
+class RowWriter:
+    """Takes rows, in order, into a file that is being written."""
+
+    def __init__(self, file: IO[bytes], length: int) -> None:
+        self._file, self._length = file, length
+        self.num_rows = 0
+
+    def write(self, rows: PackedRows) -> None:
+        records = np.empty(len(rows), dtype=_record_type(self._length))
+        for name in _FIELDS:
+            records[name] = getattr(rows, name)
+        self._file.write(memoryview(records.view(np.uint8)))
+        self.num_rows += len(rows)
+
+
+@contextmanager
+def rows_being_written(path: str | Path, num_rows: int, length: int) -> Iterator[RowWriter]:
+    """A writer of `num_rows` rows of `length` places to `path` (any suffix), which readers see whole or not at all.
+
+    Raises CodemillError if the file cannot be written.
+    """
     target = Path(path)
-    records = np.empty(len(rows), dtype=_record_type(rows.input_ids.shape[1]))
-    for name in _FIELDS:
-        records[name] = getattr(rows, name)
+    description = np.lib.format.dtype_to_descr(_record_type(length))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(records, target)
+        with _replacing(target) as file:
+            header = {"descr": description, "fortran_order": False, "shape": (num_rows,)}
+            np.lib.format.write_array_header_1_0(file, header)
+            writer = RowWriter(file, length)
+            yield writer
+            assert writer.num_rows == num_rows
     except OSError as error:
         raise CodemillError(f"cannot write {target}: {error.strerror}") from error
+
+
+def save_rows(rows: PackedRows, path: str | Path) -> None:
+    """Write `rows` to `path` (any suffix); readers see the old file or the whole new one, never a part."""
+    with rows_being_written(path, len(rows), rows.input_ids.shape[1]) as writer:
+        writer.write(rows)
 
 
 def load_rows(path: str | Path) -> PackedRows:
@@ -55,11 +86,13 @@ def _record_type(length: int) -> np.dtype:
     return np.dtype([(name, kind, (length,)) for name, kind in _FIELDS.items()])
 
 
-def _write_atomically(records: np.ndarray, target: Path) -> None:
+@contextmanager
+def _replacing(target: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `target` when all is written, and vanishes if that fails."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.save(file, records, allow_pickle=False)
+            yield file
         os.replace(name, target)
     finally:
         Path(name).unlink(missing_ok=True)

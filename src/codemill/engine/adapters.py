@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
-import torch
-
-from codemill.config import ModelConfig
 from codemill.errors import UsageError
+from codemill.models.decoder import CausalLM
+from codemill.models.dora import weight_of
 from codemill.models.lora import LoraAdapter
 
 AdapterChoice = str | Sequence[str | None] | None
@@ -16,8 +16,8 @@ AdapterChoice = str | Sequence[str | None] | None
 class Adapters:
     """The adapters that are loaded for one model."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
-        self._target = (config, dtype, device)
+    def __init__(self, model: CausalLM) -> None:
+        self._model = model
         self._by_name: dict[str, LoraAdapter] = {}
 
     @property
@@ -33,7 +33,10 @@ class Adapters:
             raise UsageError(f"the adapter's name is {name!r}: give some text")
         if not isinstance(directory, str | Path):
             raise UsageError(f"the adapter's directory is of type {type(directory).__name__}: give a path")
-        self._by_name[name] = LoraAdapter.load(Path(directory).expanduser(), *self._target, name=name)
+        model, path = self._model, Path(directory).expanduser()
+        self._by_name[name] = LoraAdapter.load(
+            path, model.config, model.dtype, model.device, name, partial(weight_of, model)
+        )
 
     def remove(self, name: str) -> None:
         """Forget an adapter; requests that run with it go on. Raises UsageError if there is none of that name."""

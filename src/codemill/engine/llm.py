@@ -101,7 +101,7 @@ class LLM:
         self.generation_config = generation_config
         built = build_engine(model, engine_config, max_model_len, draft)
         self.engine = built.engine
-        self.adapters = Adapters(model.config, model.dtype, model.device)
+        self.adapters = Adapters(model)
         self.builder = RequestBuilder(model.config, tokenizer, generation_config, built.max_model_len, seed)
         self.lock = threading.RLock()
         weakref.finalize(self, self.engine.close)  # also when the program ends: prompts may be on their way to disk

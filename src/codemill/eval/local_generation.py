@@ -68,9 +68,10 @@ def load_generator(model: LocalModel, sampling: Sampling) -> "LocalGenerator":
 class LocalGenerator:
     """Answers requests with one LLM. Longest prompts first: what does not fit in memory shows at once."""
 
-    def __init__(self, llm: "LLM", sampling: Sampling) -> None:
+    def __init__(self, llm: "LLM", sampling: Sampling, adapter: str | None = None) -> None:
         self._llm = llm
         self._sampling = sampling
+        self._adapter = adapter
 
     def generate(self, requests: Sequence[GenerationRequest]) -> Iterator[Generated]:
         """See `Generator`. Raises CodemillError if the model produces NaN."""
@@ -87,7 +88,8 @@ class LocalGenerator:
             yield from self._answer(ready[start : start + BATCH])
 
     def _answer(self, batch: Sequence[_Ready]) -> Iterator[Generated]:
-        outputs = self._llm.generate([list(each.token_ids) for each in batch], [self._params(each) for each in batch])
+        prompts = [list(each.token_ids) for each in batch]
+        outputs = self._llm.generate(prompts, [self._params(each) for each in batch], self._adapter)
         for each, output in zip(batch, outputs, strict=True):
             sample = output.outputs[0]
             yield Generated(each.request, each.opening + sample.text, sample.finish_reason, note=each.note)

@@ -12,7 +12,7 @@ from codemill.eval.endpoint import EndpointGenerator
 from codemill.eval.evaluation import Evaluation
 from codemill.eval.generation import Generator
 from codemill.eval.registry import get_suite
-from codemill.eval.request import EvalRequest, LocalModel, SamplesFile, Server, SuiteSolutions
+from codemill.eval.request import EvalRequest, LoadedModel, LocalModel, SamplesFile, Server, SuiteSolutions
 from codemill.eval.results import RunConfiguration, Source, data_sha256
 from codemill.eval.samples import read_samples
 from codemill.eval.suite import Style, Suite
@@ -84,6 +84,8 @@ def _answers(request: EvalRequest, suite: Suite, style: Style, everything: Datas
         return _given(wanted, everything, request)
     if isinstance(wanted, Server):
         return _served(suite, style, wanted, request)
+    if isinstance(wanted, LoadedModel):
+        return _loaded(suite, style, wanted, request)
     return _local(suite, style, wanted, request)
 
 
@@ -125,6 +127,19 @@ def _served(suite: Suite, style: Style, wanted: Server, request: EvalRequest) ->
     configuration = _configuration("endpoint", endpoint.model, style, request, more, endpoint.shown)
     answers = ModelAnswers(suite, style, drawing.samples, drawing.seed, load)
     return _Answers(answers, configuration, name=endpoint.model)
+
+
+def _loaded(suite: Suite, style: Style, wanted: LoadedModel, request: EvalRequest) -> _Answers:
+    """Without a name for a directory: nothing says which weights the model has by now."""
+    from codemill.eval.local_generation import LocalGenerator
+
+    drawing = request.drawing
+
+    def load() -> Generator:
+        return LocalGenerator(wanted.llm, drawing.sampling, wanted.adapter)
+
+    answers = ModelAnswers(suite, style, drawing.samples, drawing.seed, load)
+    return _Answers(answers, _configuration("model", wanted.name, style, request, {}))
 
 
 def _local(suite: Suite, style: Style, wanted: LocalModel, request: EvalRequest) -> _Answers:

@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from codemill.errors import UsageError
 from codemill.eval.endpoint import FimForm
 from codemill.eval.endpoint_client import Endpoint
 from codemill.eval.generation import DEFAULT_TEMPERATURE, Sampling
 from codemill.eval.suite import Style, SuiteOptions
+
+if TYPE_CHECKING:
+    from codemill.engine.llm import LLM
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,15 @@ class LocalModel:
     @property
     def name(self) -> str:
         return self.spec or "embedded"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is in this process already, such as one that is being trained. adapter: the name of one to use."""
+
+    llm: "LLM"
+    name: str
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,7 @@ class SuiteSolutions:
     wrong: bool = False
 
 
-AnswersFrom = LocalModel | Server | SamplesFile | SuiteSolutions
+AnswersFrom = LocalModel | LoadedModel | Server | SamplesFile | SuiteSolutions
 
 
 @dataclass(frozen=True)
@@ -114,7 +127,7 @@ class EvalRequest:
             raise UsageError(f"--timeout {self.timeout}: must be above 0 seconds")
         if self.workers < 1:
             raise UsageError(f"--workers {self.workers}: must be at least 1")
-        asks_model = isinstance(self.answers, LocalModel | Server)
+        asks_model = isinstance(self.answers, LocalModel | LoadedModel | Server)
         if not asks_model and self.drawing != Drawing(seed=self.drawing.seed):
             raise UsageError("--style, -n, --temperature, --top-p and --max-tokens are for a model: none is asked here")
         if self.overwrite and self.output is None:

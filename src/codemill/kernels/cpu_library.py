@@ -20,8 +20,11 @@ _OUT_OF_MEMORY = 1
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 # The arguments of each kernel, as its C++ file declares them; all return 0 or an error.
 _ARGUMENTS: dict[str, list[Any]] = {
+    "codemill_combine_experts": [*[_POINTER] * 4, *[_INT] * 4],
     "codemill_compute": [_INT, ctypes.c_size_t, _POINTER, _INT],
     "codemill_decoder_step": [_POINTER, _POINTER, _INT, _INT],
+    "codemill_experts_backward": [_POINTER, _INT],
+    "codemill_experts_forward": [_POINTER, _INT],
     "codemill_gated_delta": [*[_POINTER] * 11, *[_INT] * 8, _FLOAT, *[_INT] * 2],
     "codemill_linear": [*[_POINTER] * 3, *[_INT] * 3],
     "codemill_paged_attention": [*[_POINTER] * 8, *[_INT] * 11],
@@ -38,8 +41,12 @@ class CpuLibrary:
     def __init__(self, path: Path) -> None:
         """Raises OSError if it cannot be loaded, AttributeError if it lacks a kernel."""
         library = ctypes.CDLL(str(path))
+        self.combine_experts = _declare(library, "codemill_combine_experts")
         self.compute = _declare(library, "codemill_compute")
         self.decoder_step = _declare(library, "codemill_decoder_step")
+        self.experts_backward = _declare(library, "codemill_experts_backward")
+        self.experts_forward = _declare(library, "codemill_experts_forward")
+        self.has_expert_training = library["codemill_has_expert_training"]
         self.gated_delta = _declare(library, "codemill_gated_delta")
         self.linear = _declare(library, "codemill_linear")
         self.paged_attention = _declare(library, "codemill_paged_attention")

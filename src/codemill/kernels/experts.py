@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codemill.kernels.expert_training import Projection, experts_with_gradients
 from codemill.kernels.low_rank import ExpertUpdates, LowRank
 from codemill.kernels.packed_matrix import PackedMatrix
 from codemill.kernels.quantized_linear import product
@@ -40,10 +41,15 @@ def grouped_experts(
 ) -> Tensor:
     """Sum of each token's experts: x [N, D], weights and experts [N, k], gate_up [E, 2F, D], down [E, D, F] -> [N, D].
 
-    Tokens are sorted by expert, so that an expert's weights are read once, and untouched experts never. `documents` are
-    the lengths of packed documents, N in sum: each gets, to the last bit, what it would get alone. No two of the
-    `adapters` have a row in common. row_block: as for `linear`.
+    Tokens are sorted by expert, so that an expert's weights are read once, and untouched experts never. No two of the
+    `adapters` have a row in common. row_block: as for `linear`. `documents` are the lengths of packed documents, N in
+    sum: none sees another, to the last bit. Those, and gradients, are a matter of `expert_training.py` where it has a
+    form for the adapters; else each document gets what it would get alone.
     """
+    if not row_block and (documents or _wants_gradients(x, gate_up, down, adapters)):
+        projections = _projections(x, gate_up, down, adapters)
+        if projections is not None:
+            return experts_with_gradients(x, weights, experts, *projections)
     top_k = experts.shape[1]
     shape = gate_up.shape[0], max(len(documents), 1), len(adapters) + 1  # experts, documents, adapters with none first
     groups = experts.flatten() * (shape[1] * shape[2])
@@ -66,6 +72,27 @@ def grouped_experts(
         result = _expert(x[tokens[rows]], each_gate_up[index], each_down[index], counts[index], updates, row_block)
         out.index_add_(0, tokens[rows], result * scales[rows, None])
     return out
+
+
+def _wants_gradients(
+    x: Tensor, gate_up: Tensor | PackedMatrix, down: Tensor | PackedMatrix, adapters: Sequence[AdaptedExperts]
+) -> bool:
+    weights = [each for each in (x, gate_up, down) if isinstance(each, Tensor)]
+    return torch.is_grad_enabled() and (bool(adapters) or any(each.requires_grad for each in weights))
+
+
+def _projections(
+    x: Tensor, gate_up: Tensor | PackedMatrix, down: Tensor | PackedMatrix, adapters: Sequence[AdaptedExperts]
+) -> tuple[Projection, Projection] | None:
+    """With the adapter of all rows, if there is one. None where several adapters share the rows, or some have none."""
+    if not adapters:
+        return Projection(gate_up), Projection(down)
+    everywhere = isinstance(adapters[0].rows, slice) and len(range(*adapters[0].rows.indices(len(x)))) == len(x)
+    if len(adapters) > 1 or not everywhere:
+        return None
+    updates = adapters[0].updates
+    first, second = Projection.of(gate_up, updates.gate_up), Projection.of(down, updates.down)
+    return None if first is None or second is None else (first, second)
 
 
 def _parts(x: Tensor, documents: Sequence[int], adapters: Sequence[AdaptedExperts]) -> Tensor:

@@ -57,5 +57,5 @@ class Linear(nn.Linear):
         """x [..., in] -> [..., out]; rows that have an adapter get its update."""
         out = linear(x, self.weight, self.bias, self.row_block)
         for adapter in adapters:
-            adapter.add_linear(self.name, x, out)
+            adapter.add_linear(self.name, x, out, self.bias)
         return out

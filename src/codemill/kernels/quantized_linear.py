@@ -1,9 +1,11 @@
 """Products with packed matrices, and the layers that hold them. Shapes as in `packed_matrix.py`."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from codemill.kernels.cpu_product import cpu_product, has_product_kernel
 from codemill.kernels.linear import linear
@@ -16,13 +18,43 @@ SCALE, MINIMUM = "_scale", "_minimum"  # what follows the name of a packed weigh
 def quantized_linear(x: Tensor, matrix: PackedMatrix, row_block: int = 0) -> Tensor:
     """x [..., K] @ matrix^T -> [..., N], in the dtype of x.
 
-    On the CPU by the C++ library. Elsewhere, and where gradients are wanted, in PyTorch: the weights are dequantised to
-    that dtype, some rows at a time, at each call. That is slow; it makes a quantised model small, not fast. row_block:
-    as for `linear`; the library needs none.
+    On the CPU by the C++ library. Elsewhere in PyTorch: the weights are dequantised to that dtype, some rows at a time,
+    at each call. That is slow; it makes a quantised model small, not fast. row_block: as for `linear`; the library
+    needs none.
+
+    The matrix is frozen. The gradient of x is that of a product with the dequantised weights, as if the library did not
+    round activations (the straight-through estimator of Bengio et al. 2013, arXiv:1308.3432).
     """
+    if x.requires_grad and torch.is_grad_enabled():
+        out: Tensor = _FrozenProduct.apply(x, matrix, row_block)  # type: ignore[no-untyped-call]
+        return out
+    return _product(x, matrix, row_block)
+
+
+def _product(x: Tensor, matrix: PackedMatrix, row_block: int) -> Tensor:
     if has_product_kernel(x, matrix):
         return cpu_product(x, matrix).to(x.dtype)
     return torch.cat([linear(x, rows.to(x.dtype), row_block=row_block) for rows in matrix.row_slices()], dim=-1)
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """Keeps the packed matrix for the backward pass, and nothing else."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: PackedMatrix, row_block: int) -> Tensor:
+        ctx.matrix = matrix
+        return _product(x.detach(), matrix, row_block)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """gradient [..., N] @ matrix -> that of x, [..., K]; the sum over slices of rows in fp32."""
+        flat, first = gradient.flatten(0, -2), 0
+        total = flat.new_zeros(flat.shape[0], ctx.matrix.num_columns, dtype=torch.float32)
+        for rows in ctx.matrix.row_slices():
+            total += flat[:, first : first + rows.shape[0]] @ rows.to(flat.dtype)
+            first += rows.shape[0]
+        return total.to(gradient.dtype).view(*gradient.shape[:-1], -1), None, None
 
 
 def product(x: Tensor, weight: Tensor | PackedMatrix, row_block: int = 0) -> Tensor:
@@ -95,7 +127,7 @@ class QuantizedLinear(nn.Module):
         if self.bias is not None:
             out = out + self.bias
         for adapter in adapters:
-            adapter.add_linear(self.name, x, out)
+            adapter.add_linear(self.name, x, out, self.bias)
         return out
 
 

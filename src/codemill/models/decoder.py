@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from codemill.config import ModelConfig
 from codemill.kernels.linear import Linear
@@ -68,6 +69,7 @@ class CausalLM(nn.Module):
     row_block = 0
     fuses = True  # whether passes go through the C++ library where it can compute them
     experts_on_disk = False  # whether they are mapped and may not all fit in memory
+    recompute = False  # whether training keeps only the inputs of each layer, and computes the rest once more
     _fused_decoder: FusedDecoder | None = None
     _has_no_kernel = False
 
@@ -166,7 +168,11 @@ class CausalLM(nn.Module):
         for adapter in context.adapters:
             adapter.add_embedding("model.embed_tokens", input_ids, x)
         for index, layer in enumerate(self.model.layers):
-            x = layer(x, context, None if cache is None else cache.layers[index])
+            state = None if cache is None else cache.layers[index]
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, context, state, use_reentrant=False)
+            else:
+                x = layer(x, context, state)
         return self.model.norm(x)
 
     def _fused(self, input_ids: Tensor, context: ForwardContext, cache: Cache | None) -> FusedDecoder | None:

@@ -3,7 +3,7 @@
 Source: Hu et al. 2021, arXiv:2106.09685; the files are those of PEFT, see `lora_file.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from codemill.config import ModelConfig
 from codemill.kernels.low_rank import AdaptedRows, LowRank, Updates
+from codemill.kernels.packed_matrix import PackedMatrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,16 +31,18 @@ class LoraAdapter:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
         name: str | None = None,
+        weights: Callable[[str], Tensor | PackedMatrix] | None = None,
     ) -> "LoraAdapter":
         """Read what PEFT saved in `directory`, as `dtype`; `config` is the model's. The name is the directory's.
 
+        weights: gives the model's weight of a layer by its name, as `weight_of` in `dora.py` does; only DoRA needs it.
         Raises CodemillError naming the file, and the tensor or setting that cannot be applied.
         """
         from codemill.models.lora_config import LoraConfig
         from codemill.models.lora_file import fingerprint, stored_updates
         from codemill.models.lora_placement import Placement
 
-        placement = Placement(LoraConfig.load(directory), config, dtype, torch.device(device))
+        placement = Placement(LoraConfig.load(directory), config, dtype, torch.device(device), weights)
         for stored in stored_updates(directory, config):
             placement.add(stored)
         return cls(name or directory.resolve().name, placement.updates(), fingerprint(directory))

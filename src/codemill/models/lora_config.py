@@ -35,6 +35,8 @@ _CHANGED_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 class LoraConfig:
     """Ranks and scales. The patterns are regular expressions for the end of a module's name; the first that fits wins.
 
+    `base` is the model that it was trained on, as far as it says.
+
     Source: `LoraConfig` and `get_pattern_key` of peft 0.21.
     """
 
@@ -44,6 +46,8 @@ class LoraConfig:
     use_rslora: bool
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
+    use_dora: bool = False
+    base: str = ""
 
     @classmethod
     def load(cls, directory: Path) -> "LoraConfig":
@@ -56,6 +60,8 @@ class LoraConfig:
             r=_positive_int(path, "r", raw.get("r")),
             lora_alpha=_number(path, "lora_alpha", raw.get("lora_alpha")),
             use_rslora=bool(raw.get("use_rslora")),
+            base=str(raw.get("base_model_name_or_path") or ""),
+            use_dora=bool(raw.get("use_dora")),
             rank_pattern={
                 key: _positive_int(path, "rank_pattern", rank) for key, rank in _patterns(path, raw, "rank_pattern")
             },
@@ -70,16 +76,17 @@ class LoraConfig:
 
     def scale(self, name: str) -> float:
         """What its product B A is multiplied by: alpha / r, or with rslora alpha / sqrt(r) (arXiv:2312.03732)."""
-        alpha = next((alpha for key, alpha in self.alpha_pattern.items() if _fits(key, name)), self.lora_alpha)
         rank = self.rank(name)
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+        return self.alpha(name) / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def alpha(self, name: str) -> float:
+        """The alpha of the update of module or parameter `name`."""
+        return next((alpha for key, alpha in self.alpha_pattern.items() if _fits(key, name)), self.lora_alpha)
 
 
 def _check_supported(path: Path, raw: Mapping[str, Any]) -> None:
     if raw.get("peft_type") != "LORA":
         raise CodemillError(f"{path}: peft_type is {raw.get('peft_type')!r}: only LORA adapters can be applied")
-    if raw.get("use_dora"):
-        raise CodemillError(f"{path}: use_dora is not applied per request: merge the adapter into the model")
     if raw.get("bias", "none") != "none":
         raise CodemillError(
             f"{path}: bias is {raw['bias']!r}: only 'none' is applied; merge the adapter into the model"

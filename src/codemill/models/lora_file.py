@@ -1,7 +1,7 @@
 """The tensors of a LoRA adapter as PEFT saves them.
 
 A tensor's name is that of a module, with `base_model.model.` before and `.lora_A.weight` [r, in] or `.lora_B.weight`
-[out, r] after; for embeddings `.lora_embedding_A` and `.lora_embedding_B`.
+[out, r] after; for embeddings `.lora_embedding_A` and `.lora_embedding_B`; of DoRA `.lora_magnitude_vector` [out].
 """
 
 import re
@@ -19,8 +19,8 @@ from codemill.models.lora_config import CONFIG_FILE
 from codemill.models.safetensors_file import StoredTensor, read_header
 
 WEIGHT_FILE = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
-_TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(\.weight)?")
+PREFIX = "base_model.model."
+_TENSOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>A|B|magnitude_vector)(\.weight)?")
 # PEFT saves the model's own weights along where it adapts the embedding or the head.
 _COPY = re.compile(r"base_model\.model\.(model\.embed_tokens|lm_head)\.base_layer\.weight")
 
@@ -33,6 +33,7 @@ class StoredUpdate:
     is_embedding: bool
     a: StoredTensor  # [r, in]
     b: StoredTensor  # [out, r]
+    magnitude: StoredTensor | None  # [out]
     files: MappedFiles
 
     def read(self, out_features: int, in_features: int, rank: int) -> tuple[Tensor, Tensor]:
@@ -45,6 +46,17 @@ class StoredUpdate:
                 )
         return self.files.view(self.a), self.files.view(self.b)
 
+    def read_magnitude(self) -> Tensor | None:
+        """The magnitudes [out] as they lie on disk, if there are any. Raises CodemillError if b is of another size."""
+        if self.magnitude is None:
+            return None
+        if self.magnitude.shape != self.b.shape[:1]:
+            raise CodemillError(
+                f"{self.magnitude.path}: tensor {self.magnitude.name} has shape {list(self.magnitude.shape)}, but "
+                f"lora_B makes it {list(self.b.shape[:1])}"
+            )
+        return self.files.view(self.magnitude)
+
 
 def stored_updates(directory: Path, config: ModelConfig) -> Iterator[StoredUpdate]:
     """The updates in `directory`. Raises CodemillError for a tensor that is no part of one."""
@@ -56,10 +68,10 @@ def stored_updates(directory: Path, config: ModelConfig) -> Iterator[StoredUpdat
         raise CodemillError(f"{path} holds no LoRA tensors: is this an adapter?")
     files = MappedFiles()
     for (module, is_embedding), pair in pairs.items():
-        for side, other in (("A", "B"), ("B", "A")):
+        for side in ("A", "B"):
             if side not in pair:
-                raise CodemillError(f"{path}: tensor {pair[other].name} has no lora_{side} to go with it")
-        yield StoredUpdate(module, is_embedding, pair["A"], pair["B"], files)
+                raise CodemillError(f"{path}: tensor {next(iter(pair.values())).name} has no lora_{side} to go with it")
+        yield StoredUpdate(module, is_embedding, pair["A"], pair["B"], pair.get("magnitude_vector"), files)
 
 
 def _pairs(path: Path, config: ModelConfig) -> dict[tuple[str, bool], dict[str, StoredTensor]]:
@@ -72,7 +84,7 @@ def _pairs(path: Path, config: ModelConfig) -> dict[tuple[str, bool], dict[str, 
         match = _TENSOR.fullmatch(name)
         if match is None:
             raise CodemillError(f"{path}: tensor {name} is no part of a LoRA update, so it cannot be applied")
-        key = match["module"].removeprefix(_PREFIX), match["embedding"] is not None
+        key = match["module"].removeprefix(PREFIX), match["embedding"] is not None
         pairs.setdefault(key, {})[match["side"]] = stored
     return pairs
 

@@ -56,12 +56,18 @@ class SparseMoe(nn.Module):
         """x [B, T, D] -> [B, T, D]; `documents` are the lengths of packed documents, as in `ForwardContext`."""
         flat = x.flatten(0, 1)
         weights, experts = route(self.gate(flat, adapters), self.moe.num_experts_per_tok, self.moe.norm_topk_prob)
-        stacked = self.experts.matrices("gate_up_proj"), self.experts.matrices("down_proj")
-        out = grouped_experts(flat, weights, experts, *stacked, documents, self._adapted(adapters), self.gate.row_block)
+        out = self.compute_experts(flat, weights, experts, adapters, documents)
         if self.moe.shared_expert_intermediate_size:
             gate = in_whole_vectors(F.sigmoid, self.shared_expert_gate(flat, adapters))
             out = out + gate * self.shared_expert(flat, adapters)
         return out.view(x.shape)
+
+    def compute_experts(
+        self, x: Tensor, weights: Tensor, experts: Tensor, adapters: Sequence[AdaptedRows], documents: Sequence[int]
+    ) -> Tensor:
+        """Sum of each token's experts: x [N, D], weights and ids of experts [N, k] -> [N, D]."""
+        stacked = self.experts.matrices("gate_up_proj"), self.experts.matrices("down_proj")
+        return grouped_experts(x, weights, experts, *stacked, documents, self._adapted(adapters), self.gate.row_block)
 
     def _adapted(self, adapters: Sequence[AdaptedRows]) -> list[AdaptedExperts]:
         """The adapters that change these experts."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from codemill.config import ModelConfig
@@ -50,18 +51,21 @@ def save_pretrained(
     tokenizer_files_from: str | Path | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     mtp: MtpHead | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write `config.json` and safetensors (shards and an index above `max_shard_bytes`) to `directory`.
 
     `tokenizer_files_from` is a model directory whose tokenizer, chat template and generation defaults to take along;
-    `mtp` is the model's MTP head, if it has one. A model that is there already is replaced; other files stay.
-    Everything is written aside first, and `config.json` arrives last: an interrupted save leaves the old model, the
-    new one, or a directory that loads as none. The model may be one that was loaded from `directory`. Raises
-    CodemillError if the directory cannot be written.
+    `mtp` is the model's MTP head, if it has one. `dtype`: of the weights on disk, None for the model's. A model that is
+    there already is replaced; other files stay. Everything is written aside first, and `config.json` arrives last: an
+    interrupted save leaves the old model, the new one, or a directory that loads as none. The model may be one that was
+    loaded from `directory`. Raises CodemillError if the directory cannot be written.
     """
-    config = replace(model.config, dtype=dtype_name(model.dtype))
+    config = replace(model.config, dtype=dtype_name(dtype or model.dtype))
+    tensors = dict(_disk_tensors(model, mtp))
+    shapes = [(name, torch.empty_like(each, dtype=dtype, device="meta")) for name, each in tensors.items()]
     with staged(Path(directory)) as staging:
-        write_weights(staging, config, _disk_tensors(model, mtp), max_shard_bytes)
+        write_weights(staging, config, shapes, max_shard_bytes, lambda name, meta: tensors[name].to(meta.dtype))
         if tokenizer_files_from is not None:
             copy_companions(Path(tokenizer_files_from), staging)
 

@@ -21,6 +21,8 @@ _ALWAYS = {
     "GIT_PAGER": "cat",
     "GIT_EDITOR": "true",
     "GIT_TERMINAL_PROMPT": "0",
+    # Python takes compiled code for current whose source has the same size and second: an edit is faster than that.
+    "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONUNBUFFERED": "1",  # or what it prints comes after what it reports as wrong
     "SHELL": "/bin/bash",
     "TMPDIR": "/tmp",

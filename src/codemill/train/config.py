@@ -1,18 +1,16 @@
-"""Training configuration: a TOML file, `--set key=value` overrides, checked before anything loads."""
+"""The sections of training configurations; see `config_file.py` for how a file becomes one."""
 
 import math
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import dataclass, field, replace
 
 from codemill.config import ModelConfig
 from codemill.data.mixture import Mixture
-from codemill.errors import CodemillError, UsageError
+from codemill.errors import UsageError
+from codemill.train.parallel_config import ParallelConfig
 
-Config = TypeVar("Config")
+PRECISIONS = ("float32", "bfloat16")
+OPTIMIZERS = ("adamw", "muon")
+SCHEDULES = ("constant", "linear", "cosine", "wsd")
 
 
 @dataclass(frozen=True)
@@ -48,27 +46,59 @@ class DataSection:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Peak learning rates, the schedule around them, and regularisation."""
+    """Peak learning rates, the schedule around them, and regularisation.
 
+    "muon" is for the matrices of the layers, with rate `matrix_lr` and `momentum`; all else learns by AdamW, with `lr`,
+    `betas` and `eps`, as everything does with "adamw". `schedule`: see `schedule.py`; it ends at the share `minimum` of
+    the peak, and `decay` is for "wsd" alone. `max_grad_norm`: 0 for no clipping.
+    """
+
+    name: str = "muon"
     lr: float = 2e-3
     matrix_lr: float = 2e-3
+    schedule: str = "wsd"
     warmup_steps: int = 50
     decay: float = 0.3
+    minimum: float = 0.0
     weight_decay: float = 0.05
+    betas: tuple[float, ...] = (0.9, 0.95)
+    eps: float = 1e-8
+    momentum: float = 0.95
     max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key, known in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, key) not in known:
+                raise UsageError(f"optimizer.{key} = {getattr(self, key)!r} is none of {', '.join(known)}")
+        if len(self.betas) != 2:
+            raise UsageError(f"optimizer.betas = {list(self.betas)} must be two numbers")
+        shares = {"decay": self.decay, "minimum": self.minimum}
+        for key, value in shares.items():
+            if not 0 <= value <= 1:
+                raise UsageError(f"optimizer.{key} = {value} must be between 0 and 1")
+        for key, value in (*(("betas", beta) for beta in self.betas), ("momentum", self.momentum)):
+            if not 0 <= value < 1:
+                raise UsageError(f"optimizer.{key}: {value} must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
 class LoopConfig:
     """How long, in what pieces, and what is written down on the way.
 
-    `precision` is that of matrix products and attention; weights, their sums and the optimiser stay in float32.
+    Either `steps` or `epochs` says how long. `precision` is that of matrix products and attention; weights, their sums
+    and the optimiser stay in float32. `recompute`: keep only the inputs of each layer for the backward pass (gradient
+    checkpointing), which takes a third more time and far less memory. `skip_spikes_over`: a step whose gradient norm is
+    more than so many times the median changes nothing; 0 for never.
     """
 
-    steps: int
+    steps: int = 0
+    epochs: float = 0.0
     rows_per_step: int = 8
     rows_per_micro_batch: int = 8
     precision: str = "float32"
+    recompute: bool = False
+    skip_spikes_over: float = 0.0
+    tensorboard: bool = False
     seed: int = 0
     log_every: int = 10
     evaluate_every: int = 200
@@ -76,11 +106,23 @@ class LoopConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name not in ("seed", "precision") and value < 1:
-                raise UsageError(f"loop.{name} = {value} must be at least 1")
-        if self.precision not in ("float32", "bfloat16"):
+        for name in ("rows_per_step", "rows_per_micro_batch", "log_every", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"loop.{name} = {getattr(self, name)} must be at least 1")
+        if self.keep_checkpoints < 1:
+            raise UsageError(f"loop.keep_checkpoints = {self.keep_checkpoints} must be at least 1")
+        if (self.steps > 0) == (self.epochs > 0):
+            raise UsageError("give either loop.steps or loop.epochs, above 0")
+        if self.rows_per_step % self.rows_per_micro_batch:
+            raise UsageError("loop.rows_per_step must be a multiple of loop.rows_per_micro_batch")
+        if self.precision not in PRECISIONS:
             raise UsageError(f"loop.precision = {self.precision!r} must be float32 or bfloat16")
+
+    def for_rows(self, num_rows: int) -> "LoopConfig":
+        """The same with `steps` set, where `epochs` passes over so many rows were asked for."""
+        if not self.epochs:
+            return self
+        return replace(self, steps=max(1, math.ceil(self.epochs * num_rows / self.rows_per_step)), epochs=0.0)
 
 
 @dataclass(frozen=True)
@@ -93,71 +135,9 @@ class PretrainConfig:
     init_from: str = ""  # a model directory to start from, with its tokenizer; empty for random weights
     data: DataSection = field(default_factory=DataSection)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
-        if self.loop.rows_per_step % self.loop.rows_per_micro_batch:
-            raise UsageError("loop.rows_per_step must be a multiple of loop.rows_per_micro_batch")
         if self.data.context > self.model.max_position_embeddings:
             raise UsageError("data.context must not be larger than model.max_position_embeddings")
         self.model.build(self.data.vocab_size)  # raises for a shape that cannot be
-
-
-def load_config(kind: type[Config], path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read `path` as a `kind`, with `section.key=value` overrides. Raises UsageError naming the file and the key."""
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: {error}") from None
-    for override in overrides:
-        _apply_override(raw, override)
-    try:
-        return _build(kind, raw, prefix="")
-    except CodemillError as error:
-        raise UsageError(f"{path}: {error}") from None
-
-
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator:
-        raise UsageError(f"--set {override}: write section.key=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
-    *sections, name = key.strip().split(".")
-    for section in sections:
-        raw = raw.setdefault(section, {})
-        if not isinstance(raw, dict):
-            raise UsageError(f"--set {override}: {section} is no section")
-    raw[name] = value
-
-
-def _build(kind: type[Config], raw: Mapping[str, Any], prefix: str) -> Config:
-    assert is_dataclass(kind)
-    types = get_type_hints(kind)
-    unknown = [key for key in raw if key not in types]
-    if unknown:
-        raise UsageError(f"unknown key {prefix}{unknown[0]}; known are {', '.join(types)}")
-    values = {key: _convert(types[key], value, prefix + key) for key, value in raw.items()}
-    required = {f.name for f in fields(kind) if f.default is f.default_factory}  # both are MISSING
-    missing = sorted(required - set(values))
-    if missing:
-        raise UsageError(f"the key {prefix}{missing[0]} is missing")
-    return kind(**values)
-
-
-def _convert(expected: Any, value: Any, key: str) -> Any:
-    if is_dataclass(expected) and isinstance(expected, type):
-        if not isinstance(value, Mapping):
-            raise UsageError(f"{key} must be a section")
-        return _build(expected, value, prefix=key + ".")
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    names = expected if isinstance(expected, type | UnionType) else object
-    if not isinstance(value, names) or (isinstance(value, bool) and expected is not bool):
-        raise UsageError(f"{key} = {value!r} is no {getattr(expected, '__name__', expected)}")
-    if isinstance(value, int | float) and not 0 <= value < math.inf:
-        raise UsageError(f"{key} = {value!r} must be a number that is not negative")
-    return value

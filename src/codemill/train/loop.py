@@ -1,55 +1,66 @@
-"""The training loop: packed rows in, a trained model out. Shapes: R rows, T tokens, D model, N learned tokens."""
+"""The training loop: batches in, a trained policy out, and nothing lost on the way."""
 
-import json
-import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from codemill.data.packing import PackedRows
 from codemill.errors import CodemillError
-from codemill.models import CausalLM
+from codemill.train.batch import Batch
 from codemill.train.checkpoint import Checkpoints
 from codemill.train.config import LoopConfig, OptimizerConfig
+from codemill.train.gradients import clip_gradients
+from codemill.train.guard import SpikeGuard
 from codemill.train.interruption import Interruption
-from codemill.train.losses import weighted_cross_entropy
-from codemill.train.optimizer import build_optimizers, clip_gradients, learning_rate_scale, set_learning_rates
+from codemill.train.log import StepReport, TrainingLog
+from codemill.train.objective import Objective
+from codemill.train.optimizer import build_optimizers, set_learning_rates
+from codemill.train.parallel import Parallel
+from codemill.train.policy import Policy
+from codemill.train.schedule import learning_rate_scale
+from codemill.train.source import BatchSource
+from codemill.train.speed import StepCost
+from codemill.train.tensorboard import TensorBoardLog, check_tensorboard
 
-
-@dataclass(frozen=True)
-class StepReport:
-    """One step: `loss` and `validation` in nats per weighted token; `validation` only where it was measured."""
-
-    step: int
-    loss: float
-    grad_norm: float
-    learning_rate_scale: float
-    tokens_per_second: float
-    validation: dict[str, float] | None = None
+Evaluate = Callable[[], Mapping[str, float]]
+"""Scores of the policy as it stands."""
 
 
 class Trainer:
-    """Trains `model` on `rows`; every step is a function of the checkpoint before it and the seed."""
+    """Trains `policy` on what `source` gives; every step is a function of the checkpoint before it and its number.
+
+    `validation` are micro-batches by name, over which the objective is measured now and then; `evaluate`, if it is
+    given, is called every `evaluate_every` steps and at the end. `parallel`: the processes that train it together, of
+    which `source` gives the share of this one; they cut the policy, and each has a Trainer.
+    """
 
     def __init__(
         self,
-        model: CausalLM,
-        rows: PackedRows,
-        validation: dict[str, PackedRows],
+        policy: Policy,
+        objective: Objective,
+        source: BatchSource,
+        validation: Mapping[str, Sequence[Batch]],
         loop: LoopConfig,
         optimizer: OptimizerConfig,
         directory: Path,
+        evaluate: Evaluate | None = None,
+        parallel: Parallel | None = None,
     ) -> None:
-        self.model, self.rows, self.validation = model, rows, validation
-        self.loop, self.optimizer_config, self.directory = loop, optimizer, directory
-        self.optimizers = build_optimizers(model, optimizer)
-        self.checkpoints = Checkpoints(directory / "checkpoints", loop.keep_checkpoints)
+        if loop.tensorboard:
+            check_tensorboard()
+        self.parallel = Parallel() if parallel is None else parallel
+        self.parallel.check_rows(loop)
+        self.parallel.wrap(policy)
+        policy.model.recompute = loop.recompute
+        self.policy, self.objective, self.source, self.validation = policy, objective, source, validation
+        self.loop, self.optimizer_config, self.directory, self.evaluate = loop, optimizer, directory, evaluate
+        self.optimizers = build_optimizers(policy.trained, optimizer)
+        self.checkpoints = Checkpoints(directory / "checkpoints", loop.keep_checkpoints, self.parallel)
+        self._precision = torch.bfloat16 if loop.precision == "bfloat16" else torch.float32
+        model = policy.model
+        self._cost = StepCost(model.config, model.device, self._precision, is_frozen=policy.adapter is not None)
 
     def run(self) -> Iterator[StepReport]:
         """Train from the newest checkpoint to the last step, one report a step.
@@ -57,108 +68,106 @@ class Trainer:
         Ctrl-C ends the run after the step in progress, with a checkpoint and KeyboardInterrupt. Raises CodemillError
         where the loss or its gradient is no longer a number; the checkpoint before stays.
         """
-        start = self.checkpoints.restore(self.model, self.optimizers)
+        start = self.checkpoints.restore(self.policy.trained, self.optimizers)
         log = TrainingLog(self.directory / "log.jsonl")
-        log.truncate(start)
-        with Interruption() as interruption:
+        before = [report for report in log.read() if report.step <= start]
+        guard = SpikeGuard(self.loop.skip_spikes_over, before)
+        self.parallel.wait()  # until all have read it, before the first one cuts it
+        with ExitStack() as stack:
+            logs = self._logs(log, stack, start) if self.parallel.is_main else []
+            interruption = stack.enter_context(Interruption())
             for step in range(start, self.loop.steps):
-                report = self._step(step)
-                log.append(report)
+                report = self._step(step, guard)
+                for each in logs:
+                    each.append(report)
                 done = step + 1
-                if done % self.loop.checkpoint_every == 0 or done == self.loop.steps or interruption.requested:
-                    self.checkpoints.save(done, self.model, self.optimizers)
-                interruption.check()
+                stops = self.parallel.any(interruption.requested)
+                if done % self.loop.checkpoint_every == 0 or done == self.loop.steps or stops:
+                    self.checkpoints.save(done, self.policy.trained, self.optimizers)
+                if stops:
+                    raise KeyboardInterrupt
                 yield report
+            interruption.check()
 
-    def _step(self, step: int) -> StepReport:
+    def _logs(self, log: TrainingLog, stack: ExitStack, start: int) -> list[TrainingLog | TensorBoardLog]:
+        log.truncate(start)
+        if not self.loop.tensorboard:
+            return [log]
+        return [log, stack.enter_context(closing(TensorBoardLog(self.directory / "tensorboard", start)))]
+
+    def _step(self, step: int, guard: SpikeGuard) -> StepReport:
         began = time.perf_counter()
-        size = self.loop.rows_per_step
-        indices = row_order(len(self.rows), self.loop.seed, step * size, size)
-        loss = self._accumulate(indices)
-        norm = clip_gradients(self.model, self.optimizer_config.max_grad_norm)
-        for name, value in (("loss", loss), ("gradient's norm", norm)):
-            if not math.isfinite(value):
-                raise CodemillError(f"the {name} became {value} at step {step + 1}: lower optimizer.lr and matrix_lr")
+        batches = [batch.to(self.policy.model.device) for batch in self.source.micro_batches(step)]
+        loss, metrics = self._accumulate(batches)
+        norm = clip_gradients(self.policy.trained, self.optimizer_config.max_grad_norm)
+        is_skipped = guard.skips(step + 1, loss, norm)
         scale = learning_rate_scale(step, self.optimizer_config, self.loop.steps)
         set_learning_rates(self.optimizers, scale)
         for optimizer in self.optimizers:
-            optimizer.step()
+            if not is_skipped:
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        rate = size * self.rows.input_ids.shape[1] / (time.perf_counter() - began)
-        return StepReport(step + 1, loss, norm, scale, rate, self._validate(step + 1))
+        seconds = time.perf_counter() - began
+        work = self.parallel.sum(
+            {
+                "tokens": sum(batch.num_tokens for batch in batches),
+                "operations": sum(map(self._cost.operations, batches)),
+            }
+        )
+        return StepReport(
+            step=step + 1,
+            loss=loss,
+            grad_norm=norm,
+            learning_rate_scale=scale,
+            tokens_per_second=work["tokens"] / seconds,
+            validation=self._validate() if self._is_due(step + 1) else None,
+            metrics=metrics,
+            tokens=int(work["tokens"]),
+            mfu=self._cost.utilisation(work["operations"] / self.parallel.num_processes, seconds),
+            skipped=is_skipped,
+            evaluation=self.evaluate() if self.evaluate is not None and self._is_due(step + 1) else None,
+        )
 
-    def _accumulate(self, indices: Sequence[int]) -> float:
-        """Gradients of the mean loss over all `indices`, in micro-batches; returns that loss."""
-        total_weight = float(self.rows.loss_weights[indices].sum())
-        total = 0.0
-        for start in range(0, len(indices), self.loop.rows_per_micro_batch):
+    def _accumulate(self, batches: Sequence[Batch]) -> tuple[float, dict[str, float]]:
+        """Gradients of a step's loss, in micro-batches; returns that loss and what is reported beside it."""
+        self.parallel.check_equal("micro-batches in a step", len(batches))
+        totals = self.parallel.sum(self.objective.counts(batches))
+        _check_counts(totals)
+        loss, metrics = 0.0, dict[str, float]()
+        for batch in batches:
             with self._autocast():
-                loss = summed_loss(self.model, self.rows, indices[start : start + self.loop.rows_per_micro_batch])
-            (loss / total_weight).backward()
-            total += loss.item() / total_weight
-        return total
+                part = self.objective.loss(self.policy, batch, totals)
+            part.value.backward()
+            loss += part.value.item()
+            for name, value in part.metrics.items():
+                metrics[name] = metrics.get(name, 0.0) + value
+        self.parallel.sum_gradients(self.policy.trained)
+        return self.parallel.sum({"loss": loss})["loss"], self.parallel.sum(metrics)
 
-    def _validate(self, done: int) -> dict[str, float] | None:
-        if done % self.loop.evaluate_every and done != self.loop.steps:
-            return None
+    def _is_due(self, done: int) -> bool:
+        return done % self.loop.evaluate_every == 0 or done == self.loop.steps
+
+    def _validate(self) -> dict[str, float]:
+        return {name: self.measure(batches) for name, batches in self.validation.items() if batches}
+
+    @torch.no_grad()
+    def measure(self, batches: Sequence[Batch]) -> float:
+        """The objective over all of some micro-batches, without learning from them."""
+        totals = self.objective.counts(batches)
+        _check_counts(totals)
+        device = self.policy.model.device
+        total = 0.0
         with self._autocast():
-            return {name: mean_loss(self.model, rows) for name, rows in self.validation.items() if len(rows)}
+            for batch, counts in self.parallel.share(batches):
+                value = self.objective.loss(self.policy, batch.to(device), totals).value.item()
+                total += value if counts else 0.0
+        return self.parallel.sum({"loss": total})["loss"]
 
     def _autocast(self) -> torch.autocast:
-        bf16 = self.loop.precision == "bfloat16"
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=bf16)
+        return torch.autocast(self.policy.model.device.type, torch.bfloat16, enabled=self._precision == torch.bfloat16)
 
 
-def summed_loss(model: CausalLM, rows: PackedRows, indices: Sequence[int]) -> Tensor:
-    """Weighted cross entropy summed over the rows; logits are made for learned tokens only."""
-    input_ids, position_ids, document_ids = (
-        torch.from_numpy(array[indices].astype(np.int64))
-        for array in (rows.input_ids, rows.position_ids, rows.document_ids)
-    )
-    weights = torch.from_numpy(rows.loss_weights[indices])[:, 1:]
-    hidden = model.hidden_states(input_ids, position_ids=position_ids, document_ids=document_ids)
-    learned = weights > 0  # [R, T - 1]
-    logits = model.logits(hidden[:, :-1][learned])  # [N, vocab]
-    return weighted_cross_entropy(logits, input_ids[:, 1:][learned], weights[learned])
-
-
-@torch.no_grad()
-def mean_loss(model: CausalLM, rows: PackedRows, rows_per_batch: int = 8) -> float:
-    """Loss over all rows, in nats per weighted token."""
-    batches = [range(start, len(rows))[:rows_per_batch] for start in range(0, len(rows), rows_per_batch)]
-    return sum(summed_loss(model, rows, batch).item() for batch in batches) / float(rows.loss_weights.sum())
-
-
-def row_order(num_rows: int, seed: int, start: int, count: int) -> list[int]:
-    """Row indices of draws start..start+count: a new permutation each epoch, all a function of the seed."""
-    draws = (divmod(draw, num_rows) for draw in range(start, start + count))
-    return [int(_permutation(num_rows, seed, epoch)[place]) for epoch, place in draws]
-
-
-@lru_cache(maxsize=2)
-def _permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(num_rows)
-
-
-@dataclass(frozen=True)
-class TrainingLog:
-    """One JSON object a step, appended as the run goes."""
-
-    path: Path
-
-    def append(self, report: StepReport) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(report)) + "\n")
-
-    def read(self) -> list[StepReport]:
-        """All steps so far. A last line that a kill cut short is left out."""
-        if not self.path.exists():
-            return []
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [StepReport(**json.loads(line)) for line in lines if line.endswith("\n")]
-
-    def truncate(self, steps: int) -> None:
-        """Forget what came after `steps`: a resumed run does it again."""
-        kept = [report for report in self.read() if report.step <= steps]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("".join(json.dumps(asdict(report)) + "\n" for report in kept), encoding="utf-8")
+def _check_counts(totals: Mapping[str, float]) -> None:
+    for name, total in totals.items():
+        if not total > 0:
+            raise CodemillError(f"a step has nothing to learn from (its {name} counts {total:g}): check the loss masks")

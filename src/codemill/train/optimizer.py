@@ -1,48 +1,48 @@
 """Which parameters learn by which rule, and how fast at each step."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
-import torch
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.distributed.tensor import DTensor
+from torch.optim import AdamW, Optimizer
 
+from codemill.models import CausalLM
 from codemill.train.config import OptimizerConfig
+from codemill.train.muon import Muon
 
 
-def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
-    """Muon (Jordan 2024) for the matrices inside the layers, AdamW for embeddings, head, norms and biases.
+def build_optimizers(trained: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
+    """AdamW for everything; or Muon for the matrices inside a model's layers, and AdamW for the rest.
 
-    Muon's update is scaled to the size of AdamW's (Liu et al. 2025, arXiv:2502.16982), so both use alike rates.
+    The rest are embedding, head, norms, biases and, of Gated DeltaNet, the convolution (a row of taps for each channel,
+    no matrix), `A_log` and `dt_bias`. The router is a matrix like others (as in GLM-4.5, arXiv:2508.06471), the shared
+    expert's gate a single row, and so for AdamW. An adapter always learns by AdamW: its a and b are no weights of their
+    own, and Muon's equal steps in all directions are meant for their product.
     """
     matrices: list[nn.Parameter] = []
+    pairs: list[nn.Parameter] = []  # gate and up of each expert in the rows of one
     others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_hidden_matrix = parameter.dim() == 2 and ".layers." in name
-        (matrices if is_hidden_matrix else others).append(parameter)
-    # Weight decay belongs on matrices; a norm's scale or a bias has no reason to shrink.
-    adam_groups = [
-        {"params": [p for p in others if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    adam = AdamW([group for group in adam_groups if group["params"]], lr=config.lr, betas=(0.9, 0.95), fused=True)
-    if not matrices:
-        return [adam]
-    muon = Muon(
-        matrices,
-        lr=config.matrix_lr,
-        weight_decay=config.weight_decay,
-        momentum=0.95,
-        adjust_lr_fn="match_rms_adamw",
-    )
-    return [muon, adam]
-
-
-def learning_rate_scale(step: int, config: OptimizerConfig, steps: int) -> float:
-    """Warm-up, stable, decay (WSD): linear up, constant, then linear down to 0 over the last `decay` share."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    decay_steps = max(1, math.ceil(config.decay * steps))
-    return min(warm, max(0.0, (steps - step) / decay_steps), 1.0)
+    uses_muon = config.name == "muon" and isinstance(trained, CausalLM)
+    for name, parameter in trained.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if uses_muon and name.endswith(".experts.gate_up_proj"):
+            pairs.append(parameter)
+        elif uses_muon and _is_matrix(name, parameter):
+            matrices.append(parameter)
+        else:
+            others.append(parameter)
+    optimizers: list[Optimizer] = []
+    if matrices or pairs:
+        groups = [*_groups(matrices, lambda _: {"joined": 1}), *_groups(pairs, lambda _: {"joined": 2})]
+        optimizers.append(Muon(groups, config.matrix_lr, config.weight_decay, config.momentum))
+    if others:
+        # Weight decay belongs on matrices; a norm's scale or a bias has no reason to shrink.
+        groups = _groups(others, lambda p: {"weight_decay": config.weight_decay if p.dim() >= 2 else 0.0})
+        beta1, beta2 = config.betas
+        optimizers.append(AdamW(groups, lr=config.lr, betas=(beta1, beta2), eps=config.eps, fused=True))
+    return optimizers
 
 
 def set_learning_rates(optimizers: Iterable[Optimizer], scale: float) -> None:
@@ -52,6 +52,19 @@ def set_learning_rates(optimizers: Iterable[Optimizer], scale: float) -> None:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * scale
 
 
-def clip_gradients(model: nn.Module, max_norm: float) -> float:
-    """Scale gradients to a global norm of at most `max_norm`; returns the norm before."""
-    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm))
+def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether it is a matrix, or a stack of them, of a layer."""
+    is_matrix = parameter.dim() == 2 and parameter.shape[0] > 1
+    return ".layers." in name and (is_matrix or name.endswith(".experts.down_proj"))
+
+
+def _groups(
+    parameters: Iterable[nn.Parameter], settings: Callable[[nn.Parameter], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Parameters of equal settings together, but those in shards on other processes apart: AdamW takes no mixture."""
+    groups: dict[Any, dict[str, Any]] = {}
+    for parameter in parameters:
+        mine = settings(parameter)
+        mesh = parameter.device_mesh if isinstance(parameter, DTensor) else None
+        groups.setdefault((mesh, *mine.values()), {"params": [], **mine})["params"].append(parameter)
+    return list(groups.values())

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,11 +19,19 @@ from codemill.data.packing import Document, PackedRows, pack
 from codemill.data.synthesis import generate_tasks
 from codemill.data.token_file import load_rows, save_rows
 from codemill.errors import UsageError
+from codemill.footprint import count_parameters
 from codemill.models import CausalLM
 from codemill.models.initialize import initialize
 from codemill.models.loader import load_model
 from codemill.train.config import DataSection, PretrainConfig
-from codemill.train.loop import StepReport, Trainer
+from codemill.train.export import save_whole
+from codemill.train.loop import Trainer
+from codemill.train.memory import StepShape, step_memory
+from codemill.train.objective import CrossEntropy
+from codemill.train.parallel_config import ParallelConfig
+from codemill.train.policy import Policy
+from codemill.train.run import RunPlan, TrainingRun
+from codemill.train.source import PackedSource, validation_batches
 
 _TOKENIZER_TASKS = 20_000
 _VALIDATION_TASKS = 400
@@ -39,20 +46,48 @@ class PretrainData:
     validation: dict[str, PackedRows]
 
 
-@dataclass(frozen=True)
-class Pretraining:
-    """A run in `config.output`: data/ (made once), checkpoints/, log.jsonl and, at the end, model/."""
+class Pretraining(TrainingRun):
+    """A run in `config.output`, with data/ (made once) beside the others and, at the end, model/."""
 
-    config: PretrainConfig
-
-    @property
-    def directory(self) -> Path:
-        return Path(self.config.output)
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        self.directory = Path(config.output)
 
     @property
-    def model_directory(self) -> Path:
-        """Where the trained model lies at the end."""
+    def parallel_config(self) -> ParallelConfig:
+        return self.config.parallel
+
+    @property
+    def result(self) -> Path:
         return self.directory / "model"
+
+    def plan(self) -> RunPlan:
+        """The vocabulary is taken to be as large as it may become."""
+        config, loop = self.config, self.config.loop
+        shape = config.model.build(config.data.vocab_size)
+        parameters = count_parameters(shape)
+        step = StepShape(loop.rows_per_micro_batch * config.data.context, loop.precision == "bfloat16", loop.recompute)
+        memory = step_memory(shape, 4 * parameters, parameters, 8.0, step)
+        return RunPlan(loop.steps, loop.rows_per_step, config.data.context, parameters, parameters, memory)
+
+    def start(self) -> Trainer:
+        with self.parallel.main_first():
+            data = self.prepare()
+        model = self.build_model(data.tokenizer)
+        loop = self.config.loop.for_rows(len(data.train))
+        validation = {name: validation_batches(rows, loop) for name, rows in data.validation.items()}
+        return Trainer(
+            *(Policy(model), CrossEntropy(), PackedSource(data.train, loop, *self.parallel.share_of_rows), validation),
+            *(loop, self.config.optimizer, self.directory),
+            parallel=self.parallel,
+        )
+
+    def save(self, policy: Policy) -> None:
+        """In bf16, with the tokenizer beside it."""
+        tokenizer = Tokenizer.from_file(str(self.directory / "data" / "tokenizer" / "tokenizer.json"))
+        save_whole(policy.model, self.result, torch.bfloat16, self.parallel)
+        if self.parallel.is_main:
+            save_companions(tokenizer, policy.model.config, self.result)
 
     def prepare(self) -> PretrainData:
         """Make the tokenizer and the packed rows, or load them where the same settings made them before.
@@ -63,7 +98,7 @@ class Pretraining:
         fingerprint = directory / "fingerprint"
         expected = _fingerprint(self.config)
         if not fingerprint.exists() or fingerprint.read_text() != expected:
-            if fingerprint.exists() and any((self.directory / "checkpoints").glob("*.pt")):
+            if fingerprint.exists() and any((self.directory / "checkpoints").glob("step-*")):
                 raise UsageError(f"{self.directory} holds a run on other data: give another output, or delete that one")
             fingerprint.unlink(missing_ok=True)  # nothing vouches for files that are half written
             _write_data(self.config, directory)
@@ -92,25 +127,10 @@ class Pretraining:
         initialize(model, self.config.loop.seed)
         return model
 
-    def trainer(self, data: PretrainData, model: CausalLM) -> Trainer:
-        return Trainer(model, data.train, data.validation, self.config.loop, self.config.optimizer, self.directory)
 
-    def run(self) -> Iterator[StepReport]:
-        """Prepare, train (or resume), and write the model as a Hugging Face directory in bf16."""
-        data = self.prepare()
-        model = self.build_model(data.tokenizer)
-        yield from self.trainer(data, model).run()
-        save_model(model, data.tokenizer, self.model_directory)
-
-
-def save_model(model: CausalLM, tokenizer: Tokenizer, directory: Path) -> None:
-    """Write weights in bf16, tokenizer and generation defaults where `transformers` and we find them."""
-    from codemill.models.save import save_pretrained
-
-    bf16 = CausalLM(replace(model.config, dtype="bfloat16")).to(torch.bfloat16)
-    bf16.load_state_dict(model.state_dict())
-    save_pretrained(bf16, directory)
-    save_tokenizer(tokenizer, directory, model_max_length=model.config.max_position_embeddings)
+def save_companions(tokenizer: Tokenizer, config: ModelConfig, directory: Path) -> None:
+    """Write tokenizer and generation defaults beside a model's weights, where `transformers` and we find them."""
+    save_tokenizer(tokenizer, directory, model_max_length=config.max_position_embeddings)
     stops = [tokenizer.token_to_id(token) for token in (IM_END, END_OF_TEXT)]
     generation = {"do_sample": False, "eos_token_id": stops, "pad_token_id": stops[1]}
     (directory / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")

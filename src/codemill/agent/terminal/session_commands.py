@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from codemill.agent.compaction import conversation_tokens
+from codemill.agent.plan_mode import without_news
 from codemill.agent.stops import ContextTooLong
 from codemill.agent.terminal.work import Work
 from codemill.errors import CodemillError, UsageError
@@ -102,10 +103,10 @@ def export(work: Work, argument: str) -> None:
 
 
 def without_data(text: str) -> str:
-    """A user's message without the files that were added to it."""
+    """A user's message without the files that were added to it, and what the agent was told of its mode."""
     from codemill.agent.terminal.mentions import DATA
 
-    return DATA.split(text)[0].strip()
+    return DATA.split(without_news(text))[0].strip()
 
 
 def _as_markdown(messages: list[dict[str, Any]]) -> Iterator[str]:

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from codemill.agent.terminal.status import Status
     from codemill.agent.workbench import AgentOptions, Workbench
 
-PLAN_ON = "[Plan mode is on now: look and think, but change nothing and run nothing, and present a plan.]"
-PLAN_OFF = "[Plan mode is off now: you may change files and run commands.]"
-
 
 @dataclass(frozen=True)
 class Job:
@@ -92,7 +89,6 @@ class Work:
         self._bench: Workbench | None = None
         self._changed = threading.Condition()
         self._is_closing = False
-        self._was_plan = options.mode == "plan"
         self._thread = threading.Thread(target=self._work, name="agent", daemon=True)
 
     @property
@@ -164,8 +160,7 @@ class Work:
 
     def run_task(self, text: str | None) -> None:
         """Have the agent work on something; None: where it was left."""
-        bench = self.bench
-        outcome = bench.agent.run(None if text is None else text + self._news_of_mode())
+        outcome = self.bench.agent.run(text)
         if outcome.status != "finished":
             self.voice.event(Notice(outcome.text))
 
@@ -185,11 +180,6 @@ class Work:
 
     def _num_processes(self) -> int:
         return sum(process.poll() is None for process in self.bench.shell.processes)
-
-    def _news_of_mode(self) -> str:
-        is_plan = self.mode == "plan"
-        changed, self._was_plan = is_plan != self._was_plan, is_plan
-        return f"\n\n{PLAN_ON if is_plan else PLAN_OFF}" if changed else ""
 
     def _work(self) -> None:
         try:

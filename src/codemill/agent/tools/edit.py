@@ -13,7 +13,7 @@ class EditTool:
     spec = ToolSpec(
         "edit",
         "edit",
-        "Replaces old_string, which must occur once and be exact, with indentation.",
+        "Replaces old_string, which must be exact and occur once.",
         {
             "file_path": {"type": "string"},
             "old_string": {"type": "string"},

@@ -16,7 +16,7 @@ class TodoWriteTool:
     spec = ToolSpec(
         "todo_write",
         "think",
-        "Keeps the list of steps of a long task; give all of it each time.",
+        "Keeps the steps of a long task; give all each time.",
         {
             "todos": {
                 "type": "array",
@@ -24,7 +24,7 @@ class TodoWriteTool:
                     "type": "object",
                     "properties": {
                         "content": {"type": "string"},
-                        "status": {"type": "string", "enum": list(MARKS)},
+                        "status": {"enum": list(MARKS)},
                     },
                 },
             }
@@ -56,7 +56,7 @@ class SaveMemoryTool:
     spec = ToolSpec(
         "save_memory",
         "edit",
-        "Remembers a fact, when the user asks for it.",
+        "Remembers a fact if the user asks.",
         {"fact": {"type": "string"}},
         required=("fact",),
     )

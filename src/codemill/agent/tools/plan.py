@@ -1,11 +1,10 @@
 """`exit_plan_mode`: shows the user the plan, and begins with it if the user agrees."""
 
 from codemill.agent.approval import ApprovalGate, ApprovalRequest, Approver
+from codemill.agent.plan_mode import AGREED
 from codemill.agent.stops import Refused
 from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError, ToolSpec
 from codemill.chat.tool_types import ToolCall
-
-AGREED = "The user agrees. Begin."
 
 
 class ExitPlanModeTool:
@@ -14,7 +13,7 @@ class ExitPlanModeTool:
     spec = ToolSpec(
         "exit_plan_mode",
         "think",
-        "Shows the user your plan, and asks whether to begin.",
+        "Ends plan mode with a plan.",
         {"plan": {"type": "string"}},
         required=("plan",),
     )

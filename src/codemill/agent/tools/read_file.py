@@ -17,7 +17,7 @@ class ReadFileTool:
     spec = ToolSpec(
         "read_file",
         "read",
-        "Reads a file, or `limit` lines from line `offset` on (from 0).",
+        "Reads a file, or `limit` lines from `offset` (from 0).",
         {
             "absolute_path": {"type": "string"},
             "offset": {"type": "integer"},
@@ -43,7 +43,7 @@ class ReadManyFilesTool:
     spec = ToolSpec(
         "read_many_files",
         "read",
-        "Reads files, given as paths or glob patterns.",
+        "Reads files by paths or globs.",
         {"paths": {"type": "array", "items": {"type": "string"}}},
         required=("paths",),
     )

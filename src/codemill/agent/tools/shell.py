@@ -56,7 +56,7 @@ class ShellTool:
     spec = ToolSpec(
         "run_shell_command",
         "run",
-        "Runs a bash command in the workspace. Each begins anew; nobody types input; timeout in seconds.",
+        "Runs bash in the workspace. Each call begins anew; no input; timeout in seconds.",
         {
             "command": {"type": "string"},
             "is_background": {"type": "boolean"},

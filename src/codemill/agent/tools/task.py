@@ -17,13 +17,13 @@ class TaskTool:
     spec = ToolSpec(
         "task",
         "think",  # what the other agent does is approved by itself
-        "Has a second agent (general-purpose; explore only looks) do a part; it sees only the prompt.",
+        "A second agent (general-purpose; explore only looks) does a part; it sees only the prompt.",
         {
             "description": {"type": "string"},
             "prompt": {"type": "string"},
             "subagent_type": {"type": "string"},
         },
-        required=("description", "prompt", "subagent_type"),
+        required=("description", "prompt"),
     )
 
     def __init__(self, run_agent: RunAgent) -> None:
@@ -33,9 +33,10 @@ class TaskTool:
         return Preview(arguments["description"])
 
     def run(self, arguments: Arguments, context: ToolContext) -> Observation:
-        if arguments["subagent_type"] not in TYPES:
+        kind = arguments.get("subagent_type") or TYPES[0]
+        if kind not in TYPES:
             raise ToolError(f"subagent_type must be one of {', '.join(TYPES)}")
-        status, answer = self._run_agent(arguments["prompt"], arguments["subagent_type"], context)
+        status, answer = self._run_agent(arguments["prompt"], kind, context)
         if status == "interrupted":
             raise Interrupted("stopped")
         if status != "finished":

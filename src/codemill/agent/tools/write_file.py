@@ -12,7 +12,7 @@ class WriteFileTool:
     spec = ToolSpec(
         "write_file",
         "edit",
-        "Writes a whole file. Use edit to change a part of one.",
+        "Writes a whole file.",
         {"file_path": {"type": "string"}, "content": {"type": "string"}},
         required=(
             "file_path",

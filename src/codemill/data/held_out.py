@@ -1,0 +1,50 @@
+"""Documents set aside for validation, chosen by their content: copies of a document stay together."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from codemill.data.packing import Document
+
+Item = TypeVar("Item")
+Int64 = npt.NDArray[np.int64]
+
+
+class Subset(Sequence[Item]):
+    """Some items of a sequence, which is not copied."""
+
+    def __init__(self, items: Sequence[Item], indices: Int64) -> None:
+        self._items, self._indices = items, indices
+        lengths = getattr(items, "lengths", None)
+        if lengths is not None:
+            self.lengths: Int64 = lengths[indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Subset[Item]": ...
+    def __getitem__(self, index: "int | slice") -> "Item | Subset[Item]":
+        if isinstance(index, slice):
+            return Subset(self._items, self._indices[index])
+        return self._items[int(self._indices[index])]
+
+
+def split_held_out(
+    documents: Sequence[Document], fraction: float, seed: int = 0
+) -> tuple[Subset[Document], Subset[Document]]:
+    """Documents to train on, and about `fraction` of all to validate with; equal documents are on the same side."""
+    held_out = np.fromiter((_draw(document, seed) < fraction for document in documents), bool, len(documents))
+    return Subset(documents, np.flatnonzero(~held_out)), Subset(documents, np.flatnonzero(held_out))
+
+
+def _draw(document: Document, seed: int) -> float:
+    """A number from 0 to 1 that the tokens determine."""
+    key = seed.to_bytes(8, "little", signed=True)
+    digest = hashlib.blake2b(np.ascontiguousarray(document.ids).tobytes(), digest_size=8, key=key).digest()
+    return int.from_bytes(digest, "little") / 2**64

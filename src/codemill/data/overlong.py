@@ -1,0 +1,110 @@
+"""What becomes of documents that are longer than the context: an error, nothing, their beginning, or pieces."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+
+from codemill.data.cached_documents import CachedDocuments, Int64
+from codemill.data.document_shard import learned_tokens
+from codemill.data.packing import Document
+from codemill.errors import CodemillError, UsageError
+
+POLICIES = ("error", "drop", "truncate", "split")
+_Cut = tuple[int, int]  # start, length
+
+
+@dataclass(frozen=True)
+class OverlongCounts:
+    """Documents longer than the context, those of them that are gone altogether, and tokens that are gone with them or
+    cut off. A pair counts as one."""
+
+    overlong: int = 0
+    dropped: int = 0
+    lost_tokens: int = 0
+
+
+class FittedDocuments(Sequence[Document]):
+    """Documents of at most `context` tokens; longer ones are cut by the policy, when they are asked for.
+
+    Of what is cut only what has something to learn stays. group: so many neighbours stay or go together (2 for pairs).
+    """
+
+    def __init__(self, documents: CachedDocuments, context: int, overlong: str, group: int = 1) -> None:
+        """Raises CodemillError naming the first overlong document if the policy is "error", but texts are split."""
+        if context < 2 or overlong not in POLICIES:
+            raise UsageError(
+                f"context = {context}, overlong = {overlong!r}: give 2 or more, and {' or '.join(POLICIES)}"
+            )
+        self.documents, self._context, self._policy = documents, context, overlong
+        groups = documents.lengths.reshape(-1, group)
+        overlong_groups = np.flatnonzero((groups > context).any(axis=1))
+        cuts = {int(i): self._cut_group(int(i) * group, group) for i in overlong_groups}
+        self._take(cuts, group)
+        dropped = sum(not any(members) for members in cuts.values())
+        lost = int(documents.lengths.sum() - self.lengths.sum())
+        self.counts = OverlongCounts(len(cuts), dropped, lost)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @overload
+    def __getitem__(self, index: int) -> Document: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Document]: ...
+    def __getitem__(self, index: int | slice) -> Document | list[Document]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        document = self.documents[int(self.sources[index])]
+        start, length = int(self._starts[index]), int(self.lengths[index])
+        return Document(document.ids[start : start + length], document.weights[start : start + length])
+
+    @property
+    def num_learned(self) -> int:
+        """Tokens with a loss weight."""
+        whole = self.lengths == self.documents.lengths[self.sources]
+        cut = (learned_tokens(self[int(i)]) for i in np.flatnonzero(~whole))
+        return int(self.documents.learned[self.sources[whole]].sum()) + sum(cut)
+
+    def where(self, index: int) -> str:
+        """The file and line that a document came from."""
+        return self.documents.where(int(self.sources[index]))
+
+    def domain(self, index: int) -> str:
+        """The domain of a document, "" if it has none."""
+        return self.documents.domain(int(self.sources[index]))
+
+    def _take(self, cuts: dict[int, list[list[_Cut]]], group: int) -> None:
+        """Set the arrays [documents]: of which document each is a part, and from where to where."""
+        pieces = np.ones(len(self.documents), np.int64)
+        for i, members in cuts.items():
+            pieces[i * group : (i + 1) * group] = [len(member) for member in members]
+        self.sources: Int64 = np.repeat(np.arange(len(pieces)), pieces)
+        self._starts: Int64 = np.zeros(len(self.sources), np.int64)
+        self.lengths: Int64 = self.documents.lengths[self.sources]
+        first = np.cumsum(pieces) - pieces
+        for i, members in cuts.items():
+            cut = np.array([piece for member in members for piece in member], np.int64).reshape(-1, 2)
+            places = slice(int(first[i * group]), int(first[i * group]) + len(cut))
+            self._starts[places], self.lengths[places] = cut[:, 0], cut[:, 1]
+
+    def _cut_group(self, first: int, group: int) -> list[list[_Cut]]:
+        members = [self._cut(index) for index in range(first, first + group)]
+        return members if all(members) else [[] for _ in members]
+
+    def _cut(self, index: int) -> list[_Cut]:
+        """What is taken of a document."""
+        length, context = int(self.documents.lengths[index]), self._context
+        if length <= context:
+            return [(0, length)]
+        policy = "split" if self._policy == "error" and self.documents.is_text[index] else self._policy
+        if policy == "error":
+            raise CodemillError(
+                f"{self.documents.where(index)}: {length:,} tokens, but the context is {context:,}: raise it, or "
+                "choose with overlong = drop, truncate or split what becomes of such conversations"
+            )
+        ends = {"drop": 0, "truncate": context, "split": length}[policy]
+        weights = self.documents[index].weights
+        cuts = [(start, min(context, length - start)) for start in range(0, ends, context)]
+        return [(start, size) for start, size in cuts if weights[start + 1 : start + size].any()]

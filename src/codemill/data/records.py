@@ -1,0 +1,124 @@
+"""The records of a piece of an input, each with the place it came from, which every message about it names."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from codemill.data.segments import Piece, opened, place_in_repository
+from codemill.errors import CodemillError
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Record:
+    """value: the JSON object, {"text", "repo", "path"} for a file that is a text. line: in its file, from 1, else 0."""
+
+    value: Mapping[str, Any]
+    piece: Piece
+    line: int
+
+    @property
+    def where(self) -> str:
+        return place(self.piece, self.line)
+
+
+def place(piece: Piece, line: int) -> str:
+    """A record as messages name it: `train.jsonl:17`, `library/heap.py`."""
+    return f"{piece.file.path}:{line}" if line else str(piece.file.path)
+
+
+def _stop(fault: CodemillError) -> None:
+    raise fault
+
+
+def read_records(
+    piece: Piece, on_fault: Callable[[CodemillError], None] = _stop, line: int | None = None
+) -> Iterator[Record]:
+    """The records of a piece, blank lines left out; only the one of `line` if that is given.
+
+    on_fault: takes the error of a line that is no record, which names file and line; by default it is raised.
+    """
+    if piece.is_table:
+        yield from (row for row in _rows(piece) if line in (None, row.line))
+    elif piece.file.has_records:
+        yield from _lines(piece, on_fault, line)
+    else:
+        text = _decoded(_content(piece), str(piece.file.path))
+        repo, path = place_in_repository(piece.file)
+        yield Record({"text": text, "repo": repo, "path": path}, piece, 0)
+
+
+def _content(piece: Piece) -> bytes:
+    with opened(piece.file) as file:
+        return file.read()
+
+
+def _lines(piece: Piece, on_fault: Callable[[CodemillError], None], line: int | None) -> Iterator[Record]:
+    with opened(piece.file) as file:
+        file.seek(piece.start)
+        number, place_in_file = piece.first_line, piece.start
+        while place_in_file < piece.end and (raw := file.readline()):
+            if raw.strip() and line in (None, number):
+                try:
+                    value = _parsed(raw.removeprefix(_BOM), place(piece, number))
+                except CodemillError as error:
+                    on_fault(error)
+                else:
+                    yield Record(value, piece, number)
+            number, place_in_file = number + 1, place_in_file + len(raw)
+
+
+def _parsed(raw: bytes, where: str) -> Mapping[str, Any]:
+    text = _decoded(raw, where)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CodemillError(f"{where}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CodemillError(f"{where}: a record must be a JSON object, found {type(value).__name__}")
+    return value
+
+
+def _decoded(raw: bytes, where: str) -> str:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CodemillError(f"{where}: no UTF-8 text ({error.reason} at byte {error.start + 1})") from None
+    if "\0" in text:
+        raise CodemillError(f"{where}: a binary file")
+    return text
+
+
+def _rows(piece: Piece) -> Iterator[Record]:
+    """The rows of a Parquet or Arrow file, numbered from 1."""
+    try:
+        import pyarrow
+        import pyarrow.dataset
+    except ImportError:
+        raise CodemillError(f"{piece.file.path}: reading this needs pyarrow: pip install pyarrow") from None
+    kind = "parquet" if piece.file.path.suffix.lower() == ".parquet" else "arrow"
+    number = 0
+    try:
+        for batch in _batches(piece, kind):
+            for row in batch.to_pylist():
+                number += 1
+                yield Record({key: value for key, value in row.items() if value is not None}, piece, number)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise CodemillError(f"{piece.file.path}: not a readable {kind} file: {str(error).splitlines()[0]}") from None
+
+
+def _batches(piece: Piece, kind: str) -> Iterator[Any]:
+    import pyarrow
+    import pyarrow.dataset
+
+    path = str(piece.file.path)
+    if kind == "arrow":  # `datasets` stores streams, others files
+        try:
+            with pyarrow.OSFile(path) as source:
+                yield from pyarrow.ipc.open_stream(source)
+            return
+        except pyarrow.ArrowInvalid:
+            pass
+    yield from pyarrow.dataset.dataset(path, format=kind).to_batches()

@@ -1,0 +1,68 @@
+"""How much memory a step of training takes, before anything is loaded."""
+
+from dataclasses import dataclass
+
+from codemill.config import ModelConfig
+
+LOGITS = 128_000_000  # of a piece of the loss
+RUNTIME = 500_000_000  # Python, PyTorch, and what the allocator holds back
+_FP32 = 4
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """A micro-batch: its tokens, whether matrix products are in bf16, and whether layers are recomputed."""
+
+    tokens: int
+    is_bf16: bool
+    recompute: bool
+
+
+def step_memory(
+    config: ModelConfig, weight_bytes: int, trainable: int, optimizer_bytes: float, shape: StepShape
+) -> dict[str, int]:
+    """Bytes by purpose at the peak of a step. trainable: parameters; optimizer_bytes: of state for each of them.
+
+    Activations are counted from what autograd keeps of each module, in fp32, or about so under autocast.
+    """
+    casts = weight_bytes // 2 if shape.is_bf16 and weight_bytes > 2 * trainable else 0
+    return {
+        "weights": weight_bytes + casts,
+        "gradients": _FP32 * trainable,
+        "optimizer": int(optimizer_bytes * trainable),
+        "activations": _activations(config, shape),
+        "loss": LOGITS,
+        "runtime": RUNTIME,
+    }
+
+
+def _activations(config: ModelConfig, shape: StepShape) -> int:
+    layers = [_layer(config, index, shape.is_bf16) for index in range(config.num_hidden_layers)]
+    inputs = config.num_hidden_layers * config.hidden_size
+    per_token = inputs + max(layers) if shape.recompute else sum(layers)
+    return int(_FP32 * shape.tokens * (per_token + 3 * config.hidden_size))
+
+
+def _layer(config: ModelConfig, index: int, is_bf16: bool) -> float:
+    """Numbers, in fp32, that a layer keeps for a token."""
+    return _mixer(config, index, is_bf16) + _feed_forward(config, index, is_bf16) + 6 * config.hidden_size
+
+
+def _mixer(config: ModelConfig, index: int, is_bf16: bool) -> float:
+    if config.layer_types[index] == "full_attention":
+        query = config.num_attention_heads * config.head_dim * (1.4 if config.is_hybrid else 1.0)
+        keys = config.num_key_value_heads * config.head_dim
+        return 3.2 * query + 2.7 * keys if is_bf16 else 5 * query + 4 * keys
+    linear = config.linear_attention
+    assert linear is not None
+    # The convolution's inputs, taps and outputs, the heads in fp32, and the chunks' systems.
+    return 8 * linear.conv_channels + 14 * linear.value_dim + 64 * 6 * linear.num_value_heads
+
+
+def _feed_forward(config: ModelConfig, index: int, is_bf16: bool) -> float:
+    share = 2.2 if is_bf16 else 4.0
+    moe = config.moe
+    if moe is None or not config.is_moe_layer(index):
+        return share * config.intermediate_size
+    chosen = moe.num_experts_per_tok * (share * moe.moe_intermediate_size + 2 * config.hidden_size)
+    return chosen + share * (moe.shared_expert_intermediate_size or 0) + 2 * moe.num_experts

@@ -1,0 +1,93 @@
+"""Experts on several processes: each has some, and gets the tokens of all processes that are for them.
+
+Shapes: N tokens of this process, M those that its experts get, k top-k, E experts, P processes, D model, F ffn.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+
+from codemill.kernels.experts import grouped_experts
+from codemill.kernels.low_rank import AdaptedRows
+from codemill.models.moe import Experts, SparseMoe
+
+
+class ParallelExperts(Experts):
+    """A layer's experts over the processes of `mesh`, in order. Parameters are named and shaped as in `Experts`."""
+
+    def __init__(self, experts: Experts, mesh: DeviceMesh) -> None:
+        nn.Module.__init__(self)
+        self.name = experts.name
+        for name, parameter in experts.named_parameters():
+            local = parameter.detach().chunk(mesh.size())[mesh.get_local_rank()].to(mesh.device_type, copy=True)
+            whole = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
+            self.register_parameter(name, nn.Parameter(whole, requires_grad=parameter.requires_grad))
+        self._group, self._num_processes = mesh.get_group(), mesh.size()
+
+    def forward(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """Sum of each token's experts, wherever they are: x [N, D], weights and experts [N, k] -> [N, D]."""
+        gate_up, down = (_local(each) for each in (self.gate_up_proj, self.down_proj))
+        counts = experts.flatten().bincount(minlength=len(gate_up) * self._num_processes)
+        counts = counts.view(self._num_processes, len(gate_up))  # [P, E / P], of the tokens to send
+        received = torch.empty_like(counts)
+        dist.all_to_all_single(received, counts, group=self._group)
+        there, here = counts.sum(1).tolist(), received.sum(1).tolist()
+        order = experts.flatten().argsort(stable=True)
+        tokens = order // experts.shape[1]
+        rows: Tensor = _Exchange.apply(x[tokens], there, here, self._group)  # [M, D], by process and then by expert
+        ids = torch.arange(len(gate_up), device=x.device).repeat(self._num_processes)
+        ids = ids.repeat_interleave(received.flatten())
+        if len(rows):  # else the rows themselves: what goes back must depend on them, or the others wait for gradients
+            rows = grouped_experts(rows, rows.new_ones(len(rows), 1), ids[:, None], gate_up, down)
+        out: Tensor = _Exchange.apply(rows, here, there, self._group)  # [N * k, D]
+        scales = weights.flatten()[order].to(x.dtype)
+        return torch.zeros_like(x).index_add(0, tokens, out * scales[:, None])
+
+
+class ParallelMoe(SparseMoe):
+    """A `SparseMoe` whose experts are on several processes; router and shared expert are whole on each."""
+
+    def __init__(self, moe: SparseMoe, mesh: DeviceMesh) -> None:
+        nn.Module.__init__(self)
+        self.moe, self.gate = moe.moe, moe.gate
+        self.experts = ParallelExperts(moe.experts, mesh)
+        if moe.moe.shared_expert_intermediate_size:
+            self.shared_expert, self.shared_expert_gate = moe.shared_expert, moe.shared_expert_gate
+
+    def compute_experts(
+        self, x: Tensor, weights: Tensor, experts: Tensor, adapters: Sequence[AdaptedRows], documents: Sequence[int]
+    ) -> Tensor:
+        """As `SparseMoe`; documents are together in an expert's product, so they see each other's rounding."""
+        out: Tensor = self.experts(x, weights, experts)
+        return out
+
+
+class _Exchange(torch.autograd.Function):
+    """Rows [sum(there), D] to the processes of a group, `there[p]` of them to process p, -> [sum(here), D]."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, there: list[int], here: list[int], group: dist.ProcessGroup) -> Tensor:
+        ctx.there, ctx.here, ctx.group = there, here, group
+        return _exchange(rows, there, here, group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return _exchange(gradient, ctx.here, ctx.there, ctx.group), None, None, None
+
+
+def _exchange(rows: Tensor, there: list[int], here: list[int], group: dist.ProcessGroup) -> Tensor:
+    out = rows.new_empty(sum(here), rows.shape[1])
+    dist.all_to_all_single(out, rows.contiguous(), here, there, group=group)
+    return out
+
+
+def _local(parameter: Tensor) -> Tensor:
+    assert isinstance(parameter, DTensor)
+    return parameter.to_local()

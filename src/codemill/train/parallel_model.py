@@ -1,0 +1,94 @@
+"""Cuts a policy into what each process keeps of it: tensor and expert parallel, and shards (FSDP2).
+
+Weights in parts are DTensors; they keep their names, and checkpoints put them together again.
+"""
+
+from typing import Any
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    PrepareModuleInput,
+    RowwiseParallel,
+    SequenceParallel,
+    parallelize_module,
+)
+
+from codemill.errors import UsageError
+from codemill.models import CausalLM
+from codemill.models.decoder import DecoderLayer
+from codemill.models.layers import Mlp
+from codemill.models.moe import SparseMoe
+from codemill.train.parallel_config import ParallelConfig
+from codemill.train.parallel_experts import ParallelMoe
+from codemill.train.policy import Policy
+
+
+def split_policy(policy: Policy, config: ParallelConfig, mesh: DeviceMesh, rows: DeviceMesh) -> None:
+    """In place. mesh: [data, tensor] or [data, expert]; rows: of it, the processes that read rows of their own.
+
+    An adapter is small, and stays whole. Raises UsageError for what cannot be split.
+    """
+    model = policy.model
+    config.check(model.config)
+    if policy.adapter is not None and (config.tensor > 1 or config.expert > 1):
+        raise UsageError("adapters are trained with parallel.data and shard; set parallel.tensor and expert to 1")
+    if config.shard and model.config.quantization is not None:
+        raise UsageError("a quantised model cannot be in shards: set parallel.shard = false")
+    for layer in model.model.layers:
+        assert isinstance(layer, DecoderLayer)
+        if config.tensor > 1:
+            _split_matrices(layer, mesh["tensor"])
+        if config.expert > 1 and isinstance(layer.mlp, SparseMoe):
+            layer.mlp = ParallelMoe(layer.mlp, mesh["expert"])
+    if config.shard:
+        _shard(model, mesh["data"], rows)  # moves layer by layer to the device: the whole model may be too large
+    moved = policy.adapter if config.shard else policy
+    if moved is not None and mesh.device_type != "cpu":
+        moved.to(mesh.device_type)
+
+
+def _split_matrices(layer: DecoderLayer, mesh: DeviceMesh) -> None:
+    """Attention by heads and MLPs by features (Shoeybi et al. 2019, arXiv:1909.08053).
+
+    Gated DeltaNet and experts stay whole, and are computed on every process of the group.
+    """
+    if layer.layer_type == "full_attention":
+        _parallelize(layer.self_attn, mesh, num_inputs=3, columns=("q_proj", "k_proj", "v_proj"), rows="o_proj")
+        heads = {"q_norm": SequenceParallel(sequence_dim=2, use_local_output=True)}
+        parallelize_module(layer.self_attn, mesh, {**heads, "k_norm": heads["q_norm"]})
+    mlps = [layer.mlp] if isinstance(layer.mlp, Mlp) else [getattr(layer.mlp, "shared_expert", None)]
+    for mlp in mlps:
+        if mlp is not None:
+            _parallelize(mlp, mesh, num_inputs=2, columns=("gate_proj", "up_proj"), rows="down_proj")
+
+
+def _parallelize(module: nn.Module, mesh: DeviceMesh, num_inputs: int, columns: tuple[str, ...], rows: str) -> None:
+    """The first of so many inputs is the same on all processes, and so is the output."""
+    layouts: tuple[Any, ...] = (Replicate(), *[None] * (num_inputs - 1))
+    # Once for all columns: its gradient, which has a part on each process, is so added up once.
+    parallelize_module(module, mesh, PrepareModuleInput(input_layouts=layouts, desired_input_layouts=layouts))
+    parallelize_module(module, mesh, {**{name: ColwiseParallel() for name in columns}, rows: RowwiseParallel()})
+
+
+def _shard(model: CausalLM, data: DeviceMesh, rows: DeviceMesh) -> None:
+    """Each layer's weights are put together when it is their turn (Zhao et al. 2023, arXiv:2304.11277)."""
+    apart = set[nn.Parameter]()  # experts that one process alone has
+    for layer in model.model.layers:
+        assert isinstance(layer, DecoderLayer)
+        if isinstance(layer.mlp, ParallelMoe):
+            if data.size() > 1:
+                fully_shard(layer.mlp.experts, mesh=data)
+            else:
+                apart.update(layer.mlp.experts.parameters())
+        fully_shard(layer, mesh=rows, ignored_params=apart)
+    fully_shard(model, mesh=rows, ignored_params=apart)
+    register_fsdp_forward_method(model, "hidden_states")
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            # The loss is divided by the counts of all processes: gradients are sums.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)

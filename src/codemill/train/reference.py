@@ -1,0 +1,107 @@
+"""Log-probabilities of answers under the reference, the model before training: computed once, kept beside the run."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from codemill.data.packed_pairs import PackedPairs
+from codemill.errors import CodemillError
+from codemill.train.config import LoopConfig
+from codemill.train.pair_batches import PairBatch, answer_log_probs, pair_batches
+from codemill.train.policy import Policy
+
+Float32 = npt.NDArray[np.float32]
+
+
+def reference_log_probs(policy: Policy, pairs: PackedPairs, directory: Path, loop: LoopConfig) -> Float32:
+    """Sums over both answers of each pair [pairs, 2], mapped from a file in `directory`.
+
+    The policy must be as it is before its first step; of one with an adapter the reference is the model without it.
+    The file is named after a digest of weights, pairs and precision, so it is used for nothing else; an interrupted
+    computation goes on where it was. Raises CodemillError if the file is damaged or cannot be written.
+    """
+    path = directory / f"reference-{_digest(policy, pairs, loop)}.npy"
+    shape = (len(pairs.pairs), 2)
+    if not path.exists():
+        _compute(policy, pairs, path, loop)
+    try:
+        found: Float32 = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise CodemillError(f"{path} cannot be read ({error}): delete it to compute it again") from None
+    if found.shape != shape or found.dtype != np.float32:
+        raise CodemillError(f"{path} holds {found.dtype} {found.shape}, not {shape}: delete it to compute it again")
+    return found
+
+
+def _compute(policy: Policy, pairs: PackedPairs, path: Path, loop: LoopConfig) -> None:
+    partial = path.with_suffix(".partial")
+    known = _open_partial(partial, (len(pairs.pairs), 2))
+    size = loop.rows_per_micro_batch
+    with _as_reference(policy, loop):
+        for start in _with_progress(range(0, len(pairs), size)):
+            rows = range(start, min(start + size, len(pairs)))
+            missing = np.concatenate([pairs.bins[row] for row in rows])
+            if np.isnan(known[missing]).any():
+                (batch,) = pair_batches(pairs, None, rows, size)
+                batch = cast(PairBatch, batch.to(policy.model.device))
+                known[missing] = answer_log_probs(policy, batch)[0].cpu().numpy()
+    if np.isnan(known).any():
+        raise CodemillError("the reference's log-probabilities are no numbers: the model to start from is damaged")
+    known.flush()
+    os.replace(partial, path)
+
+
+def _with_progress(starts: Sequence[int]) -> Iterator[int]:
+    """Shows on a terminal how far this is; it may take as long as a third of an epoch."""
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(starts, "reference", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def _open_partial(path: Path, shape: tuple[int, int]) -> "np.memmap[tuple[int, int], np.dtype[np.float32]]":
+    """What an interrupted computation left, or NaN everywhere."""
+    try:
+        found = np.lib.format.open_memmap(path, mode="r+")
+        if found.shape == shape and found.dtype == np.float32:
+            return found
+    except (OSError, ValueError, EOFError):  # none, or one that a kill cut short while it was created
+        pass
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        created = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    except OSError as error:
+        raise CodemillError(f"{path} cannot be written: {error.strerror}") from None
+    created[:] = np.nan
+    created.flush()
+    return created
+
+
+@contextmanager
+def _as_reference(policy: Policy, loop: LoopConfig) -> Iterator[None]:
+    """Within this, the policy computes what the model before training does, as training would compute it."""
+    is_bf16 = loop.precision == "bfloat16"
+    autocast = torch.autocast(policy.model.device.type, torch.bfloat16, enabled=is_bf16)
+    with torch.no_grad(), autocast, nullcontext() if policy.adapter is None else policy.reference():
+        yield
+
+
+def _digest(policy: Policy, pairs: PackedPairs, loop: LoopConfig) -> str:
+    """Of everything that the log-probabilities depend on."""
+    digest = hashlib.sha256(f"{loop.precision} {loop.rows_per_micro_batch} {pairs.capacity}".encode())
+    for name, tensor in policy.model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    for pair in pairs.pairs:
+        for document in (pair.chosen, pair.rejected):
+            digest.update(np.int64(len(document)).tobytes())
+            digest.update(document.ids.tobytes() + document.weights.tobytes())
+    return digest.hexdigest()[:16]

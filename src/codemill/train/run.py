@@ -1,0 +1,91 @@
+"""A run of training, from its configuration to the model that it leaves."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from codemill.train.log import StepReport, TrainingLog
+from codemill.train.loop import Trainer
+from codemill.train.parallel import Parallel, join
+from codemill.train.parallel_config import ParallelConfig
+from codemill.train.policy import Policy
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """What one epoch reads. `tokens` are those of documents, `learned` those of them that count in the loss."""
+
+    documents: int
+    rows: int
+    tokens: int
+    learned: int
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run would do. data: None where it is not made yet. memory: bytes by purpose at the peak of a step."""
+
+    steps: int
+    rows_per_step: int
+    context: int
+    parameters: int
+    trainable: int
+    memory: Mapping[str, int]
+    data: DataPlan | None = None
+
+    @property
+    def tokens(self) -> int:
+        """In all steps; as many as the rows can hold where the data is not known."""
+        rows = self.steps * self.rows_per_step
+        return rows * self.context if self.data is None else round(rows * self.data.tokens / self.data.rows)
+
+
+class TrainingRun(ABC):
+    """One run, in a directory of its own: checkpoints/, log.jsonl, and at the end the model and curves.svg."""
+
+    directory: Path
+
+    @property
+    @abstractmethod
+    def parallel_config(self) -> ParallelConfig:
+        """How its processes share the work."""
+
+    @cached_property
+    def parallel(self) -> Parallel:
+        """This process's part. Raises UsageError if there are not as many as the configuration asks for."""
+        return join(self.parallel_config)
+
+    @property
+    @abstractmethod
+    def result(self) -> Path:
+        """Where the trained model lies at the end."""
+
+    @abstractmethod
+    def plan(self) -> RunPlan:
+        """What would be done, as far as that can be said without loading weights."""
+
+    @abstractmethod
+    def start(self) -> Trainer:
+        """Load or make everything. Raises UsageError and CodemillError before anything is trained."""
+
+    @abstractmethod
+    def save(self, policy: Policy) -> None:
+        """Write what was trained to `result`. All processes call it; those that are not the main one write nothing."""
+
+    def train(self, trainer: Trainer) -> Iterator[StepReport]:
+        """Train what `start` gave (or resume), one report a step, and leave the model."""
+        yield from trainer.run()
+        self.save(trainer.policy)
+        if trainer.parallel.is_main:
+            draw_curves(self.directory)
+        trainer.parallel.wait()
+
+
+def draw_curves(directory: Path) -> None:
+    """A picture of the run's log, where matplotlib is installed."""
+    from codemill.train.curves import draw, has_matplotlib
+
+    if has_matplotlib():
+        draw({directory.name: TrainingLog(directory / "log.jsonl").read()}, directory / "curves.svg")

@@ -1,0 +1,146 @@
+"""Small runs of every family, whole and in parts, for processes that import this. They know nothing of transformers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from codemill.config import ModelConfig
+from codemill.models import CausalLM
+from codemill.models.initialize import initialize
+from codemill.train.adapter import TrainableLora
+from codemill.train.batch import Batch
+from codemill.train.config import LoopConfig, OptimizerConfig
+from codemill.train.loop import Trainer
+from codemill.train.lora_config import LoraSection
+from codemill.train.objective import CrossEntropy
+from codemill.train.parallel import Parallel, Processes
+from codemill.train.parallel_config import ParallelConfig
+from codemill.train.policy import Policy
+from codemill.train.source import PackedSource, validation_batches
+from train.conftest import make_rows
+
+_COMMON = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 48,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.1,
+    "torch_dtype": "float32",
+}
+_MOE = {
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
+_HYBRID = {
+    "shared_expert_intermediate_size": 40,
+    "full_attention_interval": 2,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 24,
+    "linear_conv_kernel_dim": 4,
+}
+FAMILIES = {
+    "qwen3": {**_COMMON, "tie_word_embeddings": True},
+    "qwen3_moe": {**_COMMON, **_MOE},
+    "qwen3_next": {**_COMMON, **_MOE, **_HYBRID},
+}
+LOOP = LoopConfig(steps=5, rows_per_step=4, rows_per_micro_batch=2, evaluate_every=2, checkpoint_every=100)
+# A large eps: an update that is only the sign of a gradient makes much of rounding where that is close to 0.
+ADAMW = OptimizerConfig(name="adamw", lr=1e-2, warmup_steps=1, schedule="constant", eps=1e-3, max_grad_norm=0.5)
+MUON = replace(ADAMW, name="muon", eps=1e-8)
+WHOLE = ParallelConfig()
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, and how."""
+
+    family: str
+    parallel: ParallelConfig = WHOLE
+    optimizer: OptimizerConfig = ADAMW
+    loop: LoopConfig = LOOP
+    lora: LoraSection | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Losses and gradient norms by step, what validation measured, and the whole weights that were trained."""
+
+    losses: list[float]
+    norms: list[float]
+    tokens: list[int]
+    validation: list[float]
+    weights: dict[str, Tensor] = field(repr=False)
+
+
+class Interleaved:
+    """The micro-batches of several processes, for one: first those that they have first."""
+
+    def __init__(self, sources: Sequence[PackedSource]) -> None:
+        self._sources = sources
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        each = [source.micro_batches(step) for source in self._sources]
+        return [batch for batches in zip(*each, strict=True) for batch in batches]
+
+
+def make_policy(case: Case) -> Policy:
+    model = CausalLM(ModelConfig.from_dict({"model_type": case.family, **FAMILIES[case.family]}))
+    initialize(model, seed=0)
+    if case.lora is None:
+        return Policy(model.requires_grad_(True))
+    return Policy(model.requires_grad_(False), TrainableLora(model, case.lora))
+
+
+def make_trainer(case: Case, directory: Path, parallel: Parallel, num_shares: int = 1) -> Trainer:
+    """num_shares: those of the rows, where this process takes all of them."""
+    rows, loop = make_rows(40), case.loop
+    source = (
+        PackedSource(rows, loop, *parallel.share_of_rows)
+        if parallel.num_processes > 1
+        else Interleaved([PackedSource(rows, loop, rank, num_shares) for rank in range(num_shares)])
+    )
+    validation = {"held_out": validation_batches(make_rows(9, seed=1), loop)}
+    policy, optimizer = make_policy(case), case.optimizer
+    return Trainer(policy, CrossEntropy(), source, validation, loop, optimizer, directory, parallel=parallel)
+
+
+def outcome(trainer: Trainer) -> Outcome:
+    """Of a run to its end."""
+    reports = list(trainer.run())
+    return Outcome(
+        [report.loss for report in reports],
+        [report.grad_norm for report in reports],
+        [report.tokens for report in reports],
+        [report.validation["held_out"] for report in reports if report.validation is not None],
+        {name: whole(tensor).detach().clone() for name, tensor in trainer.policy.trained.state_dict().items()},
+    )
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def both_ways(cases: dict[str, Case], directory: Path) -> dict[str, tuple[Outcome, Outcome]]:
+    """Each case by all processes together, and by one alone, which this is for some of them."""
+    found = {}
+    for number, (name, case) in enumerate(cases.items()):
+        parallel = Processes(case.parallel)
+        together = outcome(make_trainer(case, directory / name, parallel))
+        if number % parallel.num_processes == parallel.rank:
+            alone = make_trainer(case, directory / f"{name}-alone", Parallel(), parallel.num_shares)
+            found[name] = (together, outcome(alone))
+    return found

@@ -1,0 +1,117 @@
+"""Adapters on a frozen model that is quantised (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from codemill.errors import UsageError
+from codemill.kernels import quantized_linear
+from codemill.kernels.packed_matrix import PackedMatrix
+from codemill.models import CausalLM, load_model, save_pretrained
+from codemill.models.quantized import named_weights
+from codemill.train.adapter import TrainableLora
+from codemill.train.lora_config import LoraSection
+from models.adapters import random_ids
+from models.reference import make_ours, make_reference
+
+FAMILIES = ["qwen3", "qwen3_moe", "qwen3_next"]
+SECTION = LoraSection(rank=3, alpha=7)
+
+
+def quantized(family: str, bits: str, directory: Path) -> CausalLM:
+    save_pretrained(make_ours(make_reference(family)), directory)
+    return load_model(directory, quantization=bits)
+
+
+def dequantized(model: CausalLM) -> CausalLM:
+    """The same weights, not packed."""
+    plain = CausalLM(model.config).eval()
+    weights = {
+        name: weight.dequantize() if isinstance(weight, PackedMatrix) else weight
+        for name, weight in named_weights(model).items()
+    }
+    plain.load_state_dict(weights)
+    return plain.requires_grad_(False)
+
+
+def gradients(model: CausalLM, adapter: TrainableLora) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss, and the gradients of all of the adapter's parameters, as one vector."""
+    adapter.zero_grad()
+    input_ids = random_ids(model, 2, 20)
+    loss = model(input_ids, adapters=[adapter.lora] * 2).log_softmax(-1)[..., 5].mean()
+    loss.backward()
+    return loss.detach(), torch.cat([each.grad.flatten() for each in adapter.parameters()])
+
+
+def random_adapter(model: CausalLM) -> TrainableLora:
+    adapter = TrainableLora(model, SECTION)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for each in adapter.each:
+            each.b.normal_(std=0.2)
+    return adapter
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_gradients_are_those_of_the_dequantised_model(
+    family: str, bits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the C++ library, which rounds activations."""
+    monkeypatch.setattr(quantized_linear, "has_product_kernel", lambda *_: False)
+    model = quantized(family, bits, tmp_path)
+    adapter = random_adapter(model)
+    expected_loss, expected = gradients(dequantized(model), adapter)
+    loss, exact = gradients(model, adapter)
+    torch.testing.assert_close(loss, expected_loss, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(exact, expected, atol=1e-4 * expected.abs().max().item(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(40, 70), (2000, 1100)])  # in one slice of rows, and in several
+def test_gradient_of_a_product(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    matrix = PackedMatrix.quantize(torch.randn(shape), bits=4)
+    x, gradient = torch.randn(2, 3, shape[1], dtype=dtype, requires_grad=True), torch.randn(2, 3, shape[0], dtype=dtype)
+    quantized_linear.quantized_linear(x, matrix).backward(gradient)
+    assert x.grad is not None
+    expected = gradient.double() @ matrix.dequantize(torch.float64)
+    epsilon = torch.finfo(dtype).eps
+    assert (x.grad - expected).abs().max() <= 4 * epsilon * expected.abs().max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_computes_what_inference_does(family: str, tmp_path: Path) -> None:
+    """So an adapter that has learned nothing yet gives the probabilities of the reference, to the last bit."""
+    model = quantized(family, "int4", tmp_path)
+    adapter = TrainableLora(model, SECTION)
+    input_ids = random_ids(model, 1, 20)
+    trained = model(input_ids, adapters=[adapter.lora])
+    assert trained.requires_grad
+    with torch.no_grad():
+        assert torch.equal(trained, model(input_ids))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_weight_is_kept_for_the_backward_pass_but_packed(family: str, tmp_path: Path) -> None:
+    model = quantized(family, "int4", tmp_path)
+    adapter = TrainableLora(model, SECTION)
+    shapes = {tuple(weight.shape)[-2:] for weight in named_weights(model).values() if isinstance(weight, PackedMatrix)}
+    kept: list[tuple[int, ...]] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(random_ids(model, 1, 20), adapters=[adapter.lora]).sum().backward()
+    assert kept
+    assert not shapes & {shape[-2:] for shape in kept} - {each.a.shape for each in adapter.each}
+    assert not shapes & {shape[-2:][::-1] for shape in kept}
+
+
+def test_a_quantised_model_itself_is_not_trained(tmp_path: Path) -> None:
+    save_pretrained(make_ours(make_reference("qwen3")), tmp_path)
+    with pytest.raises(UsageError, match="a quantised model cannot be trained"):
+        load_model(tmp_path, quantization="int4", trainable=True)
