@@ -70,6 +70,11 @@ class Case:
     recompute: bool = False
 
     @property
+    def title(self) -> str:
+        kind = "mixed lengths" if self.lengths == "mixed" else "equal lengths"
+        return f"{self.model}; {self.precision}; {kind}, {self.learned:.0%} learned"
+
+    @property
     def config(self) -> ModelConfig:
         return ModelConfig.from_dict(dict(MODELS[self.model]), self.model)
 

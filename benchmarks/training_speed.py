@@ -1,13 +1,14 @@
 """Supervised fine-tuning beside TRL: tokens per second and peak memory on the same conversations, in one run.
 
-    python benchmarks/training_speed.py [--threads 2] [--rounds 3] [--only 0,3,6] [--output results/NAME.json]
+    python benchmarks/training_speed.py [--threads 2] [--rounds 3] [--only 0,3,6] --output results/training_speed.json
 
 Every contestant is a process of its own with the same random weights, the same token ids, the same tokens to learn, and
 fused AdamW over float32 weights. TRL runs in several settings, of which the fastest counts: with packing and with
 padding (batches of like lengths), rows one at a time or together, and for experts each implementation that
 `transformers` has for training. First each runs alone (the survey: peak memory, and which of TRL is the fastest); then
 ours and the fastest of TRL take turns, a few steps at a time, and medians are reported; the ratio is the median of the
-ratios of neighbours. A token is one of a conversation, learned or not, never padding.
+ratios of neighbours. The survey may be made beside other work, the duel (`--phase duel`) on a quiet machine. A token is
+one of a conversation, learned or not, never padding.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -99,30 +100,40 @@ class Contestant:
 Turns = dict[str, list[dict[str, Any]]]
 
 
-def measure(case: Case, threads: int, rounds: int, steps: int) -> dict[str, Turns]:
-    """`survey`: one turn of each contestant, alone. `duel`: turns of ours and of the fastest of TRL, alternating."""
-    with tempfile.TemporaryDirectory() as folder:
-        directory = save_random(case, Path(folder) / "model")
-        every = contestants(case)
+@dataclass(frozen=True)
+class Arena:
+    """A case, and its checkpoint for contestants to load."""
 
-        def play(names: Sequence[str], rounds: int) -> Turns:
-            workers = {name: Contestant(*every[name], directory, case, threads) for name in names}
-            turns: Turns = {name: [] for name in names}
-            for number in range(-1, rounds):  # one before the others warms up
-                for name, worker in workers.items():
-                    turn = worker.take(steps if number >= 0 else 1)
-                    if number >= 0:
-                        turns[name].append(turn)
-            for worker in workers.values():
-                worker.close()
-            return turns
+    case: Case
+    directory: Path
+    threads: int
+    steps: int
 
-        survey: Turns = {}
-        for name in every:
-            survey |= play([name], 1)
-            print(f"{name}: {rate(survey[name][0]):,.0f} tokens/s", file=sys.stderr, flush=True)
-        fastest = max((name for name in every if name != OURS), key=lambda name: rate(survey[name][0]))
-        return {"survey": survey, "duel": play([OURS, fastest], rounds)}
+    def play(self, names: Sequence[str], rounds: int) -> Turns:
+        """The turns of each, alternating; one before them warms up."""
+        every = contestants(self.case)
+        workers = {name: Contestant(*every[name], self.directory, self.case, self.threads) for name in names}
+        turns: Turns = {name: [] for name in names}
+        for number in range(-1, rounds):
+            for name, worker in workers.items():
+                turn = worker.take(self.steps if number >= 0 else 1)
+                if number >= 0:
+                    turns[name].append(turn)
+        for worker in workers.values():
+            worker.close()
+        return turns
+
+    def survey(self) -> Turns:
+        """A turn of each contestant, alone."""
+        found: Turns = {}
+        for name in contestants(self.case):
+            found |= self.play([name], 1)
+            print(f"{name}: {rate(found[name][0]):,.0f} tokens/s", file=sys.stderr, flush=True)
+        return found
+
+
+def fastest_rival(survey: Turns) -> str:
+    return max((name for name in survey if name != OURS), key=lambda name: rate(survey[name][0]))
 
 
 def rate(turn: dict[str, Any]) -> float:
@@ -141,21 +152,20 @@ def save_random(case: Case, directory: Path) -> Path:
     return directory
 
 
-def summarise(case: Case, turns: dict[str, Turns], operations_per_second: float) -> dict[str, Any]:
-    survey = {name: figures(case, each, operations_per_second) for name, each in turns["survey"].items()}
-    duel = {name: figures(case, each, operations_per_second) for name, each in turns["duel"].items()}
-    (fastest,) = set(duel) - {OURS}
-    memory = {name: row["peak memory"] for name, row in survey.items()}
-    ratios = [rate(ours) / rate(theirs) for ours, theirs in zip(*turns["duel"].values(), strict=True)]
+def summarise(case: Case, survey: Turns, duel: Turns, operations_per_second: float) -> dict[str, Any]:
+    """The figures of a case; `survey` stays as it was measured, for a duel at another time."""
+    figures_of = {name: figures(case, turns, operations_per_second) for name, turns in {**survey, **duel}.items()}
+    (rival,) = set(duel) - {OURS}
+    memory = {name: turns[-1]["memory"]["peak"] for name, turns in survey.items()}
+    ratios = [rate(ours) / rate(theirs) for ours, theirs in zip(duel[OURS], duel[rival], strict=True)]
     return {
-        **asdict(case),
-        "fastest of TRL": fastest,
+        "fastest of TRL": rival,
         "speed over it": statistics.median(ratios),
-        "its peak memory over ours": memory[fastest] / memory[OURS],
-        "least peak memory of TRL over ours": min(memory[name] for name in survey if name != OURS) / memory[OURS],
-        "duel": duel,
-        "survey": survey,
+        "its peak memory over ours": memory[rival] / memory[OURS],
+        "least peak memory of TRL over ours": min(memory[name] for name in memory if name != OURS) / memory[OURS],
         "operations/s of a large product": operations_per_second,
+        "duel": {name: figures_of[name] for name in duel},
+        "survey, one turn each": {name: figures_of[name] for name in survey if name not in duel},
     }
 
 
@@ -195,32 +205,40 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="steps of a turn")
     parser.add_argument("--only", help="the cases whose number, from 0, is in this list, as 0,3,6")
-    parser.add_argument("--output", type=Path, help="cases measured before stay in it")
+    parser.add_argument(
+        "--phase", choices=("survey", "duel"), help="one of the two; the other is, or will be, elsewhen"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="cases that are not measured now stay in it")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     numbers = map(int, arguments.only.split(",")) if arguments.only else range(len(CASES))
-    results = []
     for case in (CASES[number] for number in numbers):
-        peak = peak_operations(getattr(torch, case.precision))
-        turns = measure(case, arguments.threads, arguments.rounds, arguments.steps)
-        results.append(summarise(case, turns, peak))
-        print(json.dumps(results[-1], indent=1), flush=True)
-    if arguments.output:
-        arguments.output.write_text(json.dumps(report(arguments, results), indent=2) + "\n")
+        results = json.loads(arguments.output.read_text())["cases"] if arguments.output.exists() else {}
+        results[case.title] = run_case(case, arguments, results.get(case.title, {}))
+        print(json.dumps({case.title: results[case.title].get("summary")}, indent=1), flush=True)
+        arguments.output.write_text(json.dumps(report(arguments, results), indent=1) + "\n")
 
 
-def report(arguments: argparse.Namespace, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The result file: what was measured now in place of the same cases before."""
-    keys = list(asdict(CASES[0]))
-    before = json.loads(arguments.output.read_text())["cases"] if arguments.output.exists() else []
-    done = [[each[key] for key in keys] for each in results]
-    kept = [each for each in before if [each[key] for key in keys] not in done]
+def run_case(case: Case, arguments: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
+    """What is known of the case after the phases that are wanted now."""
+    with tempfile.TemporaryDirectory() as folder:
+        arena = Arena(case, save_random(case, Path(folder) / "model"), arguments.threads, arguments.steps)
+        survey = before["survey"] if arguments.phase == "duel" else arena.survey()
+        result = {**asdict(case), "survey": survey}
+        if arguments.phase != "survey":
+            peak = peak_operations(getattr(torch, case.precision))
+            duel = arena.play([OURS, fastest_rival(survey)], arguments.rounds)
+            result["summary"] = summarise(case, survey, duel, peak)
+    return result
+
+
+def report(arguments: argparse.Namespace, cases: dict[str, Any]) -> dict[str, Any]:
     return {
         "machine": {"processor": processor(), "threads": arguments.threads},
         "versions": {name: version(name) for name in ("codemill", "torch", "transformers", "trl")},
         "command": f"python benchmarks/training_speed.py --rounds {arguments.rounds} --steps {arguments.steps}",
         "models": MODELS,
-        "cases": kept + results,
+        "cases": cases,
     }
 
 

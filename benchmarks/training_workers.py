@@ -80,13 +80,17 @@ def train_codemill(directory: Path, case: Case, settings: dict[str, Any]) -> Non
         checkpoint_every=STEPS,
     )
     optimizer = OptimizerConfig(
-        lr=LEARNING_RATE, warmup_steps=1, weight_decay=WEIGHT_DECAY, max_grad_norm=MAX_GRAD_NORM
+        name="adamw",
+        lr=LEARNING_RATE,
+        betas=(0.9, 0.999),
+        warmup_steps=1,
+        weight_decay=WEIGHT_DECAY,
+        max_grad_norm=MAX_GRAD_NORM,
     )
     policy = Policy(load_model(directory, "float32", trainable=True))
     source = PackedSource(rows, loop)
     with tempfile.TemporaryDirectory() as output:
         trainer = Trainer(policy, CrossEntropy(), source, {}, loop, optimizer, Path(output))
-        trainer.optimizers = [adamw(policy)]
         steps = trainer.run()
         for step in range(STEPS):
             turns.begin()
@@ -97,14 +101,6 @@ def train_codemill(directory: Path, case: Case, settings: dict[str, Any]) -> Non
 def document(conversation: Conversation, kind: Any) -> Any:
     ids, first = conversation
     return kind.of(ids, [0.0] * first + [1.0] * (len(ids) - first))
-
-
-def adamw(policy: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that TRL uses, with the same two groups."""
-    matrices = [parameter for parameter in policy.parameters() if parameter.dim() >= 2]
-    others = [parameter for parameter in policy.parameters() if parameter.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=LEARNING_RATE, fused=True)
 
 
 def train_trl(directory: Path, case: Case, settings: dict[str, Any]) -> None:

@@ -35,6 +35,8 @@ for seed in ${seeds[*]}; do
   once "$out/pairs-$seed.jsonl" $python runs/tuned_pairs.py "$out/sft-$seed/model" --seed "$seed" --output "$out/pairs-$seed.jsonl"
   train dpo dpo "$seed" "$out/dpo-$seed/model" --set "model=$out/sft-$seed/model" --set "data.train=$out/pairs-$seed.jsonl"
   evaluate "dpo-$seed" "$out/dpo-$seed/model"
+done
+for seed in ${seeds[*]}; do
   train sft lora "$seed" "$out/lora-$seed/adapter"
   evaluate "lora-$seed" "$base" --adapter "$out/lora-$seed/adapter"
 done

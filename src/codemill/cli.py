@@ -22,7 +22,7 @@ from codemill.errors import CodemillError, UsageError
 # In the order of `codemill --help`; each names a module of `codemill.commands`.
 VERBS = (
     *("models", "generate", "chat", "complete", "agent", "serve", "train", "eval", "data"),
-    *("quantize", "convert", "bench", "sandbox"),
+    *("quantize", "convert", "merge", "bench", "sandbox"),
 )
 
 

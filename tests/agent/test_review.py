@@ -1,7 +1,10 @@
 """`codemill agent review`, with a model whose replies are written down."""
 
 import json
+import os
 import subprocess
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import jsonschema
 import pytest
@@ -12,7 +15,7 @@ from codemill.agent.scripted_model import ScriptedModel
 from codemill.agent.stops import ContextTooLong
 from codemill.agent.workbench import AgentOptions
 from codemill.agent.workflows.git_diff import read_diff
-from codemill.agent.workflows.review import Review, review, shown, split
+from codemill.agent.workflows.review import SEVERITIES, Finding, Review, review, shown, split
 from codemill.agent.workflows.review_output import sarif_object
 from codemill.cli import main
 from codemill.commands import agent_options
@@ -282,6 +285,33 @@ def test_sarif(project):
         rules = log["runs"][0]["tool"]["driver"]["rules"]
         assert all(rules[entry["ruleIndex"]]["id"] == entry["ruleId"] for entry in log["runs"][0]["results"])
     assert not sarif_object(Review(failed={"a": "why"}))["runs"][0]["invocations"][0]["executionSuccessful"]
+
+
+def test_sarif_by_the_schema_of_the_standard():
+    """It is in the npm package @microsoft/jest-sarif, lib/schemas/sarif-2.1.0-rtm.5.json."""
+    path = os.environ.get("SARIF_SCHEMA")
+    if path is None:
+        pytest.skip("set SARIF_SCHEMA to the schema's path: npm pack @microsoft/jest-sarif, tar xf")
+    schema = json.loads(Path(path).read_text())
+    assert schema["title"].startswith("Static Analysis Results Format (SARIF) Version 2.1.0")
+    check = jsonschema.Draft4Validator(schema, format_checker=jsonschema.FormatChecker())
+    found = [Finding(name, 1, severity, "t", "d", "s") for name in ODD_NAMES for severity in SEVERITIES]
+    for each in (Review(found), Review(), Review(failed={"a b.py": "why"}, skipped={"x": "binary"}, dropped=["y"])):
+        check.validate(sarif_object(each))
+    wrong = sarif_object(Review(found))
+    wrong["runs"][0]["results"][0]["level"] = "bad"
+    assert not check.is_valid(wrong)
+
+
+ODD_NAMES = ("a.py", "a b/c%d.py", "é#?.py", "../x", "a\\b", "a:b", ":a", "\udcff.py")
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_places_in_sarif_lead_back_to_the_file(name):
+    place = sarif_object(Review([Finding(name, 1, "low", "t", "d")]))["runs"][0]["results"][0]["locations"][0]
+    uri = place["physicalLocation"]["artifactLocation"]["uri"]
+    assert unquote(urlsplit(uri).path, errors="surrogateescape") == name
+    assert urlsplit(uri)[0:2] == ("", "")
 
 
 @pytest.mark.parametrize("form", [(), ("--json",), ("--sarif",)])

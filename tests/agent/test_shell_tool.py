@@ -7,10 +7,12 @@ import pytest
 
 pytest.importorskip("pathspec")
 
-from codemill.agent.stops import Interrupted
-from codemill.agent.tool import ToolContext, ToolError
+from codemill.agent.repetition import RepetitionGuard
+from codemill.agent.stops import Interrupted, LoopFound
+from codemill.agent.tool import Observation, ToolContext, ToolError
 from codemill.agent.tools.shell import ShellTool
 from codemill.agent.workspace import Workspace
+from codemill.chat.tool_types import ToolCall
 from codemill.sandbox import IsolationError
 
 
@@ -68,3 +70,33 @@ def test_a_command_in_the_background(tool):
         text = shell.run({"command": "sleep 0.1"}, context).text
         assert time.monotonic() < deadline, text
     assert shell.run({"command": "false", "is_background": True}, context).text == "[no output]\n[exit status 1]"
+
+
+def test_polling_is_work_only_if_time_passes(tool):
+    """A command in the background is asked about again and again, and each time it is as it was."""
+    shell, context = tool
+
+    def poll(command: str, most: int) -> int:
+        guard, call = RepetitionGuard(), ToolCall("run_shell_command", {"command": command})
+        for number in range(most):
+            try:
+                guard.note(call, shell.run(call.arguments, context))
+            except LoopFound:
+                return number + 1
+        return 0
+
+    assert poll("echo same", 6) == 4
+    assert poll("sleep 0.1; echo same", 6) == 4
+    assert poll("sleep 1; echo same", 6) == 0
+    shell.run({"command": "sleep 60", "is_background": True}, context)
+    assert poll("echo same", 6) == 4
+    assert poll("read -t 1.1 x < <(sleep 3); echo same", 6) == 0
+
+
+def test_even_waiting_comes_to_an_end():
+    guard, call = RepetitionGuard(), ToolCall("run_shell_command", {"command": "x"})
+    notes = [guard.note(call, Observation("same", has_waited=True)) for _ in range(20)]
+    assert [bool(note) for note in notes] == [False] * 19 + [True]
+    assert "20 times" in notes[-1]
+    with pytest.raises(LoopFound):
+        guard.note(call, Observation("same", has_waited=True))

@@ -331,6 +331,46 @@ class TestIgnored:
         snapshots.restore(first)
         assert ((root / "inner/x").read_text(), (root / "inner/a.tmp").read_text()) == ("1", "2")
 
+    def test_a_submodule_and_a_linked_worktree(self, root, snapshots, tmp_path):
+        other = tmp_path / "other"
+        other.mkdir()
+        for folder in (other, root):
+            git(folder, "init", "-q", "-b", "main")
+            (folder / "x").write_text("1")
+            git(folder, "add", "x")
+            git(folder, "commit", "-qm", "x")
+        git(root, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(other), "sub")
+        git(root, "worktree", "add", "-q", "tree")
+        (root / "sub/.gitignore").write_text("*.o\n")
+        before, pointers = picture(root), [(root / name / ".git").read_bytes() for name in ("sub", "tree")]
+        first = snapshots.take()
+        for name in ("sub", "tree"):
+            for inner, text in (("x", "2"), ("new", "2"), ("a.o", "2")):
+                (root / name / inner).write_text(text)
+        snapshots.restore(first)
+        (root / "sub/a.o").unlink()  # ignored in the one, and not in the other
+        assert picture(root) == before
+        subprocess.run(["rm", "-r", root / "tree/x", root / "sub/x"], check=True)
+        snapshots.restore(first)
+        assert picture(root) == before
+        assert [(root / name / ".git").read_bytes() for name in ("sub", "tree")] == pointers
+        assert git(root / "tree", "status", "--porcelain", "x") == ""
+
+    def test_a_workspace_that_is_a_linked_worktree(self, root, tmp_path):
+        git(root, "init", "-q", "-b", "main")
+        git(root, "add", ".")
+        git(root, "commit", "-qm", "x")
+        git(root, "worktree", "add", "-q", str(tmp_path / "tree"))
+        tree = tmp_path / "tree"
+        (tree / ".gitignore").write_text("*.o\n")
+        snapshots, before = Snapshots(tmp_path / "state2", tree), picture(tree)
+        first = snapshots.take()
+        (tree / "src/a.py").write_text("2")
+        (tree / "a.o").write_text("2")
+        snapshots.restore(first)
+        (tree / "a.o").unlink()
+        assert picture(tree) == before
+
 
 def test_the_users_repository_is_not_touched(root, snapshots, monkeypatch):
     git(root, "init", "-q")

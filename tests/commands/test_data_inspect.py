@@ -67,6 +67,19 @@ def test_control_tokens_that_are_read_as_text_are_counted(codemill: Run, tmp_pat
     assert "read as text" not in codemill("data", "inspect", path, "--control-tokens", "tokens").out
 
 
+def test_thoughts_that_the_template_leaves_out_are_counted(codemill: Run, tmp_path: Path) -> None:
+    answers = [
+        {"role": "assistant", "content": "4", "reasoning_content": "Two and two."},
+        {"role": "assistant", "content": "<think>\nTwo and two.\n</think>\n\n4"},  # this template writes it as it is
+        {"role": "assistant", "content": "4"},
+    ]
+    records = [{"messages": [{"role": "user", "content": "2+2?"}, answer]} for answer in answers]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    done = codemill("data", "inspect", path)
+    assert "messages whose thoughts the chat template leaves out: 1\n" in done.out
+
+
 def test_source_code_with_holes(codemill: Run, tmp_path: Path) -> None:
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "a.py").write_text("def a():\n    return 1\n")

@@ -4,6 +4,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -331,6 +332,24 @@ def test_secrets_of_the_workspace(open_shell: Open, home: Path) -> None:
     assert denied == {".env", ".env.local", "a/id_rsa", "a/server.key", "own.txt"}
     shell.run("rm -rf .env a")
     assert (project / ".env").read_text() == "secret"
+
+
+def test_secrets_that_come_after_the_start(open_shell: Open, home: Path) -> None:
+    """What holds: commands read them, since they may have made them themselves; the next shell hides them."""
+    project = home / "project"
+    shell = open_shell()
+    (project / ".env").write_text("secret")
+    assert shell.run("cat .env; echo KEY=1 > b.env.local; cat b.env.local").output == "secretKEY=1\n"
+    assert "Permission denied" in open_shell().run("cat .env").output
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_servers_of_the_host_s_loopback(open_shell: Open, network: bool) -> None:
+    """What holds: with the network come the host's own servers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        result = open_shell(network=network).run(f"exec 3<>/dev/tcp/127.0.0.1/{port} && echo reached")
+    assert ("reached" in result.output) is network
 
 
 def test_git_works_and_its_hooks_are_closed(open_shell: Open, home: Path) -> None:

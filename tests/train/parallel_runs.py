@@ -13,8 +13,8 @@ from codemill.models.initialize import initialize
 from codemill.train.adapter import TrainableLora
 from codemill.train.batch import Batch
 from codemill.train.config import LoopConfig, OptimizerConfig
-from codemill.train.lora_config import LoraSection
 from codemill.train.loop import Trainer
+from codemill.train.lora_config import LoraSection
 from codemill.train.objective import CrossEntropy
 from codemill.train.parallel import Parallel, Processes
 from codemill.train.parallel_config import ParallelConfig
@@ -59,8 +59,9 @@ FAMILIES = {
 }
 LOOP = LoopConfig(steps=5, rows_per_step=4, rows_per_micro_batch=2, evaluate_every=2, checkpoint_every=100)
 # A large eps: an update that is only the sign of a gradient makes much of rounding where that is close to 0.
-ADAMW = OptimizerConfig(name="adamw", lr=1e-2, warmup_steps=1, schedule="constant", eps=1e-3, max_grad_norm=0.5)
+ADAMW = OptimizerConfig(name="adamw", lr=1e-2, warmup_steps=1, schedule="constant", eps=1e-3, max_grad_norm=0.3)
 MUON = replace(ADAMW, name="muon", eps=1e-8)
+WHOLE = ParallelConfig()
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Case:
     """What is trained, and how."""
 
     family: str
-    parallel: ParallelConfig = ParallelConfig()
+    parallel: ParallelConfig = WHOLE
     optimizer: OptimizerConfig = ADAMW
     loop: LoopConfig = LOOP
     lora: LoraSection | None = None

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import signal
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,24 @@ def run_processes(function: Callable[..., Any], directory: Path, *arguments: Any
     return [found[rank] for rank in range(num_processes)]
 
 
+def run_killed(seconds: float, function: Callable[..., Any], *arguments: Any) -> None:
+    """Let function(*arguments) run for so long in a process of its own, then kill that. It may have ended before."""
+    started = _CONTEXT.Event()
+    process = _CONTEXT.Process(target=_run_alone, args=(started, function, arguments))
+    process.start()
+    started.wait()
+    process.join(seconds)
+    process.kill()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+
+
+def _run_alone(started: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    started.set()
+    function(*arguments)
+
+
 class _Failure:
     def __init__(self, text: str) -> None:
         self.text = text
@@ -51,7 +70,7 @@ def _run(
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=num_processes)
     try:
         result = function(*arguments)
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         result = _Failure(traceback.format_exc())
     results.put(pickle.dumps((rank, result)))
     dist.destroy_process_group()

@@ -1,5 +1,6 @@
 """Adapters that are trained compute what `peft` computes, gradients too, and are saved as it saves them."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from codemill.errors import UsageError
 from codemill.models import CausalLM
+from codemill.models.dora import weight_of
 from codemill.models.lora import LoraAdapter
 from codemill.train.adapter import TrainableLora
 from codemill.train.batch import Batch
@@ -87,8 +89,11 @@ def test_saved_adapters_are_those_of_peft(case: str, tmp_path: Path) -> None:
     ours.log_softmax(-1)[..., 3].mean().backward()
     theirs.log_softmax(-1)[..., 3].mean().backward()
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    expected = {name.replace(".default", "").replace("vector.weight", "vector"): each.grad for name, each in reference.named_parameters()
-                if each.requires_grad}  # fmt: skip
+    expected = {
+        name.replace(".default", "").replace("vector.weight", "vector"): each.grad
+        for name, each in reference.named_parameters()
+        if each.requires_grad
+    }
     found = gradients(adapter, tmp_path / "gradients")
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
@@ -112,7 +117,7 @@ def test_serving_computes_what_training_does(case: str, dtype: torch.dtype, tmp_
     family, section = CASES[case]
     model, adapter = make(family, section, dtype)
     adapter.save(tmp_path, "")
-    loaded = LoraAdapter.load(tmp_path, model.config, dtype, model=model)
+    loaded = LoraAdapter.load(tmp_path, model.config, dtype, weights=partial(weight_of, model))
     input_ids = random_ids(model, 1, 21)
     trained = model(input_ids, adapters=[adapter.lora])
     assert torch.equal(trained, model(input_ids, adapters=[loaded]))
@@ -274,3 +279,13 @@ def test_the_trainable_share_counts_every_parameter_once(family: str) -> None:
     planned = planned_policy(model.config, LoraSection(rank=3))
     assert trainable_share(planned) == [*rows, total]
     assert "experts" not in format_share(rows) or family != "qwen3"
+
+
+def test_experts_of_packed_documents_have_dropout() -> None:
+    """The path for packed documents computes experts by hand, and knows none."""
+    model, adapter = make("qwen3_moe", LoraSection(rank=3, dropout=0.5, targets=("experts",)))
+    policy, batch = Policy(model, adapter), make_batch(model)
+    with torch.no_grad():
+        expected = policy.hidden_states(batch)
+    torch.manual_seed(1)
+    assert (policy.hidden_states(batch) - expected).abs().max() > 0.01

@@ -1,19 +1,51 @@
-"""Checkpoints: what is kept, and one line for what cannot be resumed from."""
+"""Checkpoints: what is kept, that a run goes on from them to the same bits, and one line for what cannot be used."""
 
+import random
+import resource
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from codemill.errors import CodemillError
+from codemill.models.loader import load_model
 from codemill.train.checkpoint import Checkpoints
+from codemill.train.export import save_checkpoint, save_whole
 from codemill.train.loop import Trainer
+from codemill.train.lora_config import LoraSection
+from codemill.train.parallel import Parallel, Processes
+from codemill.train.parallel_config import ParallelConfig
 from train.conftest import make_model, make_trainer
+from train.parallel_runs import ADAMW, LOOP, MUON, Case, Outcome, outcome, whole
+from train.parallel_runs import make_trainer as make_case
+from train.processes import run_killed, run_processes
+
+OFTEN = replace(LOOP, steps=6, checkpoint_every=2)
+LORA = LoraSection(rank=2, alpha=4, dropout=0.1)  # whose masks are random numbers
+CASES = {
+    "dense": Case("qwen3", loop=OFTEN),
+    "dense-muon": Case("qwen3", optimizer=MUON, loop=OFTEN),
+    "moe-muon": Case("qwen3_moe", optimizer=MUON, loop=OFTEN),
+    "hybrid": Case("qwen3_next", loop=OFTEN),
+    "hybrid-muon": Case("qwen3_next", optimizer=MUON, loop=replace(OFTEN, precision="bfloat16")),
+    "lora": Case("qwen3_moe", loop=OFTEN, lora=LORA),
+}
+SHARD, EXPERT = ParallelConfig(shard=True), ParallelConfig(expert=2)
+OF_TWO = {
+    "data-lora": Case("qwen3", loop=OFTEN, lora=LORA),
+    "shard-muon": Case("qwen3", SHARD, MUON, OFTEN),
+    "shard-hybrid": Case("qwen3_next", SHARD, ADAMW, OFTEN),
+    "tensor": Case("qwen3", ParallelConfig(tensor=2), ADAMW, OFTEN),
+    "expert-muon": Case("qwen3_moe", EXPERT, MUON, OFTEN),
+}
 
 
 def test_the_newest_are_kept(trainer: Trainer, tmp_path: Path) -> None:
     list(trainer.run())
-    assert [path.name for path in trainer.checkpoints.paths()] == ["step-00000004.pt", "step-00000006.pt"]
+    assert [path.name for path in trainer.checkpoints.paths()] == ["step-00000004", "step-00000006"]
     assert not list(tmp_path.glob("checkpoints/*.partial"))
     trainer.checkpoints.clear()
     assert trainer.checkpoints.paths() == []
@@ -30,53 +62,210 @@ def test_randomness_is_restored(trainer: Trainer) -> None:
     assert torch.equal(torch.rand(4), expected)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"garbage" * 100, b"PK\x03\x04" + b"\0" * 100, "cut", "list", "without optimizers", "other model"]
-)
-def test_a_corrupt_one_is_one_line_and_the_one_before_works(content: bytes | str, tmp_path: Path) -> None:
+def stopped(trainer: Trainer, steps: int) -> None:
+    """Killed, as far as what is on disk can tell, when so many steps have been reported."""
+    reports = trainer.run()
+    for _ in range(steps):
+        next(reports)
+
+
+def assert_same(found: Outcome, expected: Outcome, first: int) -> None:
+    """The second one from step `first` on, counted from 0, to the last bit."""
+    assert found.losses == expected.losses[first:]
+    assert found.norms == expected.norms[first:]
+    assert found.weights.keys() == expected.weights.keys()
+    assert all(torch.equal(tensor, expected.weights[name]) for name, tensor in found.weights.items())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_stopped_run_goes_on_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    torch.manual_seed(0)
+    expected = outcome(make_case(case, tmp_path / "whole", Parallel()))
+    torch.manual_seed(0)
+    stopped(make_case(case, tmp_path / "stopped", Parallel()), 3)
+    torch.manual_seed(1)
+    assert_same(outcome(make_case(case, tmp_path / "stopped", Parallel())), expected, first=2)
+
+
+def resume_together(cases: dict[str, Case], directory: Path) -> dict[str, tuple[Outcome, Outcome]]:
+    """Each whole, and stopped and resumed; what it leaves is also written as a model."""
+    found = {}
+    for name, case in cases.items():
+        parallel = Processes(case.parallel)
+        torch.manual_seed(parallel.rank)
+        expected = outcome(make_case(case, directory / f"{name}-whole", parallel))
+        torch.manual_seed(parallel.rank)
+        stopped(make_case(case, directory / name, parallel), 3)
+        torch.manual_seed(9)
+        trainer = make_case(case, directory / name, parallel)
+        found[name] = (outcome(trainer), expected)
+        if case.lora is None:
+            save_whole(trainer.policy.model, directory / name / "model", torch.float32, parallel)
+    return found
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, tuple[Outcome, Outcome]]]]:
+    directory = tmp_path_factory.mktemp("together")
+    return directory, run_processes(resume_together, directory, OF_TWO, directory)
+
+
+@pytest.mark.parametrize("name", OF_TWO)
+def test_two_processes_go_on_to_the_same_bits(name: str, together: Any) -> None:
+    for outcomes in together[1]:
+        found, expected = outcomes[name]
+        assert_same(found, expected, first=2)
+
+
+@pytest.mark.parametrize("name", [name for name, case in OF_TWO.items() if case.lora is None])
+def test_models_in_parts_become_directories(name: str, together: Any) -> None:
+    """Once from the processes at the end of their run, once from their checkpoint by one."""
+    directory, outcomes = together
+    weights = outcomes[0][name][0].weights
+    trained = load_model(directory / name / "model", "float32")
+    newest = Checkpoints(directory / name / "checkpoints", 2).paths()[-1]
+    save_checkpoint(newest, trained.config, directory / name / "again", torch.float32)
+    for model in (trained, load_model(directory / name / "again", "float32")):
+        found = model.state_dict()
+        assert found.keys() == weights.keys()
+        assert all(torch.equal(tensor, weights[each]) for each, tensor in found.items())
+
+
+@pytest.mark.parametrize("name", ["shard-hybrid", "tensor", "expert-muon"])
+def test_one_process_goes_on_where_two_were(name: str, together: Any, tmp_path: Path) -> None:
+    directory, outcomes = together
+    case = replace(OF_TWO[name], loop=replace(OFTEN, steps=8))
+    trainer = make_case(case, directory / name, Parallel())
+    assert trainer.checkpoints.restore(trainer.policy.trained, trainer.optimizers) == 6
+    assert all(torch.equal(tensor, outcomes[0][name][0].weights[each]) for each, tensor in trained(trainer).items())
+    state = {key: value for optimizer in trainer.optimizers for key, value in optimizer.state.items()}
+    assert len(state) == len(list(trainer.policy.trained.parameters()))
+    assert next(trainer.run()).step == 7
+
+
+def trained(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: whole(tensor) for name, tensor in trainer.policy.trained.state_dict().items()}
+
+
+def resumed_by_two(case: Case, directory: Path) -> list[float]:
+    return outcome(make_case(case, directory, Processes(SHARD))).losses
+
+
+def test_two_processes_go_on_where_one_was(tmp_path: Path) -> None:
+    case = Case("qwen3_next", SHARD, loop=OFTEN)
+    expected = outcome(make_case(case, tmp_path / "whole", Parallel(), num_shares=2)).losses
+    stopped(make_case(case, tmp_path / "stopped", Parallel(), num_shares=2), 3)
+    for losses in run_processes(resumed_by_two, tmp_path, case, tmp_path / "stopped"):
+        assert losses == pytest.approx(expected[2:], rel=1e-6)
+
+
+def run_to_the_end(name: str, directory: Path) -> None:
+    case = CASES[name]
+    list(make_case(replace(case, loop=replace(case.loop, steps=30, checkpoint_every=1)), directory, Parallel()).run())
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["moe-muon"])
+def test_killed_at_any_moment(name: str, kills: int, tmp_path: Path) -> None:
+    """Every step writes a checkpoint, so that many kills fall into the writing of one."""
+    run_to_the_end(name, tmp_path / "whole")
+    draw = random.Random(0)
+    for _ in range(kills):
+        run_killed(draw.uniform(0.05, 0.6), run_to_the_end, name, tmp_path / "killed")
+    run_to_the_end(name, tmp_path / "killed")
+    states = []
+    for directory in (tmp_path / "whole", tmp_path / "killed"):
+        trainer = make_case(CASES[name], directory, Parallel())
+        assert trainer.checkpoints.restore(trainer.policy.trained, trainer.optimizers) == 30
+        assert not list((directory / "checkpoints").glob("*.partial"))
+        states.append((trained(trainer), [x for each in trainer.optimizers for x in tensors(each.state_dict())]))
+    assert all(torch.equal(tensor, states[1][0][each]) for each, tensor in states[0][0].items())
+    assert all(torch.equal(one, other) for one, other in zip(states[0][1], states[1][1], strict=True))
+
+
+def tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from tensors(each)
+
+
+DAMAGES = ("cut", "flipped", "empty", "no data", "no metadata", "metadata", "other model", "other optimizer")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_one_is_one_line_and_the_one_before_works(damage: str, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     list(trainer.run())
     newest = trainer.checkpoints.paths()[-1]
-    spoil(newest, content)
+    spoil(newest, damage)
     again = make_trainer(tmp_path)
+    if damage == "other optimizer":
+        again.optimizers = again.optimizers[1:]
     with pytest.raises(CodemillError, match="delete it to use the one before") as raised:
         list(again.run())
     assert str(newest) in str(raised.value)
     assert "\n" not in str(raised.value)
-    newest.unlink()
-    assert [report.step for report in again.run()] == [5, 6]
+    trainer.checkpoints.remove(newest)
+    assert [report.step for report in make_trainer(tmp_path).run()] == [5, 6]
 
 
-def spoil(path: Path, content: bytes | str) -> None:
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content == "cut":
-        path.write_bytes(path.read_bytes()[:-1000])
-    elif content == "list":
-        torch.save([1, 2], path)
-    else:
-        state = torch.load(path, weights_only=True)
-        if content == "without optimizers":
-            del state["optimizers"]
-        else:
-            state["model"] = {name: tensor[:1] for name, tensor in state["model"].items()}
-        torch.save(state, path)
+def spoil(path: Path, damage: str) -> None:
+    (data,) = path.glob("*.distcp")
+    content = data.read_bytes()
+    if damage == "cut":
+        data.write_bytes(content[:-2000])
+    elif damage == "flipped":
+        # In the numbers of the first tensor; what stores them keeps a checksum of each.
+        place = content.index(b"data/0") + 500
+        data.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+    elif damage == "empty":
+        data.write_bytes(b"")
+    elif damage == "no data":
+        data.unlink()
+    elif damage == "no metadata":
+        (path / ".metadata").unlink()
+    elif damage == "metadata":
+        (path / ".metadata").write_bytes(b"garbage" * 100)
+    elif damage == "other model":
+        other = replace(CASES["dense"], loop=LOOP)
+        trainer = make_case(other, path.parent.parent / "other", Parallel())
+        trainer.checkpoints.save(6, trainer.policy.model, trainer.optimizers).rename(path.parent / "other")
+        Checkpoints(path.parent, 2).remove(path)
+        (path.parent / "other").rename(path)
 
 
-def test_optimizers_of_another_model(trainer: Trainer) -> None:
-    trainer.checkpoints.save(1, trainer.policy.model, trainer.optimizers[:1])
-    with pytest.raises(CodemillError, match="cannot be resumed from"):
-        trainer.checkpoints.restore(trainer.policy.model, trainer.optimizers)
+def test_a_file_of_the_older_form(tmp_path: Path) -> None:
+    (tmp_path / "step-00000004.pt").touch()
+    with pytest.raises(CodemillError, match=r"step-00000004.pt is of an older version"):
+        Checkpoints(tmp_path, keep=2).restore(make_model(), [])
 
 
-def test_a_write_that_fails_leaves_the_one_before(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_one_before(trainer: Trainer) -> None:
     trainer.checkpoints.save(1, trainer.policy.model, trainer.optimizers)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(CodemillError, match=r"step-00000002 cannot be written \(.*\): is the disk full") as raised:
+            trainer.checkpoints.save(2, trainer.policy.model, trainer.optimizers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(raised.value)
+    assert [path.name for path in trainer.checkpoints.directory.iterdir()] == ["step-00000001"]
+    assert trainer.checkpoints.restore(trainer.policy.model, trainer.optimizers) == 1
 
-    def fail(_: object, path: Path) -> None:
-        path.write_bytes(b"half")
-        raise RuntimeError("PytorchStreamWriter failed writing file data/3\nmore")
 
-    monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(CodemillError, match=r"step-00000002.pt cannot be written \(Pytorch.*3\): is the disk full"):
-        trainer.checkpoints.save(2, trainer.policy.model, trainer.optimizers)
-    assert [path.name for path in trainer.checkpoints.directory.iterdir()] == ["step-00000001.pt"]
+def test_a_directory_that_cannot_be_made(trainer: Trainer, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(CodemillError, match=r"step-00000001 cannot be written"):
+        trainer.checkpoints.save(1, trainer.policy.model, trainer.optimizers)
+
+
+def test_a_checkpoint_that_is_no_model(tmp_path: Path) -> None:
+    trainer = make_case(CASES["lora"], tmp_path, Parallel())
+    path = trainer.checkpoints.save(1, trainer.policy.trained, trainer.optimizers)
+    with pytest.raises(CodemillError, match=r"step-00000001: model.embed_tokens.weight cannot be read"):
+        save_checkpoint(path, trainer.policy.model.config, tmp_path / "model", torch.float32)
+    assert not (tmp_path / "model" / "config.json").exists()

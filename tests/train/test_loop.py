@@ -187,7 +187,7 @@ def test_ctrl_c_saves_the_step_in_progress(tmp_path: Path, monkeypatch: pytest.M
         stopped = make_trainer(tmp_path / "stopped")
         with pytest.raises(KeyboardInterrupt):
             list(stopped.run())
-    assert stopped.checkpoints.paths()[-1].name == "step-00000003.pt"
+    assert stopped.checkpoints.paths()[-1].name == "step-00000003"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     resumed = make_trainer(tmp_path / "stopped", seed=99)
     assert [report.step for report in resumed.run()] == [4, 5, 6]

@@ -21,11 +21,15 @@ class ToolError(Exception):
 
 @dataclass(frozen=True)
 class Observation:
-    """What a call gave. text: for the model. shown: for the user, where that is another text, such as a diff."""
+    """What a call gave. text: for the model. shown: for the user, where that is another text, such as a diff.
+
+    has_waited: time has passed for something that goes on meanwhile, so that the same call may give something else.
+    """
 
     text: str
     is_error: bool = False
     shown: str | None = None
+    has_waited: bool = False
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def agent(
         model, endpoint, api_key, temperature, max_model_len, quantization, threads, prefix_cache_dir
     )
     store = SessionStore(None, root)
-    session = _session(store, resume_last, resume, fork, asked)
+    session = _session(store, resume_last, resume, fork, model or ("" if endpoint else "embedded"))
     is_interactive = prompt is None and sys.stdin.isatty() and sys.stdout.isatty()
     with agent_options.more_tools(chosen, web, is_interactive) as equipped:
         if is_interactive:
@@ -123,11 +123,11 @@ def _mode(mode: str | None, prompt: str | None) -> Any:
     return mode or ("default" if prompt is None else "auto-edit")
 
 
-def _session(store: "SessionStore", resume_last: bool, resume: str | None, fork: bool, model: "Model") -> "Session":
+def _session(store: "SessionStore", resume_last: bool, resume: str | None, fork: bool, model: str) -> "Session":
     if resume is None and not resume_last:
         if fork:
             raise UsageError("--fork needs --continue or --resume ID: it says what to copy")
-        return store.create(cwd=os.getcwd(), model=model.name)
+        return store.create(cwd=os.getcwd(), model=model)  # a server is not asked yet: it may be slow
     info = store.find(resume) if resume is not None else store.latest()
     if info is None:
         raise UsageError("--continue: there is no session of this folder yet")

@@ -111,6 +111,8 @@ def _summary(found: "Inspection") -> str:
         lines.append(f"nothing to learn from: {found.nothing_to_learn:,}")
     if found.control_texts:
         lines.append(f"texts whose control tokens are read as text (--control-tokens): {found.control_texts:,}")
+    if found.thoughts_left_out:
+        lines.append(f"messages whose thoughts the chat template leaves out: {found.thoughts_left_out:,}")
     if found.malformed:
         lines.append(f"malformed: {found.malformed:,}")
     return "\n".join([*lines, *(f"  {fault}" for fault in found.faults)])

@@ -23,13 +23,15 @@ class ExampleEncoder:
     """Encodes examples with a tokenizer and its chat template.
 
     thinking: whether the template is told to think ("on", "off") or not told anything ("auto"). control_tokens: what
-    control tokens in texts outside of chats become, "text" or "tokens".
+    control tokens in texts outside of chats become, "text" or "tokens". thoughts_left_out counts the messages so far
+    whose thoughts the template did not write.
     """
 
     def __init__(self, tokenizer: Tokenizer, thinking: str = "auto", control_tokens: str = "text") -> None:
         self._tokenizer = tokenizer
         self._variables: dict[str, Any] = THINKING[thinking]
         self._as_tokens = control_tokens == "tokens"
+        self.thoughts_left_out = 0
         self._openings: dict[bool, list[list[Part]]] = {}
 
     def encode(self, example: Example) -> Document:
@@ -57,7 +59,7 @@ class ExampleEncoder:
         pieces = self._tokenizer.render_pieces(example.messages, example.tools, False, **self._variables)
         spelled = [self._spelled(message) for message in answers]
         parts = mark_answers(to_parts(pieces), self._opening(bool(example.tools)), spelled)
-        _check_answers(parts, answers)
+        self.thoughts_left_out += _check_answers(parts, answers)
         return parts
 
     def _opening(self, has_tools: bool) -> list[list[Part]]:
@@ -121,8 +123,11 @@ def _weights(parts: Sequence[Part], example: Conversation) -> list[float]:
     return [0.0 if part.answer is None else weights[part.answer] for part in parts]
 
 
-def _check_answers(parts: Sequence[Part], messages: Sequence[dict[str, Any]]) -> None:
-    """Raises CodemillError unless the turn of each assistant message holds what it says."""
+def _check_answers(parts: Sequence[Part], messages: Sequence[dict[str, Any]]) -> int:
+    """How many messages have thoughts that the template left out.
+
+    Raises CodemillError unless the turn of each assistant message holds what it says.
+    """
     texts = [""] * len(messages)
     for part in parts:
         if part.answer is not None:
@@ -131,3 +136,10 @@ def _check_answers(parts: Sequence[Part], messages: Sequence[dict[str, Any]]) ->
         names = [call.get("function", call)["name"] for call in message.get("tool_calls") or ()]
         if not all(said in text for said in (message["content"].split(CLOSE)[-1].strip(), *names)):
             raise CodemillError(f"the chat template does not write what assistant message {number} says in its turn")
+    return sum(_thoughts(message) not in text for message, text in zip(messages, texts, strict=True))
+
+
+def _thoughts(message: dict[str, Any]) -> str:
+    """What an assistant message thinks, apart from its content or at its start."""
+    before, closed, _ = message["content"].rpartition(CLOSE)
+    return str(message.get("reasoning_content") or (before.split(OPEN)[-1] if closed else "")).strip()

@@ -52,6 +52,7 @@ class ShownDocument:
 @dataclass
 class Inspection:
     """What was found. control_texts: records with control tokens in texts outside of chats, which are read as text.
+    thoughts_left_out: messages of the assistant whose thoughts the template does not write.
 
     lengths, learned: tokens and learned tokens of each document. faults: the first, a line each.
     """
@@ -61,6 +62,7 @@ class Inspection:
     malformed: int = 0
     nothing_to_learn: int = 0
     control_texts: int = 0
+    thoughts_left_out: int = 0
     lengths: list[int] = field(default_factory=list)
     learned: list[int] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -97,6 +99,7 @@ class Inspection:
             "overlong": self.overlong,
             "nothing_to_learn": self.nothing_to_learn,
             "control_texts": self.control_texts,
+            "thoughts_left_out": self.thoughts_left_out,
             "malformed": self.malformed,
             "faults": self.faults,
             "shown": [asdict(shown) for shown in self.shown],
@@ -148,6 +151,12 @@ class _Reader:
             made = CodeDocuments(self.tokenizer, encoder, self.recipe.code).documents(records)
             yield from ((record, [document]) for record, document in made)
             return
+        yield from self._learnable(records, encoder)
+        self.found.thoughts_left_out += encoder.thoughts_left_out
+
+    def _learnable(
+        self, records: Iterator[Record], encoder: ExampleEncoder
+    ) -> Iterator[tuple[Record, Sequence[Document]]]:
         for record in records:
             kind = "pairs" if {"chosen", "rejected"} & record.value.keys() else self.recipe.kind
             try:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from codemill.errors import UsageError
 from codemill.models.decoder import CausalLM
+from codemill.models.dora import weight_of
 from codemill.models.lora import LoraAdapter
 
 AdapterChoice = str | Sequence[str | None] | None
@@ -32,7 +34,9 @@ class Adapters:
         if not isinstance(directory, str | Path):
             raise UsageError(f"the adapter's directory is of type {type(directory).__name__}: give a path")
         model, path = self._model, Path(directory).expanduser()
-        self._by_name[name] = LoraAdapter.load(path, model.config, model.dtype, model.device, name, model)
+        self._by_name[name] = LoraAdapter.load(
+            path, model.config, model.dtype, model.device, name, partial(weight_of, model)
+        )
 
     def remove(self, name: str) -> None:
         """Forget an adapter; requests that run with it go on. Raises UsageError if there is none of that name."""

@@ -15,6 +15,7 @@ from codemill.errors import CodemillError, UsageError
 from codemill.gguf.config import write_generation_config, write_more_ends
 from codemill.gguf.tokenizer import TokenizerParts, no_tokenizer, write_tokenizer
 from codemill.models.gguf_export import WRITABLE, export_gguf
+from codemill.models.merge import MergedStream
 from codemill.models.placement import DTYPES, dtype_name, resolve_dtype
 from codemill.models.save import COMPANION_FILES, copy_companions, staged, write_json, write_weights
 from codemill.models.weight_stream import WeightStream, open_stream
@@ -35,17 +36,26 @@ class Conversion:
     fallback: tuple[str, ...] = ()
 
 
-def convert(spec: str | Path | None, destination: Path, kind: str | None = None, force: bool = False) -> Conversion:
+def convert(
+    spec: str | Path | None,
+    destination: Path,
+    kind: str | None = None,
+    force: bool = False,
+    adapter: Path | None = None,
+) -> Conversion:
     """Write the model `spec` to `destination`: a GGUF file if that ends in .gguf, otherwise a directory.
 
     kind: f32, f16, bf16, and for GGUF q8_0 or q4_0; None for the source's own (bf16 where that is quantised). force:
-    replace what is there. Tokenizer, chat template and generation defaults come along. Raises UsageError for a type or
-    a destination that will not do, CodemillError for what is wrong with the source or cannot be written.
+    replace what is there. adapter: a directory with one that is merged into the weights. Tokenizer, chat template and
+    generation defaults come along. Raises UsageError for a type or a destination that will not do, CodemillError for
+    what is wrong with the source or the adapter, or cannot be written.
     """
     to_gguf = destination.suffix.lower() == ".gguf"
     _check(destination, kind, force, to_gguf)
     source = resolve(spec)
     stream = open_stream(spec)
+    if adapter is not None:
+        stream = MergedStream(stream, adapter)
     kind = kind or _TYPE_OF[resolve_dtype(None, stream.config)]
     if to_gguf:
         return _to_gguf(source, stream, destination, kind, spec)

@@ -3,19 +3,16 @@
 Source: Hu et al. 2021, arXiv:2106.09685; the files are those of PEFT, see `lora_file.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from codemill.config import ModelConfig
 from codemill.kernels.low_rank import AdaptedRows, LowRank, Updates
-
-if TYPE_CHECKING:
-    from codemill.models.decoder import CausalLM
+from codemill.kernels.packed_matrix import PackedMatrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,18 +31,18 @@ class LoraAdapter:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
         name: str | None = None,
-        model: "CausalLM | None" = None,
+        weights: Callable[[str], Tensor | PackedMatrix] | None = None,
     ) -> "LoraAdapter":
         """Read what PEFT saved in `directory`, as `dtype`; `config` is the model's. The name is the directory's.
 
-        model: the one whose weights DoRA changes; other adapters need none. Raises CodemillError naming the file, and
-        the tensor or setting that cannot be applied.
+        weights: gives the model's weight of a layer by its name, as `weight_of` in `dora.py` does; only DoRA needs it.
+        Raises CodemillError naming the file, and the tensor or setting that cannot be applied.
         """
         from codemill.models.lora_config import LoraConfig
         from codemill.models.lora_file import fingerprint, stored_updates
         from codemill.models.lora_placement import Placement
 
-        placement = Placement(LoraConfig.load(directory), config, dtype, torch.device(device), model)
+        placement = Placement(LoraConfig.load(directory), config, dtype, torch.device(device), weights)
         for stored in stored_updates(directory, config):
             placement.add(stored)
         return cls(name or directory.resolve().name, placement.updates(), fingerprint(directory))

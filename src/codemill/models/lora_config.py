@@ -35,6 +35,8 @@ _CHANGED_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 class LoraConfig:
     """Ranks and scales. The patterns are regular expressions for the end of a module's name; the first that fits wins.
 
+    `base` is the model that it was trained on, as far as it says.
+
     Source: `LoraConfig` and `get_pattern_key` of peft 0.21.
     """
 
@@ -45,6 +47,7 @@ class LoraConfig:
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
     use_dora: bool = False
+    base: str = ""
 
     @classmethod
     def load(cls, directory: Path) -> "LoraConfig":
@@ -57,6 +60,7 @@ class LoraConfig:
             r=_positive_int(path, "r", raw.get("r")),
             lora_alpha=_number(path, "lora_alpha", raw.get("lora_alpha")),
             use_rslora=bool(raw.get("use_rslora")),
+            base=str(raw.get("base_model_name_or_path") or ""),
             use_dora=bool(raw.get("use_dora")),
             rank_pattern={
                 key: _positive_int(path, "rank_pattern", rank) for key, rank in _patterns(path, raw, "rank_pattern")

@@ -1,5 +1,6 @@
 """Finds the places of an adapter's tensors in the network. Shapes: E experts, r rank, D model, F ffn."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -9,8 +10,8 @@ from codemill.config import ModelConfig
 from codemill.errors import CodemillError
 from codemill.kernels.linear import Linear
 from codemill.kernels.low_rank import LowRank, Updates
-from codemill.models.decoder import CausalLM
-from codemill.models.dora import gains, row_norms, weight_of
+from codemill.kernels.packed_matrix import PackedMatrix
+from codemill.models.dora import gains, row_norms
 from codemill.models.lora_config import LoraConfig
 from codemill.models.lora_experts import LayerExperts, expert_place
 from codemill.models.lora_file import StoredUpdate
@@ -29,10 +30,10 @@ class Placement:
         config: ModelConfig,
         dtype: torch.dtype,
         device: torch.device,
-        model: CausalLM | None = None,
+        weights: Callable[[str], Tensor | PackedMatrix] | None = None,
     ) -> None:
-        """model: as for `LoraAdapter.load`."""
-        self._model = model
+        """weights: as for `LoraAdapter.load`."""
+        self._weights = weights
         modules = dict(build(config, dtype).named_modules())
         self._settings = settings
         self._dtype, self._device = dtype, device
@@ -83,10 +84,10 @@ class Placement:
             if self._settings.use_dora:
                 raise CodemillError(f"{stored.a.path}: {stored.module} has no lora_magnitude_vector, which DoRA needs")
             return None
-        if self._model is None:
-            raise CodemillError(f"{stored.a.path}: a DoRA adapter is read together with the model that it is for")
+        if self._weights is None:
+            raise CodemillError(f"{stored.a.path}: a DoRA adapter is read together with the weights that it is for")
         a, b = (stored.files.view(each).to(self._device) for each in (stored.a, stored.b))
-        norms = row_norms(weight_of(self._model, stored.module), a, b, scale)
+        norms = row_norms(self._weights(stored.module), a, b, scale)
         return gains(magnitude.to(self._device, torch.float32), norms)
 
     def _to_memory(self, tensor: Tensor) -> Tensor:

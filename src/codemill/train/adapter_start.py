@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from codemill.errors import CodemillError, UsageError
 from codemill.kernels.low_rank import LowRank
 from codemill.models.decoder import CausalLM
+from codemill.models.dora import weight_of
 from codemill.models.lora import LoraAdapter
 from codemill.models.lora_config import LoraConfig
 from codemill.models.lora_file import stored_updates
@@ -45,7 +47,9 @@ def _check_dora(model: CausalLM, targets: Sequence[Target]) -> None:
 
 def stored_weights(model: CausalLM, directory: Path, config: LoraConfig) -> list[LowRankWeights]:
     """The updates of the adapter in `directory`, to train them on. Raises CodemillError as `LoraAdapter.load` does."""
-    updates = LoraAdapter.load(directory, model.config, torch.float32, model.device, model=model).updates
+    updates = LoraAdapter.load(
+        directory, model.config, torch.float32, model.device, weights=partial(weight_of, model)
+    ).updates
     magnitudes = {each.module: each.read_magnitude() for each in stored_updates(directory, model.config)}
     made = []
     for target in all_targets(model):

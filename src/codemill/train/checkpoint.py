@@ -72,6 +72,12 @@ class Checkpoints:
             dcp.load(state, storage_reader=reader, no_dist=self._is_alone)
             return apply_state(state, trained, optimizers, self.parallel.rank)
 
+    def remove(self, path: Path) -> None:
+        """Remove one of them. A kill in the middle of it leaves nothing that looks whole."""
+        partial = path.with_suffix(_PARTIAL)
+        os.replace(path, partial)
+        shutil.rmtree(partial)
+
     def clear(self) -> None:
         """Remove all of them."""
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -86,7 +92,7 @@ class Checkpoints:
         os.replace(temporary, path)
         _sync(self.directory)
         for old in self.paths()[: -self.keep]:
-            os.replace(old, old.with_suffix(_PARTIAL))  # a kill in the middle of it leaves nothing that looks whole
+            self.remove(old)
         self._remove_partial()
 
     def _remove_partial(self) -> None:
@@ -104,7 +110,7 @@ def _errors(problem: str, advice: str) -> Iterator[None]:
         except CheckpointException as error:
             cause = next((each for each, _ in error.failures.values()), error)
             raise CodemillError(f"{problem} ({_first_line(cause)}): {advice}") from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - see above
             raise CodemillError(f"{problem} ({_first_line(error)}): {advice}") from None
 
 

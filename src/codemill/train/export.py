@@ -50,7 +50,7 @@ def save_checkpoint(checkpoint: Path, config: ModelConfig, directory: Path, dtyp
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a single process
                 dcp.load(found, storage_reader=reader, no_dist=True)
-        except Exception as error:  # damaged files raise whatever their bytes happen to mean
+        except Exception as error:  # noqa: BLE001 - damaged files raise whatever their bytes happen to mean
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CodemillError(f"{checkpoint}: {name} cannot be read ({reason})") from None
         return found[WEIGHTS + name]

@@ -1,5 +1,6 @@
 """The processes that train one policy together. One process alone is the plain case, and needs none of torchrun."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,8 @@ class Processes(Parallel):
             self.mesh = init_device_mesh(device_type, (groups, config.tensor), mesh_dim_names=(DATA, TENSOR))
             self.rows = self.mesh[DATA]
         self.data_rank, self.num_shares = self.rows.get_local_rank(), self.rows.size()
+        # It warns on every process that putting together what two dimensions cut takes two steps.
+        logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
     def wrap(self, policy: Policy) -> None:
         """Raises UsageError for a policy that cannot be cut as the configuration says."""

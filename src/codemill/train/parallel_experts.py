@@ -25,7 +25,7 @@ class ParallelExperts(Experts):
         nn.Module.__init__(self)
         self.name = experts.name
         for name, parameter in experts.named_parameters():
-            local = parameter.detach().chunk(mesh.size())[mesh.get_local_rank()].clone()
+            local = parameter.detach().chunk(mesh.size())[mesh.get_local_rank()].to(mesh.device_type, copy=True)
             whole = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
             self.register_parameter(name, nn.Parameter(whole, requires_grad=parameter.requires_grad))
         self._group, self._num_processes = mesh.get_group(), mesh.size()
@@ -63,7 +63,7 @@ class ParallelMoe(SparseMoe):
     def compute_experts(
         self, x: Tensor, weights: Tensor, experts: Tensor, adapters: Sequence[AdaptedRows], documents: Sequence[int]
     ) -> Tensor:
-        """As `SparseMoe`. Documents are together in an expert's product: what one gets depends on others by rounding."""
+        """As `SparseMoe`; documents are together in an expert's product, so they see each other's rounding."""
         out: Tensor = self.experts(x, weights, experts)
         return out
 

@@ -45,7 +45,10 @@ def split_policy(policy: Policy, config: ParallelConfig, mesh: DeviceMesh, rows:
         if config.expert > 1 and isinstance(layer.mlp, SparseMoe):
             layer.mlp = ParallelMoe(layer.mlp, mesh["expert"])
     if config.shard:
-        _shard(model, mesh["data"], rows)
+        _shard(model, mesh["data"], rows)  # moves layer by layer to the device: the whole model may be too large
+    moved = policy.adapter if config.shard else policy
+    if moved is not None and mesh.device_type != "cpu":
+        moved.to(mesh.device_type)
 
 
 def _split_matrices(layer: DecoderLayer, mesh: DeviceMesh) -> None:

@@ -1,9 +1,11 @@
 """`run_shell_command`: commands in the workspace, in the sandbox."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from codemill.agent.shell_syntax import parse_command
 from codemill.agent.stops import Interrupted
 from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError, ToolSpec
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 TIMEOUT = 120.0
 LONGEST = 3600.0
+WAITED = 1.0  # seconds that a command takes at least if it waits for something
 MAX_NEWS = 4000  # characters of what background commands have printed
 
 REASONS = {
@@ -79,13 +82,20 @@ class ShellTool:
         timeout = float(arguments.get("timeout") or TIMEOUT)
         if not 0 < timeout <= LONGEST:
             raise ToolError(f"timeout must be above 0 and at most {LONGEST:g} seconds")
+        began, waits = time.monotonic(), self._waits(arguments["command"])
         result = self._shell.run(
             arguments["command"], cwd=folder, timeout=timeout, on_output=context.print, cancel=context.cancel
         )
         if result.status == "cancelled":
             raise Interrupted("stopped")
         text = "\n".join([*_lines(result, timeout), *self._news()])
-        return Observation(text, is_error=result.status != "ok")
+        has_waited = waits and time.monotonic() - began >= WAITED
+        return Observation(text, is_error=result.status != "ok", has_waited=has_waited)
+
+    def _waits(self, command: str) -> bool:
+        """Whether something goes on meanwhile, here or elsewhere."""
+        is_busy = any(process.poll() is None for process in self._shell.processes)
+        return is_busy or any(part.name == "sleep" for part in parse_command(command))
 
     def _start(self, command: str, folder: Path | None) -> Observation:
         process = self._shell.start(command, cwd=folder)

@@ -1,5 +1,6 @@
 """A review for people, for programs, and for those that show findings beside the code (SARIF)."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -79,7 +80,7 @@ def _rule(severity: str) -> dict[str, Any]:
 def _result(finding: Finding) -> dict[str, Any]:
     parts = [finding.title, finding.detail, *([f"Suggestion: {finding.suggestion}"] if finding.suggestion else [])]
     place = {
-        "artifactLocation": {"uri": quote(finding.file)},
+        "artifactLocation": {"uri": quote(os.fsencode(finding.file))},
         "region": {"startLine": max(finding.line, 1)},
     }
     return {
