@@ -55,7 +55,8 @@ class Policy(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [N, D] -> logits [N, V]."""
-        adapters = self._adapters(1)
+        # Called for piece after piece: an adapter that leaves the head alone is not made ready for each.
+        adapters = self._adapters(1) if self.adapter is not None and self.adapter.has_head else ()
         return self.model.logits(hidden, adapted_rows(adapters, [hidden.shape[0]] * len(adapters), hidden.device))
 
     @property
