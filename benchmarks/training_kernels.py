@@ -160,6 +160,10 @@ def main() -> None:
         for precision in PRECISIONS:
             figures.append(figure(name, precision, case, options.rounds))
             print(json.dumps(figures[-1]), flush=True)
+            save(options, figures)
+
+
+def save(options: argparse.Namespace, figures: list[dict[str, Any]]) -> None:
     report = {
         "command": ["python", *sys.argv],
         "machine": {"processor": processor(), "threads": options.threads},
