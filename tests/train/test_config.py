@@ -9,6 +9,8 @@ from codemill import cli
 from codemill.errors import UsageError
 from codemill.train.config import PretrainConfig
 from codemill.train.config_file import load_config
+from codemill.train.dpo_config import DpoConfig
+from codemill.train.sft_config import SftConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = """
@@ -41,11 +43,15 @@ def test_what_is_said_and_what_is_left_out(path: Path) -> None:
     assert config.optimizer.weight_decay == 0.05
 
 
+KINDS: dict[str, type] = {"tuned_dpo": DpoConfig, "tuned": SftConfig}
+
+
 def test_the_configurations_that_ship_are_valid() -> None:
     paths = sorted((ROOT / "runs").glob("*.toml"))
     assert paths
     for path in paths:
-        load_config(PretrainConfig, path)
+        kind = next((kind for start, kind in KINDS.items() if path.stem.startswith(start)), PretrainConfig)
+        load_config(kind, path)
 
 
 def test_overrides(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -157,15 +158,13 @@ def test_checkpoints_of_other_data_are_refused(
     assert captured.err == (
         f"codemill: error: {tmp_path / 'run'} holds a run on other data: give another output, or delete that one\n"
     )
-    for path in (tmp_path / "run" / "checkpoints").iterdir():
-        path.unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
     assert train("--set", "data.tasks=21") == 0
 
 
 def test_half_written_data_is_made_again(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train("--set", "loop.steps=1") == 0
-    for path in (tmp_path / "run" / "checkpoints").iterdir():
-        path.unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
     with monkeypatch.context() as patch:
         patch.setattr(pretrain, "save_rows", interrupt)
         assert train("--set", "data.tasks=21") == 130
