@@ -32,9 +32,9 @@ EXACT = {
 # Sums in another order, so equal to rounding.
 CLOSE = {
     "data-accumulated": Case("qwen3", loop=TWICE),
-    # The product with a frozen weight of two rows rounds by where in memory it lies.
+    # From the first step on gradients differ by about 1e-9, with an adapter of any rank; losses of that step are equal.
     "lora-shard": Case("qwen3_moe", SHARD, lora=LORA),
-    "shard-accumulated": Case("qwen3_next", SHARD, loop=TWICE),
+    "shard-accumulated": Case("qwen3_moe", SHARD, loop=TWICE),
     "tensor": Case("qwen3", TENSOR),
     "tensor-moe": Case("qwen3_moe", TENSOR),
     "tensor-hybrid": Case("qwen3_next", TENSOR),

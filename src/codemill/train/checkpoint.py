@@ -42,7 +42,7 @@ class Checkpoints:
         path = self.directory / f"{_PREFIX}{step:08d}"
         temporary = path.with_suffix(_PARTIAL)
         state = training_state(step, trained, optimizers, self.parallel.rank)
-        with _errors(f"{path} cannot be written", "is the disk full?"):
+        with one_line_errors(f"{path} cannot be written", "is the disk full?"):
             if self.parallel.is_main:
                 self._remove_partial()
                 temporary.mkdir(parents=True)
@@ -66,7 +66,7 @@ class Checkpoints:
             for old in sorted(self.directory.glob(f"{_PREFIX}*.pt")):
                 raise CodemillError(f"{old} is of an older version: finish that run with it, or delete it")
             return 0
-        with _errors(f"{paths[-1]} cannot be resumed from", "delete it to use the one before"):
+        with one_line_errors(f"{paths[-1]} cannot be resumed from", "delete it to use the one before"):
             reader = dcp.FileSystemReader(paths[-1])
             state = state_to_fill(reader.read_metadata(), trained, optimizers, self.parallel.rank)
             dcp.load(state, storage_reader=reader, no_dist=self._is_alone)
@@ -101,7 +101,7 @@ class Checkpoints:
 
 
 @contextmanager
-def _errors(problem: str, advice: str) -> Iterator[None]:
+def one_line_errors(problem: str, advice: str) -> Iterator[None]:
     """What goes wrong in a block, as one line. Damaged files raise whatever their bytes happen to mean."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of one process without a process group, which is no mistake here

@@ -1,6 +1,5 @@
 """Hugging Face directories of models that several processes hold in parts, and of checkpoints."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from codemill.config import ModelConfig
-from codemill.errors import CodemillError
 from codemill.models import CausalLM
 from codemill.models.names import disk_views
 from codemill.models.placement import dtype_name
 from codemill.models.save import save_pretrained, staged, write_weights
 from codemill.models.skeleton import build
+from codemill.train.checkpoint import one_line_errors
 from codemill.train.checkpoint_state import WEIGHTS
 from codemill.train.parallel import Parallel
 
@@ -46,13 +45,8 @@ def save_checkpoint(checkpoint: Path, config: ModelConfig, directory: Path, dtyp
 
     def read(name: str) -> Tensor:
         found = {WEIGHTS + name: torch.empty(shapes[name])}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a single process
-                dcp.load(found, storage_reader=reader, no_dist=True)
-        except Exception as error:  # noqa: BLE001 - damaged files raise whatever their bytes happen to mean
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CodemillError(f"{checkpoint}: {name} cannot be read ({reason})") from None
+        with one_line_errors(f"{checkpoint}: {name} cannot be read", "is it a checkpoint of this model, and whole?"):
+            dcp.load(found, storage_reader=reader, no_dist=True)
         return found[WEIGHTS + name]
 
     shapes = {name: each.shape for name, each in build(config, dtype).named_parameters()}
