@@ -227,7 +227,11 @@ def test_commands_that_only_look_still_do(command):
 
 
 @pytest.mark.parametrize(
-    "command", ["a" * 49_000, "cat <<'E'\n" + "QUJD" * 12_000 + "\nE", "x " * 20_000, "a" * 10_000_000]
+    "command",
+    [
+        *("a" * 49_000, "cat <<'E'\n" + "QUJD" * 12_000 + "\nE", "x " * 20_000, "a" * 10_000_000),
+        *("a|" * 20_000, "{a," * 9000, "{" * 20_000 + ",", "f(){ " * 6000, "[[ " * 10_000, "if " * 10_000),
+    ],
 )
 def test_long_commands_are_judged_soon(command):
     begin = time.monotonic()

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("pathspec")
 
-from codemill.agent import search_process
+from codemill.agent import process_apart, search_process
 from codemill.agent.stops import Interrupted
 from codemill.agent.tool import ToolContext, ToolError
 from codemill.agent.tools.find import GlobTool, GrepSearchTool
@@ -51,8 +51,8 @@ def test_ctrl_c_ends_a_search_at_once(context):
 
 def test_no_process_is_left(context, monkeypatch):
     started = []
-    start = search_process._start
-    monkeypatch.setattr(search_process, "_start", lambda: started.append(start()) or started[-1])
+    start = process_apart._start
+    monkeypatch.setattr(process_apart, "_start", lambda module: started.append(start(module)) or started[-1])
     monkeypatch.setattr(search_process, "SECONDS", 0.3)
     with pytest.raises(ToolError):
         grep(context, CATASTROPHIC)

@@ -389,3 +389,9 @@ def test_secrets_are_not_written(store):
     assert key in session.messages[0]["content"]
     session.close()
     assert store.open(store.latest()).messages[0]["content"] == "Use [secret masked by codemill]."
+
+
+def test_where_sessions_cannot_be_kept_the_error_says_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CodemillError, match=r"sessions cannot be kept here .* XDG_STATE_HOME"):
+        SessionStore(tmp_path / "file", tmp_path).create()

@@ -15,6 +15,7 @@ from codemill.agent.scripted_model import ScriptedModel
 from codemill.agent.session import Session
 from codemill.agent.stops import Interrupted
 from codemill.agent.tool import ToolContext, ToolError
+from codemill.agent.tools import web_fetch
 from codemill.agent.tools.web_fetch import WebFetchTool
 
 PAGE = """<!doctype html><html><head><title>Title &amp; more</title><style>p {}</style></head><body>
@@ -51,6 +52,8 @@ class Handler(BaseHTTPRequestHandler):
             kind, body = "text/plain; charset=latin-1", "é".encode("latin-1")
         elif self.path == "/large":
             kind, body = "text/plain", b"x" * (5 << 20)
+        elif self.path == "/trap":
+            body = b"<!--" * 500_000
         elif self.path == "/missing":
             status, kind, body = 404, "text/plain", b"not there"
         self.send_response(status)
@@ -124,6 +127,17 @@ def test_a_server_that_drips_is_left(url, path):
     with pytest.raises(Interrupted):
         fetch(f"{url}{path}", context)
     assert time.monotonic() - begin < 2
+
+
+def test_a_page_that_is_made_to_be_slow(url, monkeypatch):
+    monkeypatch.setattr(web_fetch, "HTML_SECONDS", 0.5)
+    with pytest.raises(ToolError, match="takes too long to read"):
+        fetch(url + "/trap")
+    monkeypatch.setattr(web_fetch, "HTML_SECONDS", 60.0)
+    context = ToolContext(None)
+    threading.Timer(1.0, context.cancel.set).start()
+    with pytest.raises(Interrupted):
+        fetch(url + "/trap", context)
 
 
 def test_redirects(url):

@@ -38,18 +38,6 @@ def test_grouped_equals_a_loop(num_tokens: int, num_experts: int, top_k: int) ->
     torch.testing.assert_close(grouped_experts(*inputs), plain_loop(*inputs), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("lengths", [(1, 2, 30, 7, 40, 1, 3), (84,), (3, 81), (42, 42)])
-def test_packed_documents_get_the_bits_they_get_alone(lengths: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Rows of 13 numbers, so that those of a document begin at odd addresses, of which kernels may take notice."""
-    x, weights, experts, gate_up, down = draw(84, 8, 3, size=13)
-    x, gate_up, down = (tensor.to(dtype) for tensor in (x, gate_up, down))
-    packed = grouped_experts(x, weights, experts, gate_up, down, lengths)
-    pieces = zip(*(tensor.split(lengths) for tensor in (x, weights, experts)), strict=True)
-    alone = [grouped_experts(piece.clone(), *routes, gate_up, down) for piece, *routes in pieces]
-    assert torch.equal(packed, torch.cat(alone))
-
-
 def test_gradients_of_packed_documents_are_their_sum() -> None:
     inputs = draw(40, 8, 3)
     trained = [x.requires_grad_() for x in (inputs[0], inputs[1], inputs[3], inputs[4])]

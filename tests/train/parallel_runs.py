@@ -59,7 +59,7 @@ FAMILIES = {
 }
 LOOP = LoopConfig(steps=5, rows_per_step=4, rows_per_micro_batch=2, evaluate_every=2, checkpoint_every=100)
 # A large eps: an update that is only the sign of a gradient makes much of rounding where that is close to 0.
-ADAMW = OptimizerConfig(name="adamw", lr=1e-2, warmup_steps=1, schedule="constant", eps=1e-3, max_grad_norm=0.5)
+ADAMW = OptimizerConfig(name="adamw", lr=1e-2, warmup_steps=1, schedule="constant", eps=1e-3, max_grad_norm=0.3)
 MUON = replace(ADAMW, name="muon", eps=1e-8)
 WHOLE = ParallelConfig()
 

@@ -279,3 +279,13 @@ def test_the_trainable_share_counts_every_parameter_once(family: str) -> None:
     planned = planned_policy(model.config, LoraSection(rank=3))
     assert trainable_share(planned) == [*rows, total]
     assert "experts" not in format_share(rows) or family != "qwen3"
+
+
+def test_experts_of_packed_documents_have_dropout() -> None:
+    """The path for packed documents computes experts by hand, and knows none."""
+    model, adapter = make("qwen3_moe", LoraSection(rank=3, dropout=0.5, targets=("experts",)))
+    policy, batch = Policy(model, adapter), make_batch(model)
+    with torch.no_grad():
+        expected = policy.hidden_states(batch)
+    torch.manual_seed(1)
+    assert (policy.hidden_states(batch) - expected).abs().max() > 0.01

@@ -83,14 +83,14 @@ def test_gradient_of_a_product(shape: tuple[int, int], dtype: torch.dtype) -> No
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_computes_what_inference_does(family: str, tmp_path: Path) -> None:
-    """So an adapter that has learned nothing yet gives the probabilities of the reference, to the last bit."""
+    """Of packed documents. So an adapter that has learned nothing yet is the reference, to the last bit."""
     model = quantized(family, "int4", tmp_path)
     adapter = TrainableLora(model, SECTION)
-    input_ids = random_ids(model, 1, 20)
-    trained = model(input_ids, adapters=[adapter.lora])
+    input_ids, documents = random_ids(model, 1, 20), torch.tensor([[0] * 9 + [1] * 11])
+    trained = model(input_ids, document_ids=documents, adapters=[adapter.lora])
     assert trained.requires_grad
     with torch.no_grad():
-        assert torch.equal(trained, model(input_ids))
+        assert torch.equal(trained, model(input_ids, document_ids=documents))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -20,11 +20,9 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 
 def assert_same(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert ours.keys() == expected.keys()
-    largest = max(float(gradient.abs().max()) for gradient in expected.values())
     for name, gradient in expected.items():
-        # What has no influence, as queries of a single token have none, has a gradient of rounding errors alone.
-        scale = max(float(gradient.abs().max()), 1e-6 * largest)
-        difference = (ours[name] - gradient).abs().max() / scale
+        assert gradient.abs().max() > 0, name
+        difference = (ours[name] - gradient).abs().max() / gradient.abs().max()
         assert difference < TOLERANCE, f"{name}: {difference:.1e}"
 
 
@@ -33,7 +31,7 @@ def pair(family: str, **changes: object) -> tuple[transformers.PreTrainedModel, 
     return reference, make_ours(reference).requires_grad_(True).train()
 
 
-@pytest.mark.parametrize("tokens", [2, 63, 64, 65, 130])
+@pytest.mark.parametrize("tokens", [3, 63, 64, 65, 130])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_of_plain_rows(family: str, tokens: int) -> None:
     reference, ours = pair(family)

@@ -28,11 +28,12 @@ EXACT = {
     "shard-recompute": Case("qwen3_moe", SHARD, loop=replace(LOOP, recompute=True)),
     "shard-bf16": Case("qwen3_moe", SHARD, loop=replace(LOOP, precision="bfloat16")),
     "lora": Case("qwen3_moe", lora=LORA),
-    "lora-shard": Case("qwen3_moe", SHARD, lora=LORA),
 }
 # Sums in another order, so equal to rounding.
 CLOSE = {
     "data-accumulated": Case("qwen3", loop=TWICE),
+    # The product with a frozen weight of two rows rounds by where in memory it lies.
+    "lora-shard": Case("qwen3_moe", SHARD, lora=LORA),
     "shard-accumulated": Case("qwen3_next", SHARD, loop=TWICE),
     "tensor": Case("qwen3", TENSOR),
     "tensor-moe": Case("qwen3_moe", TENSOR),

@@ -236,3 +236,22 @@ def test_an_adapter_in_place_of_the_model(train: Train, folder: Path, capsys: py
         expected = adapted(ids).logits
         torch.testing.assert_close(model(ids, adapters=[adapter]), expected, atol=1e-4, rtol=1e-4)
         assert not torch.allclose(model(ids), expected, atol=1e-4)
+
+
+def test_data_that_was_packed_before(train: Train, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed, base = folder / "packed", str(folder / "base")
+    inputs = [str(folder / "train.jsonl"), "--model", base, "--context", "64", "--output", str(packed)]
+    assert cli.main(["data", "pack", *inputs]) == 0
+    options = ("--set", f"data.train={packed}", "--set", "data.validation_fraction=0")
+    plain = ("--set", "data.validation_fraction=0")
+    capsys.readouterr()
+    plans = []
+    for each in (options, plain):
+        assert train("--dry-run", "--json", *each) == 0
+        plans.append(json.loads(capsys.readouterr().out))
+    assert plans[0] == plans[1]
+    assert train(*options) == 0
+    assert train(*plain, output="plain") == 0
+    assert same_weights(folder / "run" / "model", folder / "plain" / "model")
+    assert train(*options, "--set", "data.context=32", output="other") == 2
+    assert "was packed in rows of 64: set data.context to that" in capsys.readouterr().err

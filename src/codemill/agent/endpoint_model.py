@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -67,6 +67,21 @@ class EndpointModel:
             if isinstance(self._model_card.get(key), int):
                 return int(self._model_card[key])
         return None
+
+    @property
+    def others(self) -> list[str]:
+        """The names of all models of the server. Raises CodemillError if it does not tell them."""
+        import httpx
+
+        try:
+            found = self._client.get(f"{self._endpoint.base}/models", timeout=10.0).raise_for_status().json()
+            return [str(card["id"]) for card in found["data"]]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            raise CodemillError(f"{self._endpoint.url} does not list its models ({type(error).__name__})") from error
+
+    def another(self, name: str) -> "EndpointModel":
+        """Another model of the server."""
+        return EndpointModel(replace(self._endpoint, model=name))
 
     def reply(
         self, messages: Sequence[Message], tools: Sequence[Message], listen: Listener, cancel: threading.Event

@@ -37,11 +37,16 @@ class LocalModel:
     ) -> Reply:
         from codemill.engine.prompts import PromptTooLong
 
+        def read_on(num_computed: int, num_prompt_tokens: int) -> None:
+            if cancel.is_set():
+                raise Interrupted("stopped")
+            listen(Waiting(num_computed, num_prompt_tokens))
+
         llm = self._llm(listen)
         listen(Waiting())
         answer = _Answer(llm, messages, tools, listen)
         try:
-            for piece in llm.stream_chat(messages, self._sampling(llm), list(tools) or None):
+            for piece in llm.stream_chat(messages, self._sampling(llm), list(tools) or None, on_progress=read_on):
                 answer.take(piece)
                 if cancel.is_set():
                     raise Interrupted("stopped")

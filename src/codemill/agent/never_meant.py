@@ -1,6 +1,7 @@
 """Commands that nobody means to run: they destroy the machine or the user's files, or run what a stranger sends."""
 
 import re
+from functools import lru_cache
 
 from codemill.agent.shell_words import CommandPart, Word
 from codemill.agent.shell_wrappers import SHELLS
@@ -21,13 +22,19 @@ _FORMATS = ("wipefs", "fdisk", "sfdisk", "cfdisk", "parted", "mkswap", "blkdisca
 
 def why_never(part: CommandPart, whole: str) -> str:
     """The reason why a part of the command `whole` is refused; empty if it is not."""
-    if _FORK_BOMB.search(whole):
+    if _is_fork_bomb(whole):
         return "a fork bomb"
     if part.kind == "write":
         return "overwrites a disk" if _DISK.match(part.words[1].value) else ""
     if not part.words:
         return ""
     return _of_files(part) or _of_machine(part) or _of_strangers(part)
+
+
+@lru_cache(maxsize=1)
+def _is_fork_bomb(whole: str) -> bool:
+    """It is asked for each part of the same command."""
+    return _FORK_BOMB.search(whole) is not None
 
 
 def _of_files(part: CommandPart) -> str:

@@ -156,13 +156,19 @@ class SessionStore:
         return self._sessions.glob("*.jsonl")
 
     def _new_path(self) -> Path:
-        """A file that is made here, so that no other process takes the same name."""
-        make_private_folder(self._sessions)
-        while True:
-            path = self._sessions / f"{new_session_id()}.jsonl"
-            with suppress(FileExistsError):
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-                return path
+        """A file that is made here, so that no other process takes the same name. Raises CodemillError."""
+        try:
+            make_private_folder(self._sessions)
+            while True:
+                path = self._sessions / f"{new_session_id()}.jsonl"
+                with suppress(FileExistsError):
+                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+                    return path
+        except OSError as error:
+            raise CodemillError(
+                f"{self._sessions}: sessions cannot be kept here ({error.strerror}): "
+                "make it writable, or name another place in XDG_STATE_HOME"
+            ) from error
 
     def _candidates(self) -> str:
         recent = self.list()[:MAX_CANDIDATES]

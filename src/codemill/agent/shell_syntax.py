@@ -12,6 +12,7 @@ from codemill.agent.shell_words import CommandPart, Unclear, Word
 from codemill.agent.shell_wrappers import unwrap
 
 _LONGEST = 50_000  # characters; nobody could check what is longer either
+_MOST = 1000  # commands in one text
 _SKIPPED = {"if", "then", "elif", "else", "fi", "while", "until", "do", "done", "!", "{", "}", "time"}
 _REDIRECTION = re.compile(r"(?:\d+|\{[A-Za-z_]\w*\})?(<<<|<<-|<<|<>|<&|>>|>\||>&|&>>|&>|<|>)")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\[[^\]]*\])?\+?=")
@@ -125,6 +126,8 @@ class _Reader(WordReader):
             if assigned:
                 self.parts.append(CommandPart("assign", text, assigned=assigned))
             return
+        if len(self.parts) >= _MOST:
+            raise Unclear(f"it has more than {_MOST} commands")
         part = CommandPart("command", text, words, assigned, self._pipeline)
         self.parts += unwrap(part, lambda inner: _parse(inner, self.depth + 1))
 

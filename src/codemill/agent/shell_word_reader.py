@@ -17,7 +17,7 @@ _PARAMETER = re.compile(
     r"#?(?:[A-Za-z_]\w*|\d+|[@*#?$!-])(?:\[(?:[@*]|\d+)\])?(?::?[-=+?]|##?|%%?|//?|\^\^?|,,?|$)|#?$"
 )
 _SLICE = re.compile(r"(?:[A-Za-z_]\w*|\d+|[@*]):\s*-?\d+(?::\s*-?\d+)?")
-_BRACES = re.compile(r"\{[^\s;&|]*(?:,|\.\.)[^\s;&|]*\}")
+_BRACES = re.compile(r"\{[^\s;&|]*")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "e": "\x1b", "E": "\x1b", "f": "\f", "v": "\v"}
 
 
@@ -93,7 +93,7 @@ class WordReader(ABC):
                 value += self._expansion(here)
                 computed = may_be_option = True
             else:
-                if here in "*?[" or (here == "{" and _BRACES.match(self.text, self.at)):
+                if here in "*?[" or (here == "{" and self._is_expansion()):
                     computed, may_be_option = True, may_be_option or first
                 value += here
                 self.at += 1
@@ -116,6 +116,12 @@ class WordReader(ABC):
             self.at += 2
             self._substitution()
         return self.text[start : self.at]
+
+    def _is_expansion(self) -> bool:
+        """Whether braces give several words; found in one go, since there may be many."""
+        found = _BRACES.match(self.text, self.at)
+        body = found[0].rpartition("}")[0] if found else ""
+        return "," in body or ".." in body
 
     def _single_quotes(self) -> str:
         end = self.text.find("'", self.at + 1)

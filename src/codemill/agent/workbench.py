@@ -79,7 +79,6 @@ class Workbench:
         self._folder = snapshots_folder
         self.rules = ProjectRules(options.configuration.command_rules)
         self.gate = ApprovalGate(options.mode, approver, self.rules)
-        self.todos = TodoWriteTool(session.keep_todos)
 
     def __enter__(self) -> Self:
         from codemill.sandbox.workspace_shell import WorkspaceShell
@@ -101,6 +100,10 @@ class Workbench:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def use(self, model: Model) -> None:
+        """Have another model answer from now on."""
+        self._model = self.agent.model = model
 
     def _agent(self) -> Agent:
         return Agent(
@@ -128,7 +131,11 @@ class Workbench:
 
     def _tools(self) -> list[Tool]:
         tools: list[Tool] = [*self._looking_tools(), EditTool(), WriteFileTool(), ShellTool(self.shell)]
-        tools += [self.todos, SaveMemoryTool(config_folder() / MEMORY_FILES[0]), TaskTool(self._run_second)]
+        tools += [
+            TodoWriteTool(self.session.keep_todos),
+            SaveMemoryTool(config_folder() / MEMORY_FILES[0]),
+            TaskTool(self._run_second),
+        ]
         return [*tools, ExitPlanModeTool(self.gate, self._approver)]
 
     def _add_late_tools(self) -> None:

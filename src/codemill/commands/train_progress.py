@@ -88,6 +88,10 @@ def _print_plan(plan: "RunPlan", as_json: bool) -> None:
         )
     share = 100 * plan.trainable / plan.parameters
     print(f"{plan.trainable:,} of {plan.parameters:,} parameters are trained ({share:.3g} %)")
+    if plan.share:
+        from codemill.train.trainable_share import format_share
+
+        print(format_share(plan.share))
     total = sum(plan.memory.values())
     parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.memory.items())
     print(f"about {total / 1e9:.2f} GB of memory: {parts}")

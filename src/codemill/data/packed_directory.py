@@ -27,6 +27,11 @@ class PackedDirectory:
     path: Path
 
     @property
+    def is_there(self) -> bool:
+        """Whether anything was packed into it."""
+        return (self.path / "pack.json").is_file()
+
+    @property
     def info(self) -> dict[str, Any]:
         """What pack.json says. Raises CodemillError if it is not there or damaged."""
         try:

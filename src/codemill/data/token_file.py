@@ -27,7 +27,7 @@ class RowWriter:
         records = np.empty(len(rows), dtype=_record_type(self._length))
         for name in _FIELDS:
             records[name] = getattr(rows, name)
-        self._file.write(memoryview(records.view(np.uint8)))
+        self._file.write(records.view(np.uint8).data)
         self.num_rows += len(rows)
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,10 +157,15 @@ class LLM:
         params: SamplingParams | None = None,
         tools: SequenceOf[Mapping[str, Any]] | None = None,
         adapter: str | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
         **template_kwargs: Any,
     ) -> Iterator[StreamPiece]:
-        """Answer one conversation piece by piece; see `stream` and `chat`."""
-        return self._stream(self._chat_prompt(messages, tools, template_kwargs), params, adapter)
+        """Answer one conversation piece by piece; see `stream` and `chat`.
+
+        on_progress: called after each pass over a part of the prompt, with the tokens that are done and those of all;
+        what it raises ends the request.
+        """
+        return self._stream(self._chat_prompt(messages, tools, template_kwargs), params, adapter, on_progress)
 
     def add_adapter(self, name: str, directory: str | Path) -> None:
         """Load a LoRA adapter that PEFT saved, for requests to choose by `name`.
@@ -244,15 +249,22 @@ class LLM:
                 request.raise_error()
         return [request.output() for request in requests]
 
-    def _stream(self, prompt: Prompt, params: SamplingParams | None, adapter: str | None) -> Iterator[StreamPiece]:
+    def _stream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None,
+        adapter: str | None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[StreamPiece]:
         self.engine.check_open()
         (params,) = params_for_each(params, 1)
         if params.n != 1 or params.best_of is not None:
             raise UsageError("a stream has one sample: leave n at 1 and best_of out, or call generate")
-        return self._pieces(self.builder.build(prompt, params, adapter=self.adapters.get(adapter)))
+        return self._pieces(self.builder.build(prompt, params, adapter=self.adapters.get(adapter)), on_progress)
 
-    def _pieces(self, request: Request) -> Iterator[StreamPiece]:
+    def _pieces(self, request: Request, on_progress: Callable[[int, int], None] | None = None) -> Iterator[StreamPiece]:
         reader = StreamReader(request)
+        sequence = request.sequences[0]
         with self._serving([request]):
             while not reader.is_done:
                 with self.lock:
@@ -261,6 +273,8 @@ class LLM:
                     piece = reader.read()
                 if piece is not None:
                     yield piece
+                elif on_progress is not None and not sequence.token_ids:
+                    on_progress(sequence.cached.num_computed, len(sequence.prompt_token_ids))
 
     @contextmanager
     def _serving(self, requests: list[Request]) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The experts with gradients, and for packed documents: each expert's tokens in one product, cut into tiles.
+"""The experts with gradients, and for packed documents: each expert's tokens together, in tiles.
 
 How a matrix product rounds a row depends on the number of rows, so the tokens of one document would see where those of
 another went. Here every product of the forward pass has the same number of rows, a tile; what an expert lacks to whole
@@ -7,8 +7,8 @@ tiles is filled up with zeros. A token then gets the same bits wherever in a til
 The work goes expert by expert, so that what lies between the two products stays in the processor's cache, and backward
 is written by hand: autograd would keep every step of it in memory and add gradients as large as all experts for each.
 
-Shapes: N tokens, k top-k, P = N * k pairs of a token and an expert, n pairs of one expert, p these and zeros up to whole
-tiles, D model, E experts, F ffn, r rank.
+Shapes: N tokens, k top-k, P = N * k pairs of a token and an expert, n pairs of one expert, p these and zeros up to
+whole tiles, D model, E experts, F ffn, r rank.
 """
 
 from collections.abc import Iterator, Sequence
@@ -88,13 +88,12 @@ class Projection:
 
     @classmethod
     def of(cls, weight: Tensor | PackedMatrix, updates: Sequence[LowRank | None]) -> "Projection | None":
-        """With one update for each expert; None where they have dropout, or are not alike enough to be stacked."""
+        """With one update for each expert; None where they are not alike enough to be stacked, or have dropout."""
         present = [update for update in updates if update is not None]
         if not present:
             return cls(weight)
-        if len(present) < len(updates) or len({(update.a.shape, update.scale) for update in present}) > 1:
-            return None
-        if any(update.dropout for update in present):
+        alike = len({(update.a.shape, update.scale) for update in present}) == 1
+        if len(present) < len(updates) or not alike or any(update.dropout for update in present):
             return None
         a, b = torch.stack([update.a for update in present]), torch.stack([update.b for update in present])
         return cls(weight, a, b, present[0].scale)
@@ -105,9 +104,9 @@ class Projection:
         return None if isinstance(self.weight, PackedMatrix) else self.weight, self.a, self.b
 
     @property
-    def is_plain(self) -> bool:
-        """Whether there is nothing but a weight in fp32 or bf16."""
-        return isinstance(self.weight, Tensor) and self.a is None
+    def plain(self) -> Tensor | None:
+        """The weight, if there is nothing but one that is not packed."""
+        return self.weight if isinstance(self.weight, Tensor) and self.a is None else None
 
     def expert(self, index: int, dtype: torch.dtype) -> "Matrix":
         """The weights of one expert, rounded to `dtype`."""
@@ -197,10 +196,9 @@ def experts_with_gradients(
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     routes = Routes.of(experts, num_experts)
-    stacked = gate_up.weight, down.weight
-    if gate_up.is_plain and down.is_plain and isinstance(stacked[0], Tensor) and isinstance(stacked[1], Tensor):
-        if has_expert_kernel(x, *stacked, dtype):
-            return experts_in_kernel(x, weights, *stacked, routes.pairs, routes.counts)
+    plain = gate_up.plain, down.plain
+    if plain[0] is not None and plain[1] is not None and has_expert_kernel(x, plain[0], plain[1], dtype):
+        return experts_in_kernel(x, weights, plain[0], plain[1], routes.pairs, routes.counts)
     packed = tuple(each.weight if isinstance(each.weight, PackedMatrix) else None for each in (gate_up, down))
     plan = _Plan(routes, dtype, packed, (gate_up.scale, down.scale))
     out: Tensor = _Experts.apply(x, weights, *gate_up.tensors, *down.tensors, plan)
@@ -216,10 +214,14 @@ class _Plan:
     packed: tuple[PackedMatrix | None, ...]  # gate_up and down
     scales: tuple[float, ...]
 
-    def projections(self, tensors: Sequence[Tensor | None]) -> list[Projection]:
+    def projections(self, tensors: Sequence[Tensor | None]) -> tuple[Projection, Projection]:
         """gate_up and down, of weight, a and b of each."""
-        stacked = [self.packed[i] or tensors[3 * i] for i in range(2)]
-        return [Projection(stacked[i], *tensors[3 * i + 1 : 3 * i + 3], self.scales[i]) for i in range(2)]
+        return self._projection(0, *tensors[:3]), self._projection(1, *tensors[3:])
+
+    def _projection(self, index: int, weight: Tensor | None, a: Tensor | None, b: Tensor | None) -> Projection:
+        matrix = self.packed[index] if weight is None else weight
+        assert matrix is not None
+        return Projection(matrix, a, b, self.scales[index])
 
 
 class _Experts(torch.autograd.Function):

@@ -21,6 +21,18 @@ def route(logits: Tensor, top_k: int, normalise: bool) -> tuple[Tensor, Tensor]:
     return weights, experts
 
 
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """What a layer's router said of the tokens of a pass: logits [N, E], and the experts it chose [N, k]."""
+
+    logits: Tensor
+    experts: Tensor
+
+
+RoutingLog = dict[str, Routing]
+"""By the names of the layers' feed-forwards, `model.layers.I.mlp`."""
+
+
 @dataclass(frozen=True)
 class AdaptedExperts:
     """Updates of the experts, and the rows of the tokens [N] that they are for: a slice, or ids [n] without repeats."""

@@ -26,7 +26,7 @@ def quantized_linear(x: Tensor, matrix: PackedMatrix, row_block: int = 0) -> Ten
     round activations (the straight-through estimator of Bengio et al. 2013, arXiv:1308.3432).
     """
     if x.requires_grad and torch.is_grad_enabled():
-        out: Tensor = _FrozenProduct.apply(x, matrix, row_block)  # type: ignore[no-untyped-call]
+        out: Tensor = _FrozenProduct.apply(x, matrix, row_block)
         return out
     return _product(x, matrix, row_block)
 
@@ -46,7 +46,7 @@ class _FrozenProduct(torch.autograd.Function):
         return _product(x.detach(), matrix, row_block)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """gradient [..., N] @ matrix -> that of x, [..., K]; the sum over slices of rows in fp32."""
         flat, first = gradient.flatten(0, -2), 0

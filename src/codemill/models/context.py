@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from codemill.config import ModelConfig
+from codemill.kernels.experts import RoutingLog
 from codemill.kernels.low_rank import AdaptedRows
 from codemill.kernels.paged_attention import PagedAttention, has_kernel
 from codemill.kernels.segments import Segments
@@ -25,6 +26,7 @@ class ForwardContext:
     documents, row after row; they do not see each other. `adapters` say which tokens have one; empty where none
     does. `deferred` collects what linear-attention layers need to advance their state over drafts, once it is known
     how many were accepted. `batch_invariant`: attention gives a token the same bits in any company.
+    `routing`, if it is given, is where layers with experts note what their routers said.
     """
 
     config: ModelConfig
@@ -35,6 +37,7 @@ class ForwardContext:
     adapters: tuple[AdaptedRows, ...] = ()
     deferred: list["Deferred"] = field(default_factory=list)
     batch_invariant: bool = False
+    routing: RoutingLog | None = None
 
     @classmethod
     def build(
@@ -47,6 +50,7 @@ class ForwardContext:
         segments: Segments | None = None,
         adapters: Sequence[LoraAdapter | None] = (),
         batch_invariant: bool = False,
+        routing: RoutingLog | None = None,
     ) -> "ForwardContext":
         """Positions of input_ids [B, T] continue where each segment ends, unless `position_ids` [B, T] says otherwise.
 
@@ -57,7 +61,11 @@ class ForwardContext:
             position_ids = _positions(input_ids, segments)
         documents = () if document_ids is None else _document_lengths(document_ids)
         adapted = _adapted(adapters, input_ids, segments)
-        return cls(config, dtype, position_ids, documents, segments, adapted, batch_invariant=batch_invariant)
+        return cls(
+            *(config, dtype, position_ids, documents, segments, adapted),
+            batch_invariant=batch_invariant,
+            routing=routing,
+        )
 
     @cached_property
     def rotary(self) -> tuple[Tensor, Tensor]:

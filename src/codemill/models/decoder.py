@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from codemill.config import ModelConfig
+from codemill.kernels.experts import RoutingLog
 from codemill.kernels.linear import Linear
 from codemill.kernels.low_rank import AdaptedRows
 from codemill.kernels.packed_matrix import PackedMatrix
@@ -49,7 +50,7 @@ class DecoderLayer(nn.Module):
         x = x + mixer(self.input_layernorm(x), context, state)
         normed = self.post_attention_layernorm(x)
         if isinstance(self.mlp, SparseMoe):
-            return x + self.mlp(normed, context.adapters, context.documents)
+            return x + self.mlp(normed, context.adapters, context.documents, context.routing)
         return x + self.mlp(normed, context.adapters)
 
 
@@ -137,12 +138,13 @@ class CausalLM(nn.Module):
         position_ids: Tensor | None = None,
         document_ids: Tensor | None = None,
         adapters: Sequence[LoraAdapter | None] = (),
+        routing: RoutingLog | None = None,
     ) -> Tensor:
         """Token ids [B, T] -> final hidden states [B, T, D].
 
         With a `cache` from `Cache.allocate` the tokens continue its rows, and are added to it. `position_ids` and
         `document_ids` [B, T] describe packed rows, in which documents do not see each other. `adapters`, if there are
-        any, has one or None for each row.
+        any, has one or None for each row. What routers say is noted in `routing`, if it is given.
         """
         if cache is not None and document_ids is not None:
             raise ValueError("packed documents have no cache: it holds one sequence a row")
@@ -150,6 +152,7 @@ class CausalLM(nn.Module):
         context = ForwardContext.build(
             *(self.config, self.dtype, input_ids, position_ids, document_ids, segments, adapters),
             batch_invariant=self.is_batch_invariant,
+            routing=routing,
         )
         hidden = self.compute(input_ids, context, cache)
         if cache is not None:

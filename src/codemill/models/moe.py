@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from codemill.config import MoeConfig
 from codemill.kernels.elementwise import in_whole_vectors
-from codemill.kernels.experts import AdaptedExperts, grouped_experts, route
+from codemill.kernels.experts import AdaptedExperts, Routing, RoutingLog, grouped_experts, route
 from codemill.kernels.linear import Linear
 from codemill.kernels.low_rank import AdaptedRows
 from codemill.kernels.packed_matrix import PackedMatrix
@@ -52,10 +52,20 @@ class SparseMoe(nn.Module):
             self.shared_expert = Mlp(hidden_size, moe.shared_expert_intermediate_size)
             self.shared_expert_gate = Linear(hidden_size, 1, bias=False)
 
-    def forward(self, x: Tensor, adapters: Sequence[AdaptedRows] = (), documents: Sequence[int] = ()) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; `documents` are the lengths of packed documents, as in `ForwardContext`."""
+    def forward(
+        self,
+        x: Tensor,
+        adapters: Sequence[AdaptedRows] = (),
+        documents: Sequence[int] = (),
+        routing: RoutingLog | None = None,
+    ) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; `documents` and `routing` are those of `ForwardContext`."""
         flat = x.flatten(0, 1)
-        weights, experts = route(self.gate(flat, adapters), self.moe.num_experts_per_tok, self.moe.norm_topk_prob)
+        logits = self.gate(flat, adapters)
+        weights, experts = route(logits, self.moe.num_experts_per_tok, self.moe.norm_topk_prob)
+        if routing is not None:
+            # What is computed once more for the backward pass is not noted once more.
+            routing.setdefault(self.gate.name.removesuffix(".gate"), Routing(logits, experts))
         out = self.compute_experts(flat, weights, experts, adapters, documents)
         if self.moe.shared_expert_intermediate_size:
             gate = in_whole_vectors(F.sigmoid, self.shared_expert_gate(flat, adapters))

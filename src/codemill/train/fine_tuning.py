@@ -24,6 +24,7 @@ from codemill.train.policy import Policy
 from codemill.train.run import DataPlan, RunPlan, TrainingRun
 from codemill.train.settings_file import claim
 from codemill.train.sft_config import EvaluationSection, FineTuneConfig
+from codemill.train.trainable_share import trainable_share
 
 # Settings that decide how a run is watched, not what it computes; a run may continue with others.
 _FREE = ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "recompute", "steps")
@@ -98,15 +99,20 @@ class FineTuning(TrainingRun):
         """The plan of a run that reads this in each epoch; None where that is not known."""
         context, parameters = self.config.data.context, count_parameters(self.model_config)
         memory = self._memory(loop.rows_per_micro_batch * context)
-        return RunPlan(loop.steps, loop.rows_per_step, context, parameters, self._trainable, memory, data)
+        share = () if self._planned is None else trainable_share(self._planned)
+        return RunPlan(loop.steps, loop.rows_per_step, context, parameters, self._trainable, memory, data, share)
 
     @cached_property
     def _trainable(self) -> int:
         """Parameters that are trained."""
-        if self.config.lora is None:
+        if self._planned is None:
             return count_parameters(self.model_config)
-        policy = planned_policy(self.model_config, self.config.lora)
-        return sum(parameter.numel() for parameter in policy.trained.parameters())
+        return sum(parameter.numel() for parameter in self._planned.trained.parameters())
+
+    @cached_property
+    def _planned(self) -> Policy | None:
+        """With an adapter, what will be trained, without weights."""
+        return None if self.config.lora is None else planned_policy(self.model_config, self.config.lora)
 
     def _memory(self, tokens: int) -> dict[str, int]:
         loop, config = self.config.loop, self.model_config

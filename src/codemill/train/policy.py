@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from codemill.kernels.experts import RoutingLog
 from codemill.models import CausalLM
 from codemill.models.lora import LoraAdapter, adapted_rows
 from codemill.train.batch import Batch
@@ -40,17 +41,22 @@ class Policy(nn.Module):
         self.model = model
         self.adapter = adapter
         self._is_reference = False
+        self._routing: RoutingLog | None = None
 
     def hidden_states(self, batch: Batch) -> Tensor:
         """Final hidden states [R, T, D]; packed documents do not see each other."""
-        adapters = self._adapters(batch.input_ids.shape[0])
         return self.model.hidden_states(
-            batch.input_ids, position_ids=batch.position_ids, document_ids=batch.document_ids, adapters=adapters
+            batch.input_ids,
+            position_ids=batch.position_ids,
+            document_ids=batch.document_ids,
+            adapters=self._adapters(batch.input_ids.shape[0]),
+            routing=None if self._is_reference else self._routing,
         )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [N, D] -> logits [N, V]."""
-        adapters = self._adapters(1)
+        # Called for piece after piece: an adapter that leaves the head alone is not made ready for each.
+        adapters = self._adapters(1) if self.adapter is not None and self.adapter.has_head else ()
         return self.model.logits(hidden, adapted_rows(adapters, [hidden.shape[0]] * len(adapters), hidden.device))
 
     @property
@@ -74,6 +80,15 @@ class Policy(nn.Module):
             yield
         finally:
             self._is_reference = False
+
+    @contextmanager
+    def routing(self) -> Iterator[RoutingLog]:
+        """Within this, `hidden_states` notes what the routers of its first pass say, by layer."""
+        self._routing = {}
+        try:
+            yield self._routing
+        finally:
+            self._routing = None
 
     def _adapters(self, num_rows: int) -> Sequence[LoraAdapter]:
         if self.adapter is None or self._is_reference:

@@ -1,7 +1,7 @@
 """A run of training, from its configuration to the model that it leaves."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from codemill.train.loop import Trainer
 from codemill.train.parallel import Parallel, join
 from codemill.train.parallel_config import ParallelConfig
 from codemill.train.policy import Policy
+from codemill.train.trainable_share import ClassShare
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,10 @@ class DataPlan:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run would do. data: None where it is not made yet. memory: bytes by purpose at the peak of a step."""
+    """What a run would do. data: None where it is not made yet. memory: bytes by purpose at the peak of a step.
+
+    share: what is trained, by kinds of modules, where that is an adapter.
+    """
 
     steps: int
     rows_per_step: int
@@ -34,6 +38,7 @@ class RunPlan:
     trainable: int
     memory: Mapping[str, int]
     data: DataPlan | None = None
+    share: Sequence[ClassShare] = ()
 
     @property
     def tokens(self) -> int:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 from codemill.data.conversations import load_documents
 from codemill.data.held_out import split_held_out
-from codemill.data.packed_documents import PackedDocuments
+from codemill.data.packed_directory import PackedDirectory
+from codemill.data.packed_documents import PackedDocuments, document_lengths
 from codemill.data.packing import Document
 from codemill.errors import UsageError
 from codemill.train.config import LoopConfig
@@ -13,19 +15,31 @@ from codemill.train.fine_tuning import FineTuning
 from codemill.train.loop import Trainer
 from codemill.train.objective import CrossEntropy
 from codemill.train.run import DataPlan, RunPlan
-from codemill.train.source import PackedSource, validation_batches
+from codemill.train.source import PackedSource, Rows, validation_batches
 
 
 class Sft(FineTuning):
     """`codemill train sft`."""
 
+    @property
+    def packed(self) -> PackedDirectory | None:
+        """What `codemill data pack` made, if that is the data."""
+        first, *others = self.config.data.train
+        directory = PackedDirectory(Path(first))
+        return None if others or not directory.is_there else directory
+
     @cached_property
     def documents(self) -> tuple[Sequence[Document], Sequence[Document]]:
         """To train on, and to validate with. Raises UsageError and CodemillError naming the record that is wrong."""
         settings = self.config.data
-        documents = load_documents(settings.train, self.tokenizer, settings)
+        held_out: Sequence[Document] = ()
         if settings.validation:
-            return documents, load_documents(settings.validation, self.tokenizer, settings)
+            held_out = load_documents(settings.validation, self.tokenizer, settings)
+        if self.packed is not None:
+            return (), held_out
+        documents = load_documents(settings.train, self.tokenizer, settings)
+        if held_out:
+            return documents, held_out
         if not settings.validation_fraction:
             return documents, ()
         train, held_out = split_held_out(documents, settings.validation_fraction, self.config.loop.seed)
@@ -37,8 +51,17 @@ class Sft(FineTuning):
         return train, held_out
 
     @cached_property
-    def rows(self) -> PackedDocuments:
-        return self._pack(self.documents[0])
+    def rows(self) -> Rows:
+        """To train on. Raises UsageError for packed data that does not go with the model or the settings."""
+        if self.packed is None:
+            return self._pack(self.documents[0])
+        rows, settings = self.packed.rows(self.tokenizer), self.config.data
+        if rows.input_ids.shape[1] != settings.context or settings.validation_fraction:
+            raise UsageError(
+                f"{self.packed.path} was packed in rows of {rows.input_ids.shape[1]}: set data.context to that, and "
+                "validate with data.validation"
+            )
+        return rows
 
     @property
     def loop(self) -> LoopConfig:
@@ -46,10 +69,15 @@ class Sft(FineTuning):
 
     def plan(self) -> RunPlan:
         self.check()
+        return self.plan_of(self._data_plan(), self.loop)
+
+    def _data_plan(self) -> DataPlan:
+        if self.packed is not None:
+            info = self.packed.info
+            return DataPlan(info["documents"], len(self.rows), info["tokens"], info["learned_tokens"])
         documents = self.documents[0]
         learned = sum(int((document.weights[1:] != 0).sum()) for document in documents)
-        data = DataPlan(len(documents), len(self.rows), self.rows.num_tokens, learned)
-        return self.plan_of(data, self.loop)
+        return DataPlan(len(documents), len(self.rows), int(document_lengths(documents).sum()), learned)
 
     def start(self) -> Trainer:
         self.check()

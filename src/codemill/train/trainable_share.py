@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 
-from torch import nn
+from torch import Tensor
 
 from codemill.kernels.packed_matrix import PackedMatrix
 from codemill.models.quantized import named_weights
@@ -70,8 +71,5 @@ def _sums(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
     return sums
 
 
-def _numel(weight: PackedMatrix | nn.Parameter) -> int:
-    size = 1
-    for length in weight.shape:
-        size *= length
-    return size
+def _numel(weight: PackedMatrix | Tensor) -> int:
+    return prod(weight.shape)

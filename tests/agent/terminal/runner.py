@@ -69,6 +69,11 @@ SCENARIOS = {
     "slow": ["word " * 400, "After."],
     "plan": [call("exit_plan_mode", plan="## Plan\n\n1. Change **calc.py**\n2. Test"), EDIT, "Done."],
     "long": [call("write_file", file_path="long.txt", content="\n".join(f"line {n}" for n in range(60))), "Done."],
+    "init": [call("write_file", file_path="AGENTS.md", content="# Rules\n"), "AGENTS.md is written."],
+    "talk": ["First answer.", "Second answer.", "A summary of both.", "Third answer."],
+    "slow_summary": ["First answer.", "Second answer.", "long " * 400],
+    "background": [call("run_shell_command", command="sleep 30", is_background="true"), "It runs."],
+    "read": [call("run_shell_command", command="cat calc.py"), "Seen.", call("exit_plan_mode", plan="Do it"), "Done."],
     "task": [
         call("task", description="look", prompt="do it", subagent_type="general-purpose"),
         EDIT,
@@ -112,10 +117,20 @@ class StreamingModel:
         time.sleep(self._pause * times)
 
 
+class LoadingModel(StreamingModel):
+    """One that takes long to be there."""
+
+    @property
+    def context_length(self) -> int:  # type: ignore[override]
+        time.sleep(30)
+        return 32_768
+
+
 def main() -> None:
     scenario, folder = sys.argv[1], Path(sys.argv[2])
     store = SessionStore(None, folder)
-    model = StreamingModel(SCENARIOS[scenario], float(sys.argv[3]) if len(sys.argv) > 3 else 0.005)
+    kind = LoadingModel if scenario == "loading" else StreamingModel
+    model = kind(SCENARIOS.get(scenario, ()), float(sys.argv[3]) if len(sys.argv) > 3 else 0.005)
     options = AgentOptions(folder, mode="plan" if scenario == "plan" else "default")
     sys.exit(run_terminal(options, model, store.create(), store))
 

@@ -352,6 +352,140 @@ def test_a_dumb_terminal(tmp_path, folder):
     assert (folder / "calc.py").read_text() == REPAIRED
 
 
+def test_init_writes_a_file_for_agents(start, folder):
+    person = start("init")
+    person.say("/init")
+    person.wait("Allow this?")
+    person.look(0.6)
+    person.type("y")
+    person.wait("AGENTS.md is written.")
+    assert (folder / "AGENTS.md").read_text() == "# Rules\n"
+
+
+def test_a_conversation_is_compressed(start, tmp_path):
+    person = start("talk")
+    for text in ("one", "two"):
+        person.say(text)
+        person.wait_idle()
+    person.say("/compress")
+    person.wait("summarised: about")
+    person.say("three")
+    person.wait("Third answer.")
+    replaced = [record for record in records(tmp_path) if record["type"] == "replace"]
+    assert len(replaced) == 1
+    assert "A summary of both." in replaced[0]["messages"][1]["content"]
+
+
+def test_a_compression_is_stopped(start, tmp_path):
+    person = start("slow_summary", pause=0.01)
+    for text in ("one", "two"):
+        person.say(text)
+        person.wait_idle()
+    person.say("/compress")
+    person.look(0.5)
+    person.type(ESC)
+    person.wait("stopped")
+    person.wait_idle()
+    assert not [record for record in records(tmp_path) if record["type"] == "replace"]
+    person.say("three")
+    person.wait("I have nothing more to say.")
+
+
+def test_a_question_is_interrupted(start, folder, tmp_path):
+    person = start("edit")
+    person.say("repair calc.py")
+    person.wait("Allow this?")
+    person.type(CTRL_C)
+    person.wait("stopped")
+    person.wait_idle()
+    assert (folder / "calc.py").read_text() == BROKEN
+    person.say("go on")
+    person.wait("The sign is right now.")
+    roles = [record["message"]["role"] for record in records(tmp_path) if record["type"] == "message"]
+    assert roles == ["system", "user", "assistant", "tool", "user", "assistant"]
+
+
+def test_a_window_that_changes_its_size(start):
+    person = start("edit", columns=100, rows=30)
+    person.say("repair calc.py")
+    person.wait("Allow this?")
+    for columns, rows in ((40, 12), (30, 6), (120, 40), (80, 24)):
+        person.resize(columns, rows)
+        person.look(0.3)
+    person.look(0.4)
+    person.type("y")
+    person.wait("The sign is right now.")
+    person.wait("default")
+    assert person.leave() == 0
+
+
+def test_commands_in_the_background_are_counted(start):
+    person = start("background", columns=120)
+    person.say("/mode yolo")
+    person.wait("never asks")
+    person.say("start it")
+    person.wait("1 in the background")
+    person.say("!kill $(pgrep sleep) || true")
+    assert person.leave() == 0
+
+
+def test_plan_mode_that_is_entered_later(start, tmp_path):
+    person = start("read", columns=120)
+    for _ in range(3):
+        person.type(SHIFT_TAB)
+    person.wait("plan ·")
+    person.say("look")
+    person.wait("Seen.")
+    assert "a - b" in person.scrollback
+    person.say("plan it")
+    person.wait("Begin?")
+    person.look(0.6)
+    person.type("y")
+    person.wait("Done.")
+    person.wait("default ·")
+    asked = [
+        record["message"]["content"]
+        for record in records(tmp_path)
+        if record["type"] == "message" and record["message"]["role"] == "user"
+    ]
+    assert "Plan mode is on now" in asked[0]
+    assert asked[1:] == ["plan it"]
+
+
+def test_leaving_while_the_model_loads(folder, tmp_path):
+    with Person("loading", folder, tmp_path) as person:
+        person.wait("loading the model")
+        begin = time.monotonic()
+        assert person.leave() == 0
+        assert time.monotonic() - begin < 3
+        assert is_sane(person)
+
+
+def test_a_dumb_terminal_has_the_commands(tmp_path, folder):
+    with Person("edit", folder, tmp_path, TERM="dumb", rows=60) as person:
+        person.wait("/help shows")
+        person.say("/help")
+        person.wait("/compress")
+        person.say("/mode auto-edit")
+        person.wait("auto-edit: edits without asking")
+        person.say("repair it")
+        person.wait("The sign is right now.")
+        person.say("/diff")
+        person.wait("calc.py changed")
+        person.say("!echo $((6 * 7))")
+        person.wait("42")
+        person.say("/rewind 1")
+        person.wait("back as they were: calc.py")
+        person.say("/nonsense")
+        person.wait("there is no command /nonsense")
+        person.say("/cost")
+        person.wait("answer tokens")
+        person.say("/exit")
+        assert person.ended() == 0
+        assert b"\x1b" not in person.raw
+    assert (folder / "calc.py").read_text() == BROKEN
+
+
 def test_it_starts_fast(start):
     """Half a second is the aim, see docs/agent_terminal.md; a busy machine gets more."""
     begin = time.monotonic()

@@ -34,7 +34,7 @@ def show_help(work: Work, argument: str) -> None:
     """The commands and the keys."""
     lines = [f"| `{command.usage}` | {command.help} |" for command in COMMANDS]
     work.voice.say("\n".join(["| command | |", "|---|---|", *lines]))
-    work.voice.say(KEYS)
+    work.voice.say(work.voice.keys)
 
 
 COMMANDS: Sequence[Command] = (
@@ -54,7 +54,7 @@ COMMANDS: Sequence[Command] = (
     Command("/init", "has the agent write an AGENTS.md for this project", session_commands.init),
     Command("/memory", "shows what the agent is told in each session", look_commands.memory, at_once=True),
     Command("/permissions", "shows what is allowed, asked and denied", look_commands.permissions, at_once=True),
-    Command("/model", "shows the model", look_commands.model, at_once=True),
+    Command("/model", "shows the model, or chooses another one of the server", look_commands.model, "[NAME]"),
     Command("/cost", "shows the tokens and the time that were used", look_commands.cost, at_once=True),
 )
 EXIT = ("/exit", "/quit")

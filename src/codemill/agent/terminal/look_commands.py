@@ -3,6 +3,7 @@
 from codemill.agent.approval import MODES
 from codemill.agent.prompt import MEMORY_FILES, read_memory
 from codemill.agent.terminal.activity import duration
+from codemill.agent.terminal.safe_text import safe_line
 from codemill.agent.terminal.work import Work
 from codemill.errors import UsageError
 
@@ -76,11 +77,28 @@ def permissions(work: Work, argument: str) -> None:
 
 
 def model(work: Work, argument: str) -> None:
-    """Which model answers."""
+    """Which model answers; with an argument another one of the same server. Raises UsageError if there is no such."""
+    from codemill.agent.endpoint_model import EndpointModel
+
     status = work.voice.status
     length = f", {status.context_length:,} tokens of context" if status.context_length else ""
-    another = f"`codemill agent --model SPEC --resume {work.session.id}`"
-    work.voice.say(f"{status.model or 'not known yet'}{length}. Another one: {another}")
+    elsewhere = f"`codemill agent --model SPEC --resume {work.session.id}`"
+    if not isinstance(work.model, EndpointModel):
+        if argument:
+            raise UsageError(f"a model in this process cannot be changed: end, and start {elsewhere}")
+        work.voice.say(f"{work.model.name}{length}. Another one: {elsewhere}")
+        return
+    names = work.model.others
+    if not argument:
+        lines = [f"- {'**' + safe_line(name) + '**' if name == work.model.name else safe_line(name)}" for name in names]
+        work.voice.say("\n".join([f"{status.model}{length}. The server has:", "", *lines]))
+        return
+    if argument not in names:
+        raise UsageError(
+            f"the server has no model {argument}: choose {', '.join(names)}; or end, and start {elsewhere}"
+        )
+    work.use(work.model.another(argument))
+    work.voice.note(f"{argument} answers from now on")
 
 
 def cost(work: Work, argument: str) -> None:

@@ -1,30 +1,30 @@
 """The terminal where there are no control sequences (TERM=dumb): lines in, lines out."""
 
 import signal
-import sys
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from codemill.agent.approval import ApprovalRequest, Decision
-from codemill.agent.events import CallDone, Event, Notice, ReplyDone, TextDelta
 from codemill.agent.stops import Interrupted
-from codemill.agent.terminal.call_view import call_line, done_details, done_note
+from codemill.agent.terminal.commands import EXIT, find_command
 from codemill.agent.terminal.ink import Ink
 from codemill.agent.terminal.mentions import expand_mentions
+from codemill.agent.terminal.plain_voice import COLUMNS, PlainVoice
 from codemill.agent.terminal.question_view import QuestionView
 from codemill.agent.terminal.questions import Question
-from codemill.agent.terminal.safe_text import safe_text
+from codemill.agent.terminal.session_commands import show_where_it_was
+from codemill.agent.terminal.shell_line import run_command
+from codemill.agent.terminal.work import Job, Work
 from codemill.errors import CodemillError
 
 if TYPE_CHECKING:
     from codemill.agent.model import Model
     from codemill.agent.session import Session
     from codemill.agent.session_store import SessionStore
-    from codemill.agent.workbench import AgentOptions, Workbench
+    from codemill.agent.workbench import AgentOptions
 
-COLUMNS = 78
-HELP = "Ctrl-C stops the agent, /undo takes the last request back, /exit ends."
+HELP = "/help shows the commands, Ctrl-C stops the agent, /exit ends."
 WORDS = {"y": "once", "yes": "once", "a": "always", "n": "no", "no": "no", "s": "stop"}
 
 
@@ -32,19 +32,22 @@ class PlainTerminal:
     """Asks and answers in turns; nothing can be typed ahead."""
 
     def __init__(self, options: "AgentOptions", model: "Model", session: "Session", store: "SessionStore") -> None:
-        self._options, self._model, self._session, self._store = options, model, session, store
         self._ink = Ink(plain=True)
+        self._voice = PlainVoice(self._ink)
+        self._work = Work(options, model, session, store, self, self._voice)
 
     def run(self) -> int:
         """Until the user ends it -> the exit status."""
-        from codemill.agent.workbench import Workbench
-
-        folder = self._store.snapshots_folder
-        with Workbench(self._options, self._model, self._session, self, self._listen, folder) as bench:
+        try:
+            self._work.switch(self._work.session)
             print(HELP)
-            while (text := _read("> ")) is not None and text.strip() not in ("/exit", "/quit"):
+            if self._work.session.requests:
+                self._do(Job("", lambda: show_where_it_was(self._work)))
+            while (text := _read("> ")) is not None and text.strip() not in EXIT:
                 with suppress(KeyboardInterrupt):
-                    self._take(text.strip(), bench)
+                    self._take(text.strip())
+        finally:
+            self._work.close(0.0)
         return 0
 
     def ask(self, request: ApprovalRequest, cancel: threading.Event) -> Decision:
@@ -61,42 +64,31 @@ class PlainTerminal:
             word = "once"
         return Decision(word) if word else Decision("no", answer.strip())  # type: ignore[arg-type]
 
-    def _take(self, text: str, bench: "Workbench") -> None:
+    def _take(self, text: str) -> None:
         try:
-            if text == "/undo":
-                done = bench.history.undo(keep=bench.history.plan_undo().foreign)
-                print(f"{done.num_steps} steps undone")
-            elif text.startswith("/"):
-                print(HELP)
+            if text.startswith("/") and "/" not in text.split()[0][1:]:
+                command, argument = find_command(text)
+                self._do(Job(text, lambda: command.do(self._work, argument)))
+            elif text.startswith("!") and text[1:].strip():
+                self._do(Job(text, lambda: run_command(self._work, text[1:].strip())))
             elif text:
-                self._run(text, bench)
+                self._do(Job(text, lambda: self._run_task(text)))
         except CodemillError as error:
-            print(f"codemill: error: {safe_text(str(error))}", file=sys.stderr)
+            self._voice.error(str(error))
 
-    def _run(self, text: str, bench: "Workbench") -> None:
-        expanded = expand_mentions(text, bench.workspace)
+    def _run_task(self, text: str) -> None:
+        expanded = expand_mentions(text, self._work.bench.workspace)
         for problem in expanded.problems:
-            print(problem)
-        bench.cancel.clear()
-        before = signal.signal(signal.SIGINT, lambda *_: bench.cancel.set())
+            self._voice.error(problem)
+        self._work.run_task(expanded.text)
+
+    def _do(self, job: Job) -> None:
+        """Ctrl-C stops it."""
+        before = signal.signal(signal.SIGINT, lambda *_: self._work.stop())
         try:
-            outcome = bench.agent.run(expanded.text)
+            self._work.do(job)
         finally:
             signal.signal(signal.SIGINT, before)
-        if outcome.status != "finished":
-            print(f"\n[{safe_text(outcome.text)}]")
-
-    def _listen(self, event: Event) -> None:
-        if isinstance(event, TextDelta):
-            print(safe_text(event.text), end="", flush=True)
-        elif isinstance(event, ReplyDone):
-            print()
-        elif isinstance(event, CallDone):
-            failed = event.observation.is_error
-            print(call_line(event.call, COLUMNS, self._ink, done_note(event), failed=failed))
-            print(done_details(event, COLUMNS, self._ink))
-        elif isinstance(event, Notice):
-            print(f"[{safe_text(event.text)}]")
 
 
 def _read(prompt: str) -> str | None:

@@ -13,7 +13,7 @@ from prompt_toolkit.patch_stdout import patch_stdout
 
 from codemill.agent.terminal.activity import Activity
 from codemill.agent.terminal.asking import Asking
-from codemill.agent.terminal.commands import EXIT, command_names, find_command
+from codemill.agent.terminal.commands import EXIT, KEYS, command_names, find_command
 from codemill.agent.terminal.completion import PromptCompleter, with_folders
 from codemill.agent.terminal.ink import Ink
 from codemill.agent.terminal.keys import make_keys
@@ -64,6 +64,7 @@ class Terminal:
             self._transcript,
             self._status,
             self._ink,
+            keys=KEYS,
             on_end=lambda: self._asking.withdraw(),
             on_prefill=self.line.put,
             on_failure=self._fail,

@@ -15,7 +15,7 @@ from codemill.agent.terminal.work import Job
 
 
 class ScreenVoice:
-    """A Voice. on_end: called when a job has ended; on_prefill: with a text for the prompt line."""
+    """A Voice. keys: what keys do. on_end: called when a job has ended; on_prefill: with a text for the prompt line."""
 
     def __init__(
         self,
@@ -24,11 +24,12 @@ class ScreenVoice:
         status: Status,
         ink: Ink,
         *,
+        keys: str,
         on_end: Callable[[], None],
         on_prefill: Callable[[str], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        self.status = status
+        self.status, self.keys = status, keys
         self._screen, self._transcript, self._ink = screen, transcript, ink
         self._on_end, self._on_prefill, self._on_failure = on_end, on_prefill, on_failure
 

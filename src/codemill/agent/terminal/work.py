@@ -22,17 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """Something to do. text: what the user typed for it. what: how it is called while it is done."""
+    """Something to do. text: what the user typed for it. what: how it is called while it is done.
+
+    may_be_left: it need not end before the program does.
+    """
 
     text: str
     do: Callable[[], None]
     what: str = "working"
+    may_be_left: bool = False
 
 
 class Voice(Protocol):
     """How the work reaches the screen, from its own thread."""
 
     status: "Status"
+    keys: str  # what keys do, in Markdown
 
     def event(self, event: Event) -> None:
         """Something happened."""
@@ -132,15 +137,29 @@ class Work:
             self._bench.cancel.set()
 
     def close(self, seconds: float) -> bool:
-        """Stop, and leave the thread; whether it has ended."""
+        """Stop, and leave the thread; whether it has ended, or need not."""
         with self._changed:
             self._is_closing = True
             self.jobs.clear()
             self._changed.notify()
         self.stop()
         if self._thread.ident is not None:
-            self._thread.join(seconds)
-        return not self._thread.is_alive()
+            self._thread.join(0.0 if self._may_be_left else seconds)
+        if self._thread.is_alive() and not self._may_be_left:
+            return False
+        self._stack.close()
+        return True
+
+    @property
+    def _may_be_left(self) -> bool:
+        current = self.current
+        return current is not None and current.may_be_left
+
+    def use(self, model: "Model") -> None:
+        """Go on with another model."""
+        self.model = model
+        self.bench.use(model)
+        self._load_model()
 
     def switch(self, session: "Session") -> None:
         """Go on with another session. Commands in the background end with the one before."""
@@ -184,9 +203,9 @@ class Work:
     def _work(self) -> None:
         try:
             self.switch(self.session)
-            self._do(Job("", self._load_model, "loading the model"))
+            self.do(self.first_job)
             while (job := self._next()) is not None:
-                self._do(job)
+                self.do(job)
             self._stack.close()
         except BaseException as error:  # noqa: BLE001 - the screen's thread raises it
             self.voice.failed(error)
@@ -200,7 +219,12 @@ class Work:
             self._changed.wait_for(lambda: self.jobs or self._is_closing)
             return None if self._is_closing else self.jobs.pop(0)
 
-    def _do(self, job: Job) -> None:
+    @property
+    def first_job(self) -> Job:
+        return Job("", self._load_model, "loading the model", may_be_left=True)
+
+    def do(self, job: Job) -> None:
+        """Do it now, in this thread."""
         self.bench.cancel.clear()
         if self._is_closing:  # since just now: that must not be lost
             return

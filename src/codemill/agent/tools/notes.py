@@ -1,6 +1,6 @@
 """`todo_write` and `save_memory`: what the agent keeps in mind, and what it shall know the next time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,20 @@ class TodoWriteTool:
     )
 
     def __init__(self, keep: Callable[[list[dict[str, Any]]], None] = lambda todos: None) -> None:
-        self.todos: list[dict[str, Any]] = []
         self._keep = keep
 
     def preview(self, arguments: Arguments, context: ToolContext) -> Preview:
         return Preview(f"{len(arguments['todos'])} todos")
 
     def run(self, arguments: Arguments, context: ToolContext) -> Observation:
-        self.todos = [dict(todo) for todo in arguments["todos"]]
-        self._keep(self.todos)
-        return Observation("Noted.", shown=todo_lines(self.todos))
+        todos = [{**todo, **_whole(todo)} for todo in arguments["todos"]]
+        self._keep(todos)
+        return Observation("Noted.", shown=todo_lines(todos))
+
+
+def _whole(todo: Mapping[str, Any]) -> dict[str, str]:
+    """What the list needs of each, whatever the model left out."""
+    return {"content": str(todo.get("content", "")), "status": todo.get("status", "pending")}
 
 
 def todo_lines(todos: list[dict[str, Any]]) -> str:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from codemill import __version__
-from codemill.agent.html_text import html_text
 from codemill.agent.output import cut_middle
+from codemill.agent.process_apart import TooSlow, answers_of
 from codemill.agent.public_address import IsAllowed, connect, is_public
 from codemill.agent.stops import Interrupted
 from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, ToolError, ToolSpec
@@ -20,6 +20,8 @@ from codemill.agent.tool import Arguments, Observation, Preview, ToolContext, To
 MAX_BYTES = 4 << 20
 MAX_CHARACTERS = 14_000
 MAX_REDIRECTS = 5
+HTML_WORKER = "codemill.agent.html_worker"
+HTML_SECONDS = 10.0  # for reading a page
 SECONDS = 30.0
 CHUNK = 64 << 10
 TICK = 0.05  # seconds in which a cancellation is seen
@@ -62,7 +64,7 @@ class WebFetchTool:
     def run(self, arguments: Arguments, context: ToolContext) -> Observation:
         deadline = time.monotonic() + self._seconds
         page = self._follow(arguments["url"], deadline, context)
-        text = cut_middle(_text(page), MAX_CHARACTERS)
+        text = cut_middle(_text(page, context.cancel), MAX_CHARACTERS)
         status = "" if page.status < 400 else f"[the server answered with status {page.status}]\n"
         return Observation(f"{HEADER.format(url=page.url)}\n{status}{text}", is_error=page.status >= 400)
 
@@ -178,7 +180,7 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _text(page: Page) -> str:
+def _text(page: Page, cancel: threading.Event) -> str:
     """Raises ToolError for what is no text."""
     if not any(page.kind.startswith(kind) or page.kind.endswith(kind) for kind in TEXTS):
         raise ToolError(f"{page.url} is of type {page.kind}, which is no text ({len(page.body)} bytes)")
@@ -186,4 +188,12 @@ def _text(page: Page) -> str:
         text = page.body.decode(page.charset, "replace")
     except LookupError:
         text = page.body.decode("utf-8", "replace")
-    return html_text(text, page.url) if "html" in page.kind else text
+    return _text_of_html(text, page.url, cancel) if "html" in page.kind else text
+
+
+def _text_of_html(page: str, address: str, cancel: threading.Event) -> str:
+    page = page.encode("utf-8", "replace").decode()
+    try:
+        return "".join(answers_of(HTML_WORKER, [page, address], cancel, HTML_SECONDS))
+    except TooSlow:
+        raise ToolError(f"{address} is made so that it takes too long to read") from None
