@@ -156,13 +156,11 @@ def summarise(case: Case, survey: Turns, duel: Turns, operations_per_second: flo
     """The figures of a case; `survey` stays as it was measured, for a duel at another time."""
     figures_of = {name: figures(case, turns, operations_per_second) for name, turns in {**survey, **duel}.items()}
     (rival,) = set(duel) - {OURS}
-    memory = {name: turns[-1]["memory"]["peak"] for name, turns in survey.items()}
     ratios = [rate(ours) / rate(theirs) for ours, theirs in zip(duel[OURS], duel[rival], strict=True)]
     return {
         "fastest of TRL": rival,
         "speed over it": statistics.median(ratios),
-        "its peak memory over ours": memory[rival] / memory[OURS],
-        "least peak memory of TRL over ours": min(memory[name] for name in memory if name != OURS) / memory[OURS],
+        "its peak memory over ours": figures_of[rival]["peak memory"] / figures_of[OURS]["peak memory"],
         "operations/s of a large product": operations_per_second,
         "duel": {name: figures_of[name] for name in duel},
         "survey, one turn each": {name: figures_of[name] for name in survey if name not in duel},
@@ -208,6 +206,7 @@ def main() -> None:
     parser.add_argument(
         "--phase", choices=("survey", "duel"), help="one of the two; the other is, or will be, elsewhen"
     )
+    parser.add_argument("--rival", help="of the duel, where no survey was made: such as 'TRL, packed'")
     parser.add_argument("--output", type=Path, required=True, help="cases that are not measured now stay in it")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -223,11 +222,12 @@ def run_case(case: Case, arguments: argparse.Namespace, before: dict[str, Any]) 
     """What is known of the case after the phases that are wanted now."""
     with tempfile.TemporaryDirectory() as folder:
         arena = Arena(case, save_random(case, Path(folder) / "model"), arguments.threads, arguments.steps)
-        survey = before["survey"] if arguments.phase == "duel" else arena.survey()
-        result = {**asdict(case), "survey": survey}
+        survey = before.get("survey", {}) if arguments.phase == "duel" else arena.survey()
+        result = {**before, **asdict(case), "survey": survey}
         if arguments.phase != "survey":
             peak = peak_operations(getattr(torch, case.precision))
-            duel = arena.play([OURS, fastest_rival(survey)], arguments.rounds)
+            rival = fastest_rival(survey) if survey else arguments.rival
+            duel = arena.play([OURS, rival], arguments.rounds)
             result["summary"] = summarise(case, survey, duel, peak)
     return result
 
