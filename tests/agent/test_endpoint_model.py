@@ -248,6 +248,8 @@ def test_our_own_server():
         model = EndpointModel(Endpoint(live.url))
         assert model.name == "scripted"
         assert model.context_length == 32768
+        assert model.others == ["scripted"]
+        assert model.another("big").name == "big"
         outcome = Agent(model, toolbox(EchoTool()), Session()).run("do it")
         assert (outcome.status, outcome.text, outcome.steps) == ("finished", "It said a.", 2)
         assert outcome.tokens > 0
@@ -276,6 +278,35 @@ def test_halves_of_characters_are_not_sent(server):
     model, bodies = server((200, {}, good))
     model.reply([{"role": "user", "content": "a\udcffb"}], [], lambda event: None, threading.Event())
     assert bodies[0]["messages"][0]["content"] == "a?b"
+
+
+def test_models_of_a_server_that_is_not_there():
+    with pytest.raises(CodemillError, match="does not list its models"):
+        _ = EndpointModel(Endpoint("http://127.0.0.1:9")).others
+
+
+@pytest.mark.parametrize(("argument", "told"), [("", "- **a**\n- b"), ("b", "b answers from now on")])
+def test_the_model_is_changed_in_the_terminal(monkeypatch, argument, told):
+    pytest.importorskip("prompt_toolkit")
+    from types import SimpleNamespace
+
+    from codemill.agent.terminal.look_commands import model as model_command
+    from codemill.agent.terminal.status import Status
+
+    monkeypatch.setattr(EndpointModel, "others", ["a", "b"])
+    said, used = [], []
+    voice = SimpleNamespace(status=Status(model="a"), say=said.append, note=said.append)
+    work = SimpleNamespace(
+        model=EndpointModel(Endpoint("http://127.0.0.1:9", "a")),
+        voice=voice,
+        use=used.append,
+        session=SimpleNamespace(id="1"),
+    )
+    model_command(work, argument)
+    assert told in said[0]
+    assert [model.name for model in used] == ([argument] if argument else [])
+    with pytest.raises(UsageError, match="choose a, b"):
+        model_command(work, "c")
 
 
 def test_control_tokens_in_what_tools_give_are_text(server):
