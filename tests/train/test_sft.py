@@ -63,10 +63,18 @@ def folder(tmp_path: Path, tokenizer: Tokenizer) -> Path:
         "max_position_embeddings": 128,
         "dtype": "bfloat16",
     }
-    model = CausalLM(ModelConfig.from_dict(shape, "test"))
-    initialize(model, 0)
-    save_pretrained(model.to(torch.bfloat16), tmp_path / "base")
-    tokenizer.save(tmp_path / "base")
+    experts = {
+        "model_type": "qwen3_moe",
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "norm_topk_prob": True,
+    }
+    for name, more in (("base", {}), ("experts", experts)):
+        model = CausalLM(ModelConfig.from_dict({**shape, **more}, "test"))
+        initialize(model, 0)
+        save_pretrained(model.to(torch.bfloat16), tmp_path / name)
+        tokenizer.save(tmp_path / name)
     lines = [
         {"messages": [{"role": "user", "content": f"add {i}"}, {"role": "assistant", "content": f"return {i} + 1"}]}
         for i in range(30)
@@ -255,3 +263,17 @@ def test_data_that_was_packed_before(train: Train, folder: Path, capsys: pytest.
     assert same_weights(folder / "run" / "model", folder / "plain" / "model")
     assert train(*options, "--set", "data.context=32", output="other") == 2
     assert "was packed in rows of 64: set data.context to that" in capsys.readouterr().err
+
+
+def test_the_balance_of_the_experts(train: Train, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ("--set", f"model={folder / 'experts'}")
+    assert train(*model, output="plain") == 0
+    assert train(*model, "--set", "balance.coefficient=0.1", output="run") == 0
+    plain, balanced = (TrainingLog(folder / name / "log.jsonl").read() for name in ("plain", "run"))
+    assert balanced[0].loss == pytest.approx(plain[0].loss + balanced[0].metrics["router_loss"], rel=1e-5)
+    assert 0.1 < balanced[0].metrics["router_loss"] < 0.4  # 0.1 times 2 where all are alike, 4 where two have all
+    assert 1 <= balanced[0].metrics["router/1/load"] <= balanced[0].metrics["router/load"] <= 2
+    assert not plain[0].metrics
+    assert "router/1/load" not in capsys.readouterr().err
+    assert train("--set", "balance.coefficient=0.1", output="dense") == 2
+    assert "[balance] is for models with experts" in capsys.readouterr().err

@@ -27,7 +27,7 @@ def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int 
         return
     try:
         trainer = run.start()
-        if trainer.policy.adapter is not None:
+        if trainer.policy.adapter is not None and trainer.parallel.is_main:
             print(format_share(trainable_share(trainer.policy)), file=sys.stderr)
         reports = list(with_progress(run, trainer))
     except KeyboardInterrupt:
@@ -68,7 +68,7 @@ def with_progress(run: "TrainingRun", trainer: "Trainer") -> Iterator["StepRepor
 def _line(report: "StepReport") -> str:
     skipped = ", skipped: its gradient is an outlier" if report.skipped else ""
     rate = f"{report.tokens_per_second:,.0f} tokens/s"
-    return f"loss {report.loss:.3f}, {rate}, MFU {100 * report.mfu:.0f} %{_listed(report.metrics)}{skipped}"
+    return f"loss {report.loss:.3f}, {rate}, MFU {100 * report.mfu:.0f} %{_listed(report.summary)}{skipped}"
 
 
 def _listed(figures: Mapping[str, float]) -> str:

@@ -50,6 +50,8 @@ def z_loss(routing: Routing, is_token: Tensor, num_tokens: float) -> Tensor:
 class RouterBalance:
     """The losses of all layers over the micro-batches of a step, and the load of their experts.
 
+    Which experts are dead is counted anew after a resume, unless `idle_steps` is set.
+
     Between `begin_step` and `finish_step`, `loss` is called for each micro-batch. group: the processes that share a
     step's tokens; None for all, where there are several.
     """

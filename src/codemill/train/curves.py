@@ -52,7 +52,7 @@ def _measured(runs: Mapping[str, Sequence[StepReport]]) -> list[str]:
     found: dict[str, None] = {}
     for reports in runs.values():
         for report in reports:
-            found |= dict.fromkeys([*report.metrics, *(report.evaluation or {})])
+            found |= dict.fromkeys([*report.summary, *(report.evaluation or {})])
     return list(found)
 
 

@@ -139,7 +139,7 @@ class Dpo(FineTuning):
             reference = self._reference(policy, rows)
             validation["validation"] = pair_batches(rows, reference, range(len(rows)), loop.rows_per_micro_batch)
         return Trainer(
-            *(policy, Preference(self.config.dpo), source, validation),
+            *(policy, self.balanced(Preference(self.config.dpo)), source, validation),
             *(loop, self.config.optimizer, self.directory),
             evaluate=self.evaluation(policy),
             parallel=self.parallel,

@@ -14,11 +14,13 @@ from codemill.footprint import available_memory, count_parameters, quantized_byt
 from codemill.models.loader import load_model
 from codemill.models.placement import resolve_dtype, resolve_quantization
 from codemill.spec import ModelSource, resolve
+from codemill.train.balance import Balanced, RouterBalance
 from codemill.train.config import LoopConfig
 from codemill.train.export import save_whole
 from codemill.train.loop import Evaluate
 from codemill.train.lora_policy import load_lora_policy, planned_policy
 from codemill.train.memory import StepShape, step_memory
+from codemill.train.objective import Objective
 from codemill.train.parallel_config import ParallelConfig
 from codemill.train.policy import Policy
 from codemill.train.run import DataPlan, RunPlan, TrainingRun
@@ -67,6 +69,8 @@ class FineTuning(TrainingRun):
         context, longest = self.config.data.context, self.model_config.max_position_embeddings
         if context > longest:
             raise UsageError(f"data.context = {context:,}, but {self.source.name} has {longest:,} positions: lower it")
+        if self.config.balance is not None and self.model_config.moe is None:
+            raise UsageError(f"[balance] is for models with experts, which {self.source.name} is not: leave it out")
         parallel = self.config.parallel
         if self.config.evaluation is not None and (parallel.shard or parallel.tensor * parallel.expert > 1):
             raise UsageError("[evaluation] needs a model that is whole on each process: leave it out, or [parallel]")
@@ -94,6 +98,10 @@ class FineTuning(TrainingRun):
         if section is None or benchmark is None:
             return None
         return partial(benchmark, section, policy, self.tokenizer)
+
+    def balanced(self, objective: Objective) -> Objective:
+        """The objective, with `[balance]` beside the balance of the experts."""
+        return objective if self.config.balance is None else Balanced(objective, RouterBalance(self.config.balance))
 
     def plan_of(self, data: DataPlan | None, loop: LoopConfig) -> RunPlan:
         """The plan of a run that reads this in each epoch; None where that is not known."""

@@ -27,6 +27,11 @@ class StepReport:
     skipped: bool = False
     evaluation: Mapping[str, float] | None = None
 
+    @property
+    def summary(self) -> dict[str, float]:
+        """The metrics without those of single layers."""
+        return {name: value for name, value in self.metrics.items() if name.count("/") < 2}
+
 
 @dataclass(frozen=True)
 class TrainingLog:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from codemill.errors import CodemillError
+from codemill.kernels.heap import keep_freed_memory
 from codemill.train.batch import Batch
 from codemill.train.checkpoint import Checkpoints
 from codemill.train.config import LoopConfig, OptimizerConfig
@@ -15,7 +16,7 @@ from codemill.train.gradients import clip_gradients
 from codemill.train.guard import SpikeGuard
 from codemill.train.interruption import Interruption
 from codemill.train.log import StepReport, TrainingLog
-from codemill.train.objective import Objective
+from codemill.train.objective import Objective, ReportsSteps
 from codemill.train.optimizer import build_optimizers, set_learning_rates
 from codemill.train.parallel import Parallel
 from codemill.train.policy import Policy
@@ -48,6 +49,7 @@ class Trainer:
         evaluate: Evaluate | None = None,
         parallel: Parallel | None = None,
     ) -> None:
+        keep_freed_memory()
         if loop.tensorboard:
             check_tensorboard()
         self.parallel = Parallel() if parallel is None else parallel
@@ -99,6 +101,8 @@ class Trainer:
         began = time.perf_counter()
         batches = [batch.to(self.policy.model.device) for batch in self.source.micro_batches(step)]
         loss, metrics = self._accumulate(batches)
+        if isinstance(self.objective, ReportsSteps):
+            metrics |= self.objective.finish_step()
         norm = clip_gradients(self.policy.trained, self.optimizer_config.max_grad_norm)
         is_skipped = guard.skips(step + 1, loss, norm)
         scale = learning_rate_scale(step, self.optimizer_config, self.loop.steps)

@@ -6,7 +6,7 @@ their count in the whole step: in all micro-batches and on all processes. So it 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -35,6 +35,15 @@ class Objective(Protocol):
 
     def loss(self, policy: Policy, batch: Batch, totals: Mapping[str, float]) -> Loss:
         """The part of a micro-batch; `totals` are the counts of the whole step."""
+        ...
+
+
+@runtime_checkable
+class ReportsSteps(Protocol):
+    """An objective that has more to report once a step is done."""
+
+    def finish_step(self) -> dict[str, float]:
+        """What to report, the same on all processes."""
         ...
 
 

@@ -87,7 +87,12 @@ class Sft(FineTuning):
         policy = self.load_policy()
         validation = {"validation": validation_batches(self._pack(held_out), loop)} if held_out else {}
         return Trainer(
-            *(policy, CrossEntropy(), PackedSource(self.rows, loop, *self.parallel.share_of_rows), validation),
+            *(
+                policy,
+                self.balanced(CrossEntropy()),
+                PackedSource(self.rows, loop, *self.parallel.share_of_rows),
+                validation,
+            ),
             *(loop, self.config.optimizer, self.directory),
             evaluate=self.evaluation(policy),
             parallel=self.parallel,

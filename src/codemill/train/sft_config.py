@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from codemill.data.conversations import ConversationData
 from codemill.errors import UsageError
+from codemill.train.balance_config import BalanceConfig
 from codemill.train.config import LoopConfig, OptimizerConfig
 from codemill.train.lora_config import LoraSection
 from codemill.train.parallel_config import ParallelConfig
@@ -37,6 +38,7 @@ class FineTuneConfig:
     data: ConversationData
     model: str = ""
     lora: LoraSection | None = None
+    balance: BalanceConfig | None = None
     evaluation: EvaluationSection | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
