@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from codemill.config import ModelConfig
 
-LOGITS = 128_000_000  # of a piece of the loss
+LOGITS = 192_000_000  # of a piece of the loss: in fp32, and once more in bf16
 RUNTIME = 500_000_000  # Python, PyTorch, and what the allocator holds back
 _FP32 = 4
 
