@@ -35,7 +35,9 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def write_config(folder: Path, output: str) -> str:
     path = folder / f"{output}.toml"
-    path.write_text(CONFIG.format(folder=folder, output=output))
+    text = CONFIG.format(folder=folder, output=output)
+    # The rate of a step must not depend on how many there are.
+    path.write_text(text.replace("[optimizer]", '[optimizer]\nschedule = "constant"'))
     return str(path)
 
 
