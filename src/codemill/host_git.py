@@ -64,9 +64,10 @@ def run_git(
     repository: the one that `folder` lies in, if none is given. by_environment: GIT_DIR says which, if it is set.
     Raises GitError where there is no Git, or no repository that can be trusted to be the folder's own.
     """
-    kept = _KEPT_VARIABLES
+    kept: tuple[str, ...] = _KEPT_VARIABLES
+    variables: dict[str, str] = {}
     if by_environment and "GIT_DIR" in os.environ:
-        kept, variables = (*kept, *_PLACE_VARIABLES), {}
+        kept = (*kept, *_PLACE_VARIABLES)
     else:
         found = repository or find_repository(folder)
         variables = {"GIT_DIR": found.git_dir, "GIT_WORK_TREE": found.work_tree}

@@ -118,7 +118,8 @@ def _indent(line: str) -> str:
 def _most_alike(lines: list[str], wanted: list[str]) -> tuple[int, float]:
     """Where a region as long as `wanted` begins that is most like it, and how much, from 0 to 1."""
     matcher = SequenceMatcher(autojunk=False)
-    matcher.set_seq2("\n".join(line.strip() for line in wanted))
+    text = "\n".join(line.strip() for line in wanted)
+    matcher.set_seq2(text)
     best, where = 0.0, 0
     deadline = time.monotonic() + SECONDS
     for start in range(max(1, len(lines) - len(wanted) + 1)):
@@ -126,7 +127,10 @@ def _most_alike(lines: list[str], wanted: list[str]) -> tuple[int, float]:
             break
         region = "\n".join(line.strip() for line in lines[start : start + len(wanted)])
         matcher.set_seq1(region[:MAX_CHARACTERS])
-        if matcher.real_quick_ratio() > best and (ratio := _likeness(matcher, len(region), best)) > best:
+        if (
+            matcher.real_quick_ratio() > best
+            and (ratio := _likeness(matcher, max(len(region), len(text)), best)) > best
+        ):
             best, where = ratio, start
     return where, best
 
@@ -135,4 +139,4 @@ def _likeness(matcher: "SequenceMatcher[str]", size: int, best: float) -> float:
     """The ratio of difflib, which may take the cube of the size; by the letters alone where that would be long, or
     where even that is no more than the best."""
     quick = matcher.quick_ratio()
-    return matcher.ratio() if quick > best and max(size, len(matcher.b)) <= MAX_EXACT else quick
+    return matcher.ratio() if quick > best and size <= MAX_EXACT else quick
