@@ -100,6 +100,8 @@ class Workbench:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+        for warning in self.shell.warnings:
+            self._listen(Notice(warning))
 
     def use(self, model: Model) -> None:
         """Have another model answer from now on."""
