@@ -220,7 +220,7 @@ def test_sizes_that_cannot_be_are_named(
     assert "data.context = 129, but " in capsys.readouterr().err
     monkeypatch.setattr("codemill.train.fine_tuning.available_memory", lambda: 10**8)
     assert train() == 2
-    assert "training takes at least 0.6 GB, this machine has 0.1 GB free" in capsys.readouterr().err
+    assert "training takes at least 0.7 GB, this machine has 0.1 GB free" in capsys.readouterr().err
 
 
 def test_an_adapter_in_place_of_the_model(train: Train, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,7 +97,8 @@ class Distill(FineTuning):
 
     def _load_teachers(self) -> list[CausalLM]:
         distill = self.config.distill
-        return [load_model(spec, quantization=distill.teacher_quantization or None) for spec in distill.specs]
+        packed = distill.teacher_quantization or None
+        return [load_model(spec, device="auto", quantization=packed) for spec in distill.specs]
 
     def _pack(self, paths: Sequence[str]) -> TaughtDocuments:
         settings = self.config.data

@@ -140,8 +140,8 @@ class FineTuning(TrainingRun):
         """The model to train, in fp32; with `[lora]` a frozen one, with an adapter."""
         config, spec, seed = self.config, self.config.model or None, self.config.loop.seed
         if config.lora is None:
-            return Policy(load_model(spec, "float32", trainable=True, seed=seed))
-        return load_lora_policy(spec, config.lora, config.loop.precision, seed)
+            return self.placed(Policy(load_model(spec, "float32", trainable=True, seed=seed)))
+        return self.placed(load_lora_policy(spec, config.lora, config.loop.precision, seed))
 
     def save(self, policy: Policy) -> None:
         """Weights in the dtype of the checkpoint that it began with; an adapter as PEFT saves it."""

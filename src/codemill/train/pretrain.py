@@ -77,7 +77,12 @@ class Pretraining(TrainingRun):
         loop = self.config.loop.for_rows(len(data.train))
         validation = {name: validation_batches(rows, loop) for name, rows in data.validation.items()}
         return Trainer(
-            *(Policy(model), CrossEntropy(), PackedSource(data.train, loop, *self.parallel.share_of_rows), validation),
+            *(
+                self.placed(Policy(model)),
+                CrossEntropy(),
+                PackedSource(data.train, loop, *self.parallel.share_of_rows),
+                validation,
+            ),
             *(loop, self.config.optimizer, self.directory),
             parallel=self.parallel,
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from codemill.models.placement import resolve_device
 from codemill.train.log import StepReport, TrainingLog
 from codemill.train.loop import Trainer
 from codemill.train.parallel import Parallel, join
@@ -74,6 +75,10 @@ class TrainingRun(ABC):
     @abstractmethod
     def start(self) -> Trainer:
         """Load or make everything. Raises UsageError and CodemillError before anything is trained."""
+
+    def placed(self, policy: Policy) -> Policy:
+        """On a GPU, if there is one and this process is alone: `Parallel.wrap` moves what several processes train."""
+        return policy.to(resolve_device("auto")) if self.parallel.num_processes == 1 else policy
 
     @abstractmethod
     def save(self, policy: Policy) -> None:
