@@ -236,7 +236,7 @@ def report(arguments: argparse.Namespace, cases: dict[str, Any]) -> dict[str, An
     return {
         "machine": {"processor": processor(), "threads": arguments.threads},
         "versions": {name: version(name) for name in ("codemill", "torch", "transformers", "trl")},
-        "command": f"python benchmarks/training_speed.py --rounds {arguments.rounds} --steps {arguments.steps}",
+        "command": " ".join(["python", "benchmarks/training_speed.py", *sys.argv[1:]]),
         "models": MODELS,
         "cases": cases,
     }
