@@ -98,10 +98,23 @@ def draw_scores(axes: Any, result: Mapping[str, Any]) -> None:
         axes.bar(places, [each[way]["mean"] for each in stages.values()], width=0.38, alpha=0.6, label=way)
         for place, each in zip(places, stages.values(), strict=True):
             axes.plot([place] * len(each[way]["seeds"]), each[way]["seeds"], "k.", ms=4)
-    axes.set_xticks(range(len(stages)), [name.replace(", ", ",\n") for name in stages], fontsize=8)
+    axes.set_xticks(range(len(stages)), [name.replace(", ", ",\n") for name in stages], fontsize=7)
     axes.set_ylim(0, 1)
     axes.set_title("pass@1 on held-out tasks", loc="left", fontsize=10)
     axes.legend(fontsize=8)
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The scores for the page: means over the seeds, and the standard deviation where there is more than one."""
+    rows = [f"| stage | {' | '.join(WAYS.values())} |", "|---|" + "---|" * len(WAYS)]
+    for name, stage in result.items():
+        rows.append(f"| {name} | {' | '.join(map(cell, stage['pass@1'].values()))} |")
+    return "\n".join(rows)
+
+
+def cell(score: Mapping[str, Any]) -> str:
+    spread = "" if score["deviation"] is None else f" ± {100 * score['deviation']:.1f}"
+    return f"{100 * score['mean']:.1f}{spread} %"
 
 
 def main() -> None:
@@ -111,9 +124,10 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "images" / "tuned.svg")
     arguments = parser.parse_args()
     result = gather(arguments.directory)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     draw(result, {stage: read_logs(arguments.directory, stage) for stage in STAGES}, arguments.picture)
-    print(json.dumps(result, indent=2))
+    print(table(result))
 
 
 if __name__ == "__main__":
