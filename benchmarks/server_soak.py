@@ -209,7 +209,7 @@ async def soak(server: ServerProcess, seconds: float, num_clients: int, real: bo
         "num_wrong": len(findings.wrong),
         "wrong": findings.wrong[:20],
         "left_over": {"before": before, "after": after},
-        "open_files": {"before": files_before, "after": server.usage["open_files"]},
+        "open_files": {"before": files_before, "after": await _settled_files(server, files_before)},
         "memory": _memory(findings.usage),
         "server_cpu_share": round((findings.usage[-1]["cpu_seconds"] - findings.usage[0]["cpu_seconds"]) / wall, 2),
     }
@@ -234,6 +234,16 @@ async def _settled(server: ServerProcess, before: dict[str, int]) -> dict[str, i
             break
         await asyncio.sleep(0.1)
     return left
+
+
+async def _settled_files(server: ServerProcess, before: int) -> int:
+    """Open files, once the connection that asked what is left is closed too."""
+    for _ in range(50):
+        after = int(server.usage["open_files"])
+        if after <= before:
+            break
+        await asyncio.sleep(0.1)
+    return after
 
 
 def _memory(usage: list[dict[str, Any]]) -> dict[str, Any]:
