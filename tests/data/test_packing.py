@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codemill.data.packing import Document, best_fit, pack, split_document
+from codemill.data.best_fit import fill_bins
+from codemill.data.packing import Document, pack, split_document
 from codemill.errors import CodemillError
 
 LENGTHS = st.lists(st.integers(1, 40), max_size=120)
@@ -25,7 +26,7 @@ def reference_bins(lengths: list[int], capacity: int) -> list[int]:
 
 @given(lengths=LENGTHS, capacity=st.integers(40, 130))
 def test_same_bins_as_the_reference(lengths: list[int], capacity: int) -> None:
-    bins = best_fit(lengths, capacity)
+    bins = [members.tolist() for members in fill_bins(lengths, capacity)]
     free = [capacity - sum(lengths[i] for i in members) for members in bins]
     assert sorted(free) == sorted(reference_bins(lengths, capacity))
     assert min(free, default=0) >= 0
@@ -34,13 +35,13 @@ def test_same_bins_as_the_reference(lengths: list[int], capacity: int) -> None:
 
 def test_many_documents_of_real_lengths() -> None:
     lengths = np.random.default_rng(0).integers(1, 1025, 4000).tolist()
-    assert len(best_fit(lengths, 1024)) == len(reference_bins(lengths, 1024))
+    assert len(fill_bins(lengths, 1024)) == len(reference_bins(lengths, 1024))
 
 
 @pytest.mark.parametrize("length", [0, 9])
 def test_lengths_out_of_range_are_refused(length: int) -> None:
     with pytest.raises(CodemillError, match=f"document 1 has {length} tokens"):
-        best_fit([3, length], 8)
+        fill_bins([3, length], 8)
 
 
 @given(lengths=LENGTHS)

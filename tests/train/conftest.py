@@ -2,13 +2,18 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from codemill.chat import Tokenizer
+from codemill.config import ModelConfig
 from codemill.data.packing import Document, PackedRows, pack
 from codemill.models import CausalLM
 from codemill.models.initialize import initialize
+from codemill.models.save import save_pretrained
 from codemill.train.config import LoopConfig, ModelSection, OptimizerConfig
 from codemill.train.loop import Trainer
 from codemill.train.objective import CrossEntropy
@@ -54,3 +59,27 @@ def make_trainer(directory: Path, loop: LoopConfig = LOOP, seed: int = 0) -> Tra
 @pytest.fixture
 def trainer(tmp_path: Path) -> Trainer:
     return make_trainer(tmp_path)
+
+
+def save_model(directory: Path, seed: int = 0, scale: float = 1.0, norm: float = 1.0, **changes: Any) -> None:
+    """A tiny model with the embedded model's tokenizer; scale and norm make it surer of what it says."""
+    shape = {
+        "model_type": "qwen3",
+        "vocab_size": 4096,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "intermediate_size": 24,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": True,
+        "dtype": "bfloat16",
+    }
+    model = CausalLM(ModelConfig.from_dict({**shape, **changes}, "test"))
+    initialize(model, seed)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(scale)
+        model.model.norm.weight.mul_(norm)
+    save_pretrained(model.to(torch.bfloat16), directory)
+    Tokenizer.load(None).save(directory)

@@ -15,12 +15,9 @@ from torch import Tensor
 
 from codemill import cli
 from codemill.chat import Tokenizer
-from codemill.config import ModelConfig
 from codemill.data.packing import Document
 from codemill.errors import UsageError
 from codemill.models import CausalLM
-from codemill.models.initialize import initialize
-from codemill.models.save import save_pretrained
 from codemill.train.config_file import load_config
 from codemill.train.distill import Distill
 from codemill.train.distill_config import DistillConfig, DistillSection
@@ -30,7 +27,7 @@ from codemill.train.losses import policy_gradient, reverse_kl
 from codemill.train.policy import Policy
 from codemill.train.sampling import answer_seeds, sample_answers
 from codemill.train.taught_batches import TaughtDocuments
-from train.conftest import VOCAB_SIZE, make_model
+from train.conftest import VOCAB_SIZE, make_model, save_model
 
 SETTINGS = {"teachers": {"default": "a", "web": "b"}}
 
@@ -199,29 +196,6 @@ rows_per_step = 6
 rows_per_micro_batch = 2
 checkpoint_every = 1
 """
-
-
-def save_model(directory: Path, seed: int, scale: float, norm: float = 1.0, **changes: Any) -> None:
-    shape = {
-        "model_type": "qwen3",
-        "vocab_size": 4096,
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 8,
-        "intermediate_size": 24,
-        "max_position_embeddings": 128,
-        "tie_word_embeddings": True,
-        "dtype": "bfloat16",
-    }
-    model = CausalLM(ModelConfig.from_dict({**shape, **changes}, "test"))
-    initialize(model, seed)
-    with torch.no_grad():
-        model.model.embed_tokens.weight.mul_(scale)
-        model.model.norm.weight.mul_(norm)
-    save_pretrained(model.to(torch.bfloat16), directory)
-    Tokenizer.load(None).save(directory)
 
 
 @pytest.fixture

@@ -12,15 +12,11 @@ import torch
 from torch import Tensor
 
 from codemill import cli
-from codemill.chat import Tokenizer
-from codemill.config import ModelConfig
 from codemill.data.conversations import PreferencePair
 from codemill.data.packed_pairs import PackedPairs
 from codemill.data.packing import Document
 from codemill.errors import CodemillError, UsageError
 from codemill.models import CausalLM, load_model
-from codemill.models.initialize import initialize
-from codemill.models.save import save_pretrained
 from codemill.train import reference
 from codemill.train.adapter import TrainableLora
 from codemill.train.config_file import load_config
@@ -32,7 +28,7 @@ from codemill.train.pair_batches import PairBatch, PairSource, answer_log_probs,
 from codemill.train.policy import Policy
 from codemill.train.preference import ipo_losses, sigmoid_losses, simpo_losses
 from codemill.train.reference import reference_log_probs
-from train.conftest import LOOP, VOCAB_SIZE, make_model
+from train.conftest import LOOP, VOCAB_SIZE, make_model, save_model
 
 
 def make_pairs(count: int, seed: int = 0) -> list[PreferencePair]:
@@ -242,22 +238,7 @@ checkpoint_every = 2
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A tiny base model with the embedded model's tokenizer, preference pairs, and a configuration."""
-    shape = {
-        "model_type": "qwen3",
-        "vocab_size": 4096,
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 8,
-        "intermediate_size": 24,
-        "max_position_embeddings": 128,
-        "dtype": "bfloat16",
-    }
-    model = CausalLM(ModelConfig.from_dict(shape, "test"))
-    initialize(model, 0)
-    save_pretrained(model.to(torch.bfloat16), tmp_path / "base")
-    Tokenizer.load(None).save(tmp_path / "base")
+    save_model(tmp_path / "base", tie_word_embeddings=False)
     lines = [{"prompt": f"add {i}", "chosen": f"return {i}", "rejected": "I do not know"} for i in range(30)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "dpo.toml").write_text(CONFIG.format(folder=tmp_path))

@@ -13,13 +13,11 @@ import transformers
 
 from codemill import LLM, cli
 from codemill.chat import Tokenizer
-from codemill.config import ModelConfig
-from codemill.models import CausalLM, load_model
-from codemill.models.initialize import initialize
+from codemill.models import load_model
 from codemill.models.lora import LoraAdapter
-from codemill.models.save import save_pretrained
 from codemill.train.log import TrainingLog
 from codemill.train.loop import Trainer
+from train.conftest import save_model
 
 CONFIG = """
 output = "{folder}/{output}"
@@ -49,20 +47,8 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tokenizer: Tokenizer) -> Path:
+def folder(tmp_path: Path) -> Path:
     """A tiny base model with the embedded model's tokenizer, and conversations."""
-    shape = {
-        "model_type": "qwen3",
-        "vocab_size": 4096,
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 8,
-        "intermediate_size": 24,
-        "max_position_embeddings": 128,
-        "dtype": "bfloat16",
-    }
     experts = {
         "model_type": "qwen3_moe",
         "num_experts": 4,
@@ -70,11 +56,8 @@ def folder(tmp_path: Path, tokenizer: Tokenizer) -> Path:
         "moe_intermediate_size": 32,
         "norm_topk_prob": True,
     }
-    for name, more in (("base", {}), ("experts", experts)):
-        model = CausalLM(ModelConfig.from_dict({**shape, **more}, "test"))
-        initialize(model, 0)
-        save_pretrained(model.to(torch.bfloat16), tmp_path / name)
-        tokenizer.save(tmp_path / name)
+    save_model(tmp_path / "base", tie_word_embeddings=False)
+    save_model(tmp_path / "experts", tie_word_embeddings=False, **experts)
     lines = [
         {"messages": [{"role": "user", "content": f"add {i}"}, {"role": "assistant", "content": f"return {i} + 1"}]}
         for i in range(30)

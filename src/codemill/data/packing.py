@@ -1,6 +1,6 @@
 """Best-fit packing: whole documents side by side in rows of a fixed length, in few rows.
 
-Ding et al. 2024, "Fewer Truncations Improve Language Modeling" (best-fit decreasing); `best_fit` has a histogram of the
+Ding et al. 2024, "Fewer Truncations Improve Language Modeling" (best-fit decreasing); `fill_bins` has a histogram of the
 rows' free space, with a bitmask over its filled cells, in the place of their segment tree.
 """
 
@@ -73,15 +73,6 @@ def split_document(document: Document, capacity: int) -> list[Document]:
     """Cut into consecutive pieces of at most `capacity` tokens."""
     starts = range(0, len(document), capacity)
     return [Document(document.ids[s : s + capacity], document.weights[s : s + capacity]) for s in starts]
-
-
-def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Assign documents to bins: longest first, each to the bin with the least free space that still holds it.
-
-    Returns the document indices of every bin. Raises CodemillError for a length outside 1..capacity.
-    """
-    bins = fill_bins(lengths, capacity)
-    return [members.tolist() for members in bins]
 
 
 def pack(documents: Sequence[Document], capacity: int, pad_id: int) -> PackedRows:
