@@ -1,7 +1,7 @@
 """Best-fit packing: whole documents side by side in rows of a fixed length, in few rows.
 
-Ding et al. 2024, "Fewer Truncations Improve Language Modeling" (best-fit decreasing); `fill_bins` has a histogram of the
-rows' free space, with a bitmask over its filled cells, in the place of their segment tree.
+Ding et al. 2024, "Fewer Truncations Improve Language Modeling" (best-fit decreasing); `best_fit.py` has a histogram of
+the rows' free space, with a bitmask over its filled cells, in the place of their segment tree.
 """
 
 from collections.abc import Iterable, Sequence
