@@ -55,7 +55,7 @@ class Attention(nn.Module):
 
     @staticmethod
     def _norm_and_rotate(norm: RMSNorm, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        if training_rows.fused(x):
+        if training_rows.fused(x, norm.weight):
             return training_rows.norm_and_rotate(x, norm.weight, cos, sin, norm.eps, float(norm.zero_centered))
         return apply_rotary(norm(x), cos, sin)
 

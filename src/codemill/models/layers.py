@@ -22,7 +22,7 @@ class RMSNorm(nn.Module):
         self.zero_centered = zero_centered
 
     def forward(self, x: Tensor) -> Tensor:
-        if training_rows.fused(x):
+        if training_rows.fused(x, self.weight):
             return training_rows.norm(x, self.weight, self.eps, float(self.zero_centered))
         normed = normalise(x, self.eps)
         if self.zero_centered:
@@ -32,7 +32,7 @@ class RMSNorm(nn.Module):
 
     def after_adding(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x + added, or x without it, and the norm of that; both [..., D]."""
-        if training_rows.fused(x, *([] if added is None else [added])):
+        if training_rows.fused(x, self.weight, *([] if added is None else [added])):
             return training_rows.add_and_norm(x, added, self.weight, self.eps, float(self.zero_centered))
         total = x if added is None else x + added
         return total, self(total)
