@@ -112,8 +112,8 @@ class _Experts(torch.autograd.Function):
         of_gate_up = _empty_gradient(gate_up, starts) if wants_gate_up else None
         of_down = _empty_gradient(down, starts) if wants_down else None
         _call(
-            "backward", ctx.lanes, x=rounded, gate_up=gate_up, down=down, tokens=tokens, starts=starts, hidden=hidden, rows=rows,
-            gradient=_product_input(gradient, ctx.lanes), scales=sorted_scales, scale_gradient=scale_gradient,
+            "backward", ctx.lanes, x=rounded, gate_up=gate_up, down=down, tokens=tokens, starts=starts, hidden=hidden,
+            rows=rows, gradient=_product_input(gradient, ctx.lanes), scales=sorted_scales, scale_gradient=scale_gradient,
             gate_up_gradient=of_gate_up, down_gradient=of_down,
         )  # fmt: skip
         of_x = None if rows is None else _combine(rows, pairs, None, ctx.lanes, scales.shape[1]).to(ctx.dtypes[0])
@@ -153,9 +153,7 @@ def _call(name: str, lanes: int, **tensors: Tensor | None) -> None:
     function(ctypes.byref(struct), torch.get_num_threads(), lanes)
 
 
-def _combine(
-    rows: Tensor, pairs: Tensor, scales: Tensor | None, lanes: int, top_k: int | None = None
-) -> Tensor:
+def _combine(rows: Tensor, pairs: Tensor, scales: Tensor | None, lanes: int, top_k: int | None = None) -> Tensor:
     """fp32 [N, D]: each token's sum of its rows of [P, D], by `scales` [N, k]."""
     library = load_cpu_library()
     assert library is not None

@@ -74,9 +74,7 @@ def add_and_norm(
     return total, out
 
 
-def norm_and_rotate(
-    x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float, offset: float = 0.0
-) -> Tensor:
+def norm_and_rotate(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float, offset: float = 0.0) -> Tensor:
     """The RMSNorm of each head of x [B, T, H, K], rotated by tables [B or 1, T, 1, R], in the dtype of products.
 
     See `models/rope.py`.
