@@ -45,14 +45,16 @@ def _activations(config: ModelConfig, shape: StepShape) -> int:
 
 def _layer(config: ModelConfig, index: int, is_bf16: bool) -> float:
     """Numbers, in fp32, that a layer keeps for a token."""
-    return _mixer(config, index, is_bf16) + _feed_forward(config, index, is_bf16) + 6 * config.hidden_size
+    # The inputs of both norms, in fp32 either way, and their outputs.
+    rows = (3 if is_bf16 else 4) * config.hidden_size
+    return _mixer(config, index, is_bf16) + _feed_forward(config, index, is_bf16) + rows
 
 
 def _mixer(config: ModelConfig, index: int, is_bf16: bool) -> float:
     if config.layer_types[index] == "full_attention":
         query = config.num_attention_heads * config.head_dim * (1.4 if config.is_hybrid else 1.0)
         keys = config.num_key_value_heads * config.head_dim
-        return 3.2 * query + 2.7 * keys if is_bf16 else 5 * query + 4 * keys
+        return (1.5 if is_bf16 else 3.0) * (query + keys)  # before and after the norm; outputs, and values
     linear = config.linear_attention
     assert linear is not None
     # The convolution's inputs, taps and outputs, the heads in fp32, and the chunks' systems.
@@ -60,9 +62,9 @@ def _mixer(config: ModelConfig, index: int, is_bf16: bool) -> float:
 
 
 def _feed_forward(config: ModelConfig, index: int, is_bf16: bool) -> float:
-    share = 2.2 if is_bf16 else 4.0
+    share = 1.5 if is_bf16 else 3.0  # gate, up, and their product
     moe = config.moe
     if moe is None or not config.is_moe_layer(index):
         return share * config.intermediate_size
-    chosen = moe.num_experts_per_tok * (share * moe.moe_intermediate_size + 2 * config.hidden_size)
+    chosen = moe.num_experts_per_tok * (share * moe.moe_intermediate_size + 4)  # and where each pair comes from
     return chosen + share * (moe.shared_expert_intermediate_size or 0) + 2 * moe.num_experts
