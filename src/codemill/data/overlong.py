@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import overload
 
 import numpy as np
@@ -9,10 +10,10 @@ import numpy as np
 from codemill.data.cached_documents import CachedDocuments, Int64
 from codemill.data.document_shard import learned_tokens
 from codemill.data.packing import Document
+from codemill.data.turn_cuts import Cut, Turns
 from codemill.errors import CodemillError, UsageError
 
 POLICIES = ("error", "drop", "truncate", "split")
-_Cut = tuple[int, int]  # start, length
 
 
 @dataclass(frozen=True)
@@ -29,21 +30,24 @@ class FittedDocuments(Sequence[Document]):
     """Documents of at most `context` tokens; longer ones are cut by the policy, when they are asked for.
 
     Of what is cut only what has something to learn stays. group: so many neighbours stay or go together (2 for pairs).
+    turns: how conversations are split between turns; without it anywhere.
     """
 
-    def __init__(self, documents: CachedDocuments, context: int, overlong: str, group: int = 1) -> None:
+    def __init__(
+        self, documents: CachedDocuments, context: int, overlong: str, group: int = 1, turns: Turns | None = None
+    ) -> None:
         """Raises CodemillError naming the first overlong document if the policy is "error", but texts are split."""
         if context < 2 or overlong not in POLICIES:
             raise UsageError(
                 f"context = {context}, overlong = {overlong!r}: give 2 or more, and {' or '.join(POLICIES)}"
             )
-        self.documents, self._context, self._policy = documents, context, overlong
+        self.documents, self._context, self._policy, self._turns = documents, context, overlong, turns
         groups = documents.lengths.reshape(-1, group)
         overlong_groups = np.flatnonzero((groups > context).any(axis=1))
         cuts = {int(i): self._cut_group(int(i) * group, group) for i in overlong_groups}
         self._take(cuts, group)
         dropped = sum(not any(members) for members in cuts.values())
-        lost = int(documents.lengths.sum() - self.lengths.sum())
+        lost = int(documents.lengths.sum() - (self.lengths - self._prefixes).sum())
         self.counts = OverlongCounts(len(cuts), dropped, lost)
 
     def __len__(self) -> int:
@@ -57,15 +61,24 @@ class FittedDocuments(Sequence[Document]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         document = self.documents[int(self.sources[index])]
-        start, length = int(self._starts[index]), int(self.lengths[index])
-        return Document(document.ids[start : start + length], document.weights[start : start + length])
+        start, prefix = int(self._starts[index]), int(self._prefixes[index])
+        end = start + int(self.lengths[index]) - prefix
+        if not prefix:
+            return Document(document.ids[start:end], document.weights[start:end])
+        return Document(*(np.concatenate([x[:prefix], x[start:end]]) for x in (document.ids, document.weights)))
+
+    @cached_property
+    def learned(self) -> Int64:
+        """Tokens with a loss weight of each document [documents]; only those that were cut are read."""
+        learned: Int64 = self.documents.learned[self.sources]
+        for index in np.flatnonzero(self.lengths != self.documents.lengths[self.sources]):
+            learned[index] = learned_tokens(self[int(index)])
+        return learned
 
     @property
     def num_learned(self) -> int:
         """Tokens with a loss weight."""
-        whole = self.lengths == self.documents.lengths[self.sources]
-        cut = (learned_tokens(self[int(i)]) for i in np.flatnonzero(~whole))
-        return int(self.documents.learned[self.sources[whole]].sum()) + sum(cut)
+        return int(self.learned.sum())
 
     def where(self, index: int) -> str:
         """The file and line that a document came from."""
@@ -75,36 +88,45 @@ class FittedDocuments(Sequence[Document]):
         """The domain of a document, "" if it has none."""
         return self.documents.domain(int(self.sources[index]))
 
-    def _take(self, cuts: dict[int, list[list[_Cut]]], group: int) -> None:
-        """Set the arrays [documents]: of which document each is a part, and from where to where."""
+    def _take(self, cuts: dict[int, list[list[Cut]]], group: int) -> None:
+        """Set the arrays [documents]: of which document each is a part, from where, and after how much of its start."""
         pieces = np.ones(len(self.documents), np.int64)
         for i, members in cuts.items():
             pieces[i * group : (i + 1) * group] = [len(member) for member in members]
         self.sources: Int64 = np.repeat(np.arange(len(pieces)), pieces)
         self._starts: Int64 = np.zeros(len(self.sources), np.int64)
+        self._prefixes: Int64 = np.zeros(len(self.sources), np.int64)
         self.lengths: Int64 = self.documents.lengths[self.sources]
         first = np.cumsum(pieces) - pieces
         for i, members in cuts.items():
-            cut = np.array([piece for member in members for piece in member], np.int64).reshape(-1, 2)
-            places = slice(int(first[i * group]), int(first[i * group]) + len(cut))
-            self._starts[places], self.lengths[places] = cut[:, 0], cut[:, 1]
+            found = [cut for member in members for cut in member]
+            for place, cut in enumerate(found, int(first[i * group])):
+                self._starts[place], self._prefixes[place] = cut.start, cut.prefix
+                self.lengths[place] = cut.prefix + cut.length
 
-    def _cut_group(self, first: int, group: int) -> list[list[_Cut]]:
+    def _cut_group(self, first: int, group: int) -> list[list[Cut]]:
         members = [self._cut(index) for index in range(first, first + group)]
         return members if all(members) else [[] for _ in members]
 
-    def _cut(self, index: int) -> list[_Cut]:
+    def _cut(self, index: int) -> list[Cut]:
         """What is taken of a document."""
         length, context = int(self.documents.lengths[index]), self._context
         if length <= context:
-            return [(0, length)]
+            return [Cut(0, length)]
         policy = "split" if self._policy == "error" and self.documents.is_text[index] else self._policy
         if policy == "error":
             raise CodemillError(
                 f"{self.documents.where(index)}: {length:,} tokens, but the context is {context:,}: raise it, or "
                 "choose with overlong = drop, truncate or split what becomes of such conversations"
             )
-        ends = {"drop": 0, "truncate": context, "split": length}[policy]
-        weights = self.documents[index].weights
-        cuts = [(start, min(context, length - start)) for start in range(0, ends, context)]
-        return [(start, size) for start, size in cuts if weights[start + 1 : start + size].any()]
+        if policy == "drop":
+            return []
+        document = self.documents[index]
+        cuts = [Cut(0, context)] if policy == "truncate" else self._split(document, bool(self.documents.is_text[index]))
+        return [cut for cut in cuts if document.weights[cut.start + (not cut.prefix) : cut.start + cut.length].any()]
+
+    def _split(self, document: Document, is_text: bool) -> list[Cut]:
+        context, length = self._context, len(document)
+        if self._turns is None or is_text:
+            return [Cut(start, min(context, length - start)) for start in range(0, length, context)]
+        return list(self._turns.cuts(document, context))

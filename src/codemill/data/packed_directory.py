@@ -18,6 +18,7 @@ from codemill.data.token_file import load_rows
 from codemill.errors import CodemillError, UsageError
 
 Progress = Callable[[int], None]
+_FORMAT = 2  # of how documents are cut and packed; another number packs anew
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class PackedDirectory:
 
 def _key(documents: FittedDocuments, tokenizer: Tokenizer, settings: ConversationData) -> str:
     """Of all that decides what the rows are."""
-    fit = [settings.context, settings.overlong, settings.packing, _pad_id(tokenizer)]
+    fit = [_FORMAT, settings.context, settings.overlong, settings.packing, _pad_id(tokenizer)]
     return hashlib.sha256(json.dumps([documents.documents.keys, fit]).encode()).hexdigest()
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 
 from codemill.chat.tokenizer import Tokenizer
 from codemill.data.conversations import Prompt, load_documents, load_prompts
+from codemill.data.packed_documents import num_learned
 from codemill.errors import UsageError
 from codemill.footprint import count_parameters, quantized_bytes
 from codemill.models import CausalLM
@@ -67,8 +68,7 @@ class Distill(FineTuning):
         if self.config.distill.on_policy:  # nobody knows how long the answers will be
             return self.plan_of(None, self.loop)
         documents, rows = self.rows.documents, self.rows
-        learned = sum(int((document.weights[1:] != 0).sum()) for document in documents)
-        return self.plan_of(DataPlan(len(documents), len(rows), rows.num_tokens, learned), self.loop)
+        return self.plan_of(DataPlan(len(documents), len(rows), rows.num_tokens, num_learned(documents)), self.loop)
 
     def start(self) -> Trainer:
         self.check()

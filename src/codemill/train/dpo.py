@@ -121,8 +121,8 @@ class Dpo(FineTuning):
     def plan(self) -> RunPlan:
         self.check()
         pairs, loop = self.pairs[0], self.loop
-        learned = sum(int((x.weights[1:] != 0).sum()) for pair in pairs for x in (pair.chosen, pair.rejected))
-        plan = self.plan_of(DataPlan(2 * len(pairs), len(self.rows), self.rows.num_tokens, learned), loop)
+        data = DataPlan(2 * len(pairs), len(self.rows), self.rows.num_tokens, self.rows.num_learned)
+        plan = self.plan_of(data, loop)
         memory = self._memory(loop.rows_per_micro_batch * self.rows.capacity)
         return replace(plan, context=self.rows.capacity, memory=memory)
 

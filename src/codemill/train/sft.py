@@ -7,7 +7,7 @@ from pathlib import Path
 from codemill.data.conversations import load_documents
 from codemill.data.held_out import split_held_out
 from codemill.data.packed_directory import PackedDirectory
-from codemill.data.packed_documents import PackedDocuments, document_lengths
+from codemill.data.packed_documents import PackedDocuments, document_lengths, num_learned
 from codemill.data.packing import Document
 from codemill.errors import UsageError
 from codemill.train.config import LoopConfig
@@ -76,8 +76,8 @@ class Sft(FineTuning):
             info = self.packed.info
             return DataPlan(info["documents"], len(self.rows), info["tokens"], info["learned_tokens"])
         documents = self.documents[0]
-        learned = sum(int((document.weights[1:] != 0).sum()) for document in documents)
-        return DataPlan(len(documents), len(self.rows), int(document_lengths(documents).sum()), learned)
+        tokens = int(document_lengths(documents).sum())
+        return DataPlan(len(documents), len(self.rows), tokens, num_learned(documents))
 
     def start(self) -> Trainer:
         self.check()
