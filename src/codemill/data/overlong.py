@@ -19,36 +19,57 @@ POLICIES = ("error", "drop", "truncate", "split")
 @dataclass(frozen=True)
 class OverlongCounts:
     """Documents longer than the context, those of them that are gone altogether, and tokens that are gone with them or
-    cut off. A pair counts as one."""
+    cut off. A pair counts as one. nothing_to_learn: records that were skipped since they teach nothing."""
 
     overlong: int = 0
     dropped: int = 0
     lost_tokens: int = 0
+    nothing_to_learn: int = 0
+
+    def lines(self) -> list[str]:
+        """What a user is told of it; nothing where nothing was left out."""
+        lines = []
+        if self.nothing_to_learn:
+            lines.append(f"skipped, with nothing to learn from: {self.nothing_to_learn:,}")
+        if self.overlong:
+            lines.append(
+                f"longer than the context: {self.overlong:,}, of these dropped: {self.dropped:,}; "
+                f"tokens lost: {self.lost_tokens:,}"
+            )
+        return lines
 
 
 class FittedDocuments(Sequence[Document]):
     """Documents of at most `context` tokens; longer ones are cut by the policy, when they are asked for.
 
     Of what is cut only what has something to learn stays. group: so many neighbours stay or go together (2 for pairs).
-    turns: how conversations are split between turns; without it anywhere.
+    turns: how conversations are split between turns; without it anywhere. room: so many tokens of the context are for
+    what is not there yet.
     """
 
     def __init__(
-        self, documents: CachedDocuments, context: int, overlong: str, group: int = 1, turns: Turns | None = None
+        self,
+        documents: CachedDocuments,
+        context: int,
+        overlong: str,
+        group: int = 1,
+        turns: Turns | None = None,
+        room: int = 0,
     ) -> None:
         """Raises CodemillError naming the first overlong document if the policy is "error", but texts are split."""
         if context < 2 or overlong not in POLICIES:
             raise UsageError(
                 f"context = {context}, overlong = {overlong!r}: give 2 or more, and {' or '.join(POLICIES)}"
             )
-        self.documents, self._context, self._policy, self._turns = documents, context, overlong, turns
+        self.documents, self._policy, self._turns = documents, overlong, turns
+        self._context, self._room = context - room, room
         groups = documents.lengths.reshape(-1, group)
-        overlong_groups = np.flatnonzero((groups > context).any(axis=1))
+        overlong_groups = np.flatnonzero((groups > self._context).any(axis=1))
         cuts = {int(i): self._cut_group(int(i) * group, group) for i in overlong_groups}
         self._take(cuts, group)
         dropped = sum(not any(members) for members in cuts.values())
         lost = int(documents.lengths.sum() - (self.lengths - self._prefixes).sum())
-        self.counts = OverlongCounts(len(cuts), dropped, lost)
+        self.counts = OverlongCounts(len(cuts), dropped, lost, len(documents.empty))
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -116,7 +137,8 @@ class FittedDocuments(Sequence[Document]):
         policy = "split" if self._policy == "error" and self.documents.is_text[index] else self._policy
         if policy == "error":
             raise CodemillError(
-                f"{self.documents.where(index)}: {length:,} tokens, but the context is {context:,}: raise it, or "
+                f"{self.documents.where(index)}: {length:,} tokens{' and an answer' if self._room else ''}, but the "
+                f"context is {context + self._room:,}: raise it, or "
                 "choose with overlong = drop, truncate or split what becomes of such conversations"
             )
         if policy == "drop":

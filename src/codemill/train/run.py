@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from codemill.data.overlong import OverlongCounts
 from codemill.models.placement import resolve_device
 from codemill.train.log import StepReport, TrainingLog
 from codemill.train.loop import Trainer
@@ -29,7 +30,8 @@ class DataPlan:
 class RunPlan:
     """What a run would do. data: None where it is not made yet. memory: bytes by purpose at the peak of a step.
 
-    share: what is trained, by kinds of modules, where that is an adapter.
+    share: what is trained, by kinds of modules, where that is an adapter. left_out: of which data not all is read, and
+    what is not.
     """
 
     steps: int
@@ -40,6 +42,7 @@ class RunPlan:
     memory: Mapping[str, int]
     data: DataPlan | None = None
     share: Sequence[ClassShare] = ()
+    left_out: Mapping[str, OverlongCounts] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -75,6 +78,11 @@ class TrainingRun(ABC):
     @abstractmethod
     def start(self) -> Trainer:
         """Load or make everything. Raises UsageError and CodemillError before anything is trained."""
+
+    @property
+    def left_out(self) -> Mapping[str, OverlongCounts]:
+        """By the names of data that was read: what of it is not trained on."""
+        return {}
 
     def placed(self, policy: Policy) -> Policy:
         """On a GPU, if there is one and this process is alone: `Parallel.wrap` moves what several processes train."""
