@@ -95,3 +95,37 @@ def test_colours_of_weights_and_characters_that_drive_a_terminal() -> None:
     assert data_inspect._stretch(Stretch("a", 1, 1.0), True) == "\x1b[32ma\x1b[0m"
     assert data_inspect._stretch(Stretch("a", 1, 0.5), True) == "\x1b[33ma\x1b[0m"
     assert data_inspect._stretch(Stretch("a", 1, 0.5), False) == "⟦0.5:a⟧"
+
+
+def test_packed_rows_are_shown_document_by_document(codemill: Run, training: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    whole = json.loads(codemill("data", "inspect", training, "--json").out)
+    options = ("--on-empty", "skip", "--context", 64)
+    good = tmp_path / "good.jsonl"
+    good.write_text("".join(f"{line}\n" for line in training.read_text().splitlines()[:2]))
+    assert codemill("data", "pack", good, *options, "--output", packed).status == 0
+    done = codemill("data", "inspect", packed)
+    assert f"--- {packed}: row 1, document 2: " in done.out
+    assert "⟦" in done.out
+    found = json.loads(codemill("data", "inspect", packed, "--json").out)
+    assert found["shown"][0]["where"] == f"{packed}: row 1, document 1"
+    texts = {"".join(stretch["text"] for stretch in shown["stretches"]) for shown in found["shown"]}
+    assert texts <= {"".join(stretch["text"] for stretch in shown["stretches"]) for shown in whole["shown"]}
+    assert found["documents"] == 2
+    assert "there are 1 rows" in codemill("data", "inspect", packed, "--line", 9).error
+    (packed / "rows.npy").write_bytes((packed / "rows.npy").read_bytes()[:-4])
+    assert f"{packed / 'rows.npy'} is not a whole file of packed rows" in codemill("data", "inspect", packed).error
+
+
+def test_no_color_is_respected(
+    training: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from codemill.commands import data_inspect
+    from codemill.data.inspection import Inspection, ShownDocument, Stretch
+
+    found = Inspection(8, shown=[ShownDocument("a:1", (Stretch("q", 1, 0.0), Stretch("a", 1, 1.0)))])
+    monkeypatch.setattr(data_inspect.sys.stdout, "isatty", lambda: True, raising=False)
+    for value, is_coloured in (("1", False), ("", True)):
+        monkeypatch.setenv("NO_COLOR", value)
+        data_inspect._print(found)
+        assert ("\x1b[" in capsys.readouterr().out) is is_coloured

@@ -191,10 +191,11 @@ class _Reader:
 def _shown(record: Record, documents: Sequence[Document], tokenizer: Tokenizer) -> list[ShownDocument]:
     labels = ("chosen", "rejected") if len(documents) == 2 else ("",)
     pairs = zip(documents, labels, strict=True)
-    return [ShownDocument(record.where, _stretches(document, tokenizer), label) for document, label in pairs]
+    return [ShownDocument(record.where, stretches(document, tokenizer), label) for document, label in pairs]
 
 
-def _stretches(document: Document, tokenizer: Tokenizer) -> tuple[Stretch, ...]:
+def stretches(document: Document, tokenizer: Tokenizer) -> tuple[Stretch, ...]:
+    """The document cut where its loss weights change."""
     weights = document.weights.copy()
     weights[:1] = 0  # the first token is never predicted
     cuts = [0, *(np.flatnonzero(np.diff(weights)) + 1).tolist(), len(document)]
