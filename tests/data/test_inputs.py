@@ -103,3 +103,10 @@ def test_answers_that_become_the_same_are_no_pair(tmp_path: Path, embedded: Toke
     write_lines(path, [pair])
     with pytest.raises(CodemillError, match=rf"{path}:1: chosen and rejected are the same as the chat template writes"):
         load_pairs([path], tokenizer, settings)
+
+
+def test_packed_data_is_no_input(tmp_path: Path) -> None:
+    for name in ("pack.json", "rows.npy"):
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match=f"{tmp_path} holds packed data"):
+        find_inputs([tmp_path])

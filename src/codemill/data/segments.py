@@ -65,6 +65,7 @@ def find_inputs(inputs: Sequence[str | Path], as_code: bool = False) -> list[Tra
         elif as_code:
             files += find_files([given])
         elif given.is_dir():
+            _check_not_packed(given)
             files += _with_records(find_files([given]))
         else:
             files += _named(given)
@@ -80,6 +81,13 @@ def _matching(given: str | Path) -> list[Path]:
     if not found:
         raise UsageError(f"{given}: no file matches")
     return found
+
+
+def _check_not_packed(folder: Path) -> None:
+    if (folder / "pack.json").is_file() and (folder / "rows.npy").is_file():
+        raise UsageError(
+            f"{folder} holds packed data, which only `codemill train sft` takes, alone: give what it was made of"
+        )
 
 
 def _named(path: Path) -> list[TrainingFile]:
