@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,24 +98,25 @@ def test_colours_of_weights_and_characters_that_drive_a_terminal() -> None:
     assert data_inspect._stretch(Stretch("a", 1, 0.5), False) == "⟦0.5:a⟧"
 
 
-def test_packed_rows_are_shown_document_by_document(codemill: Run, training: Path, tmp_path: Path) -> None:
-    packed = tmp_path / "packed"
-    whole = json.loads(codemill("data", "inspect", training, "--json").out)
-    options = ("--on-empty", "skip", "--context", 64)
-    good = tmp_path / "good.jsonl"
-    good.write_text("".join(f"{line}\n" for line in training.read_text().splitlines()[:2]))
-    assert codemill("data", "pack", good, *options, "--output", packed).status == 0
+def test_packed_rows_are_shown_document_by_document(codemill: Run, tmp_path: Path) -> None:
+    training, packed = tmp_path / "train.jsonl", tmp_path / "packed"
+    records = [RECORDS[0], {"prompt": "q", "completion": " good"}]
+    training.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    assert codemill("data", "pack", training, "--context", 64, "--output", packed).status == 0
     done = codemill("data", "inspect", packed)
     assert f"--- {packed}: row 1, document 2: " in done.out
-    assert "⟦" in done.out
-    found = json.loads(codemill("data", "inspect", packed, "--json").out)
+    assert "q⟦ good<|endoftext|>⟧" in done.out
+    found, whole = (json.loads(codemill("data", "inspect", path, "--json").out) for path in (packed, training))
     assert found["shown"][0]["where"] == f"{packed}: row 1, document 1"
-    texts = {"".join(stretch["text"] for stretch in shown["stretches"]) for shown in found["shown"]}
-    assert texts <= {"".join(stretch["text"] for stretch in shown["stretches"]) for shown in whole["shown"]}
-    assert found["documents"] == 2
+    assert stretches(found) == stretches(whole)
+    assert (found["documents"], found["learned_tokens"]) == (2, whole["learned_tokens"])
     assert "there are 1 rows" in codemill("data", "inspect", packed, "--line", 9).error
     (packed / "rows.npy").write_bytes((packed / "rows.npy").read_bytes()[:-4])
     assert f"{packed / 'rows.npy'} is not a whole file of packed rows" in codemill("data", "inspect", packed).error
+
+
+def stretches(found: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    return sorted((shown["stretches"] for shown in found["shown"]), key=str)
 
 
 def test_no_color_is_respected(
@@ -129,3 +131,13 @@ def test_no_color_is_respected(
         monkeypatch.setenv("NO_COLOR", value)
         data_inspect._print(found)
         assert ("\x1b[" in capsys.readouterr().out) is is_coloured
+
+
+def test_prompts_for_distillation_are_shown(codemill: Run, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    records = [{"prompt": [{"role": "user", "content": "Add."}], "domain": "web"}, {"prompt": "q", "response": "a"}]
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    done = codemill("data", "inspect", path)
+    assert "<|im_start|>user\nAdd.<|im_end|>\n<|im_start|>assistant\n" in done.out
+    assert "prompts without an answer, for distillation on policy: 1" in done.out
+    assert f"{path}:2: keys 'prompt', 'response': a record is" in done.out

@@ -29,15 +29,18 @@ def texts(documents: FittedDocuments, tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode(document.ids.tolist()) for document in documents]
 
 
-def test_pieces_begin_with_a_question_and_the_system_message(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    turns = [m for n in range(12) for m in (user(f"Say {n}."), says(f"Number {n}."))]
+@pytest.mark.parametrize("opening", ["", "\n\n"])
+def test_pieces_begin_with_a_question_and_the_system_message(
+    opening: str, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    turns = [m for n in range(12) for m in (user(f"{opening}Say {n}."), says(f"{opening}Number {n}."))]
     record = {"messages": [SYSTEM, *turns]}
     whole = split(record, 4096, tmp_path, tokenizer)
     pieces = split(record, 80, tmp_path, tokenizer)
     found = texts(pieces, tokenizer)
     system = tokenizer.render([SYSTEM], add_generation_prompt=False)
     assert len(found) > 2
-    assert all(text.startswith(system + "<|im_start|>user\nSay") for text in found)
+    assert all(text.startswith(f"{system}<|im_start|>user\n{opening}Say") for text in found)
     assert system + "".join(text.removeprefix(system) for text in found) == texts(whole, tokenizer)[0]
     assert [said for piece in pieces for said in learned(tokenizer, piece)] == learned(tokenizer, whole[0])
     assert pieces.num_learned == whole.num_learned

@@ -128,6 +128,8 @@ def _summary(found: "Inspection") -> str:
         lines.append(f"longer than the context of {found.context:,}: {found.overlong:,}")
     if found.nothing_to_learn:
         lines.append(f"nothing to learn from: {found.nothing_to_learn:,}")
+    if found.prompts:
+        lines.append(f"prompts without an answer, for distillation on policy: {found.prompts:,}")
     if found.control_texts:
         lines.append(f"texts whose control tokens are read as text (--control-tokens): {found.control_texts:,}")
     if found.thoughts_left_out:
