@@ -71,6 +71,9 @@ def test_of_a_folder_the_files_of_records_are_read(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a.jsonl.gz", "data.arrow"):
         (tmp_path / name).unlink()
     assert names(tmp_path) == ["state.json"]
+    (tmp_path / "main.js").touch()  # so this is a project, not data
+    assert names(tmp_path) == ["README.md", "main.js", "state.json"]
+    (tmp_path / "main.js").unlink()
     (tmp_path / "state.json").unlink()
     assert names(tmp_path) == ["README.md"]
 

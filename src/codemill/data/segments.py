@@ -99,9 +99,11 @@ def _named(path: Path) -> list[TrainingFile]:
 
 
 def _with_records(files: Sequence[TrainingFile]) -> Sequence[TrainingFile]:
-    """Those with a record on each line, or in tables; else those that are JSON; else all, as texts."""
+    """Those with a record on each line, or in tables; else those that are JSON, with a README at most; else all."""
     lines = [file for file in files if file.has_records or file.path.suffix.lower() in TABLES]
-    return lines or [replace(file, is_json=True) for file in files if _is_json(file.path)] or files
+    lists = [replace(file, is_json=True) for file in files if _is_json(file.path)]
+    is_data = all(_is_json(file.path) or file.path.suffix.lower() in ("", ".md") for file in files)
+    return lines or (lists if lists and is_data else files)
 
 
 def _is_json(path: Path) -> bool:
