@@ -201,7 +201,7 @@ def test_sizes_that_cannot_be_are_named(
 ) -> None:
     assert train("--set", "data.context=129") == 2
     assert "data.context = 129, but " in capsys.readouterr().err
-    monkeypatch.setattr("codemill.train.fine_tuning.available_memory", lambda: 10**8)
+    monkeypatch.setattr("codemill.train.parallel_memory.available_memory", lambda: 10**8)
     assert train() == 2
     assert "training takes at least 0.7 GB, this machine has 0.1 GB free" in capsys.readouterr().err
 

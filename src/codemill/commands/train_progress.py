@@ -108,4 +108,5 @@ def _print_plan(plan: "RunPlan", as_json: bool) -> None:
         print(format_share(plan.share))
     total = sum(plan.memory.values())
     parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.memory.items())
-    print(f"about {total / 1e9:.2f} GB of memory: {parts}")
+    where = f" on each of {plan.processes} processes" if plan.processes > 1 else ""
+    print(f"about {total / 1e9:.2f} GB of memory{where}: {parts}")

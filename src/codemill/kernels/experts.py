@@ -1,5 +1,6 @@
 """Mixture-of-experts feed-forward, tokens grouped by expert. Shapes: N tokens, D model, E experts, F ffn, k top-k."""
 
+from collections import UserDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,8 +30,11 @@ class Routing:
     experts: Tensor
 
 
-RoutingLog = dict[str, Routing]
-"""By the names of the layers' feed-forwards, `model.layers.I.mlp`."""
+class RoutingLog(UserDict[str, Routing]):
+    """By the names of the layers' feed-forwards, `model.layers.I.mlp`.
+
+    No dict, of which FSDP would give each layer a copy of its own, as of all that it finds tensors with gradients in.
+    """
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from codemill.chat.tokenizer import Tokenizer
 from codemill.config import ModelConfig
 from codemill.errors import UsageError
-from codemill.footprint import available_memory, count_parameters, quantized_bytes
+from codemill.footprint import count_parameters, quantized_bytes
 from codemill.models.loader import load_model
 from codemill.models.placement import resolve_dtype, resolve_quantization
 from codemill.spec import ModelSource, resolve
@@ -19,9 +19,9 @@ from codemill.train.config import LoopConfig
 from codemill.train.export import save_whole
 from codemill.train.loop import Evaluate
 from codemill.train.lora_policy import load_lora_policy, planned_policy
-from codemill.train.memory import StepShape, step_memory
 from codemill.train.objective import Objective
 from codemill.train.parallel_config import ParallelConfig
+from codemill.train.parallel_memory import free_memory
 from codemill.train.policy import Policy
 from codemill.train.run import DataPlan, RunPlan, TrainingRun
 from codemill.train.settings_file import claim
@@ -71,16 +71,15 @@ class FineTuning(TrainingRun):
             raise UsageError(f"data.context = {context:,}, but {self.source.name} has {longest:,} positions: lower it")
         if self.config.balance is not None and self.model_config.moe is None:
             raise UsageError(f"[balance] is for models with experts, which {self.source.name} is not: leave it out")
+        self.check_parallel(self.model_config, self.config.loop)
         parallel = self.config.parallel
-        if self.config.evaluation is not None and (parallel.shard or parallel.tensor * parallel.expert > 1):
+        if self.config.evaluation is not None and not parallel.leaves_whole:
             raise UsageError("[evaluation] needs a model that is whole on each process: leave it out, or [parallel]")
-        if parallel.shard:
-            return  # every process takes a part of it
         # Without activations: what no smaller batch makes smaller.
-        needed, available = sum(self._memory(0).values()), available_memory()
+        needed, (available, where) = sum(self._memory(0).values()), free_memory()
         if needed > available:
             raise UsageError(
-                f"{self.source.name}: training takes at least {needed / 1e9:.1f} GB, this machine has "
+                f"{self.source.name}: training takes at least {needed / 1e9:.1f} GB, {where} has "
                 f"{available / 1e9:.1f} GB free: train an adapter ([lora]) or a smaller model"
             )
 
@@ -101,14 +100,18 @@ class FineTuning(TrainingRun):
 
     def balanced(self, objective: Objective) -> Objective:
         """The objective, with `[balance]` beside the balance of the experts."""
-        return objective if self.config.balance is None else Balanced(objective, RouterBalance(self.config.balance))
+        balance = self.config.balance
+        return objective if balance is None else Balanced(objective, RouterBalance(balance, self.parallel))
 
     def plan_of(self, data: DataPlan | None, loop: LoopConfig) -> RunPlan:
         """The plan of a run that reads this in each epoch; None where that is not known."""
         context, parameters = self.config.data.context, count_parameters(self.model_config)
         memory = self._memory(loop.rows_per_micro_batch * context)
         share = () if self._planned is None else trainable_share(self._planned)
-        return RunPlan(loop.steps, loop.rows_per_step, context, parameters, self._trainable, memory, data, share)
+        return RunPlan(
+            *(loop.steps, loop.rows_per_step, context, parameters, self._trainable, memory, data, share),
+            processes=self.config.parallel.num_processes,
+        )
 
     @cached_property
     def _trainable(self) -> int:
@@ -123,9 +126,7 @@ class FineTuning(TrainingRun):
         return None if self.config.lora is None else planned_policy(self.model_config, self.config.lora)
 
     def _memory(self, tokens: int) -> dict[str, int]:
-        loop, config = self.config.loop, self.model_config
-        step = StepShape(tokens, loop.precision == "bfloat16", loop.recompute)
-        return step_memory(config, self._weight_bytes(), self._trainable, 8.0, step)
+        return self.memory_of(self.model_config, self._weight_bytes(), self._trainable, tokens, self.config.loop)
 
     def _weight_bytes(self) -> int:
         config, lora = self.model_config, self.config.lora

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from codemill.errors import CodemillError
@@ -54,7 +55,7 @@ class Trainer:
             check_tensorboard()
         self.parallel = Parallel() if parallel is None else parallel
         self.parallel.check_rows(loop)
-        self.parallel.wrap(policy)
+        self.parallel.wrap(policy, loop.precision)
         policy.model.recompute = loop.recompute
         self.policy, self.objective, self.source, self.validation = policy, objective, source, validation
         self.loop, self.optimizer_config, self.directory, self.evaluate = loop, optimizer, directory, evaluate
@@ -71,7 +72,9 @@ class Trainer:
         KeyboardInterrupt, which has the signal's number. Raises CodemillError where the loss or its gradient is no
         longer a number; the checkpoint before stays.
         """
-        start = self.checkpoints.restore(self.policy.trained, self.optimizers)
+        seeds = np.random.SeedSequence((self.loop.seed, self.parallel.data_rank))
+        torch.manual_seed(int(seeds.generate_state(1)[0]))  # of dropout, until a checkpoint knows better
+        start = self.checkpoints.restore(self.policy.trained, self.optimizers, self.objective)
         log = TrainingLog(self.directory / "log.jsonl")
         before = [report for report in log.read() if report.step <= start]
         guard = SpikeGuard(self.loop.skip_spikes_over, before)
@@ -86,7 +89,7 @@ class Trainer:
                 done = step + 1
                 interruption.signal = self.parallel.largest(interruption.signal)
                 if done % self.loop.checkpoint_every == 0 or done == self.loop.steps or interruption.signal:
-                    self.checkpoints.save(done, self.policy.trained, self.optimizers)
+                    self.checkpoints.save(done, self.policy.trained, self.optimizers, self.objective)
                 interruption.check()
                 yield report
             interruption.signal = self.parallel.largest(interruption.signal)

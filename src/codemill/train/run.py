@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from codemill.config import ModelConfig
+from codemill.footprint import count_parameters
 from codemill.models.placement import resolve_device
+from codemill.train.config import LoopConfig
 from codemill.train.log import StepReport, TrainingLog
 from codemill.train.loop import Trainer
+from codemill.train.memory import StepShape, step_memory
 from codemill.train.parallel import Parallel, join
 from codemill.train.parallel_config import ParallelConfig
+from codemill.train.parallel_memory import process_memory, split_of
 from codemill.train.policy import Policy
 from codemill.train.trainable_share import ClassShare
 
@@ -27,8 +32,9 @@ class DataPlan:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run would do. data: None where it is not made yet. memory: bytes by purpose at the peak of a step.
+    """What a run would do. data: None where it is not made yet.
 
+    memory: bytes by purpose at the peak of a step, on each of so many `processes`.
     share: what is trained, by kinds of modules, where that is an adapter.
     """
 
@@ -40,6 +46,7 @@ class RunPlan:
     memory: Mapping[str, int]
     data: DataPlan | None = None
     share: Sequence[ClassShare] = ()
+    processes: int = 1
 
     @property
     def tokens(self) -> int:
@@ -67,6 +74,24 @@ class TrainingRun(ABC):
     @abstractmethod
     def result(self) -> Path:
         """Where the trained model lies at the end."""
+
+    def check_parallel(self, model: ModelConfig, loop: LoopConfig) -> None:
+        """Raises UsageError for a model or batches that cannot be cut for the processes."""
+        config = self.parallel_config
+        config.check(model)
+        config.check_rows(loop.rows_per_step, loop.rows_per_micro_batch, config.num_processes)
+
+    def memory_of(
+        self, model: ModelConfig, weight_bytes: int, trainable: int, tokens: int, loop: LoopConfig
+    ) -> dict[str, int]:
+        """Bytes on each process at the peak of a step with AdamW; tokens: of a micro-batch."""
+        shape, parallel = StepShape(tokens, loop.precision == "bfloat16", loop.recompute), self.parallel_config
+        whole = step_memory(model, weight_bytes, trainable, 8.0, shape)
+        if parallel.num_processes == 1:
+            return whole
+        has_adapter = trainable < count_parameters(model)
+        split = split_of(model, parallel, parallel.num_processes)
+        return process_memory(whole, weight_bytes, split, has_adapter, shape.is_bf16)
 
     @abstractmethod
     def plan(self) -> RunPlan:
