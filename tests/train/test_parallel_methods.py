@@ -145,7 +145,7 @@ def saved(directory: Path) -> dict[str, Tensor]:
 
 def test_a_student_in_parts_cannot_answer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments("distill-on-policy", folder, "parts", ("parallel.shard=true",))) == 2
-    assert "a student answers only as a whole model: set parallel.shard = false" in capsys.readouterr().err
+    assert "a student that answers itself is whole on every process; leave data only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

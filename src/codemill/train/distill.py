@@ -39,11 +39,6 @@ class Distill(FineTuning):
 
     def check(self) -> None:
         super().check()
-        if self.config.distill.on_policy and not self.config.parallel.leaves_whole:
-            raise UsageError(
-                "a student answers only as a whole model: set parallel.shard = false, tensor = 1 and expert = 1, or "
-                "distill.on_policy = false"
-            )
         for spec in self.config.distill.specs:
             self._check_vocabulary(spec)
 
