@@ -1,9 +1,13 @@
 """A training run on the terminal: what it would do, how far it is, and what it left."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
+
+import typer
 
 from codemill.commands import print_json
 
@@ -23,15 +27,20 @@ def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int 
         torch.set_num_threads(threads)
     run = make()
     if dry_run:
-        _print_plan(run.plan(), as_json)
+        plan = run.plan()
+        if is_main_process():
+            _print_plan(plan, as_json)
         return
     try:
         trainer = run.start()
         if trainer.policy.adapter is not None and trainer.parallel.is_main:
             print(format_share(trainable_share(trainer.policy)), file=sys.stderr)
         reports = list(with_progress(run, trainer))
-    except KeyboardInterrupt:
-        print("stopped: the same command continues", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        if is_main_process():
+            print("stopped: the same command continues", file=sys.stderr)
+        if stop.args == (signal.SIGTERM,):
+            raise typer.Exit(128 + signal.SIGTERM) from None
         raise
     if not trainer.parallel.is_main:
         return
@@ -40,6 +49,11 @@ def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int 
         print_json({"model": str(run.result), "steps": trainer.loop.steps, "loss": loss})
     else:
         print(f"model: {run.result}")
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that speaks, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def with_progress(run: "TrainingRun", trainer: "Trainer") -> Iterator["StepReport"]:

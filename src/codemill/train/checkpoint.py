@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from codemill.errors import CodemillError
 from codemill.train.checkpoint_state import apply_state, state_to_fill, training_state
-from codemill.train.parallel import Parallel
+from codemill.train.parallel import Parallel, is_lost_connection
 
 _PREFIX = "step-"
 _PARTIAL = ".partial"
@@ -49,7 +49,9 @@ class Checkpoints:
             self.parallel.wait()
             try:
                 dcp.save(state, storage_writer=dcp.FileSystemWriter(temporary), no_dist=self._is_alone)
-            except (Exception, CheckpointException):
+            except (Exception, CheckpointException) as error:
+                if is_lost_connection(error):
+                    raise
                 self.parallel.wait()
                 if self.parallel.is_main:
                     self._remove_partial()
@@ -102,15 +104,22 @@ class Checkpoints:
 
 @contextmanager
 def one_line_errors(problem: str, advice: str) -> Iterator[None]:
-    """What goes wrong in a block, as one line. Damaged files raise whatever their bytes happen to mean."""
+    """What goes wrong in a block, as one line. Damaged files raise whatever their bytes happen to mean.
+
+    That another process is gone is left as it is: no file is wrong.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of one process without a process group, which is no mistake here
         try:
             yield
         except CheckpointException as error:
             cause = next((each for each, _ in error.failures.values()), error)
+            if is_lost_connection(cause):
+                raise cause from None
             raise CodemillError(f"{problem} ({_first_line(cause)}): {advice}") from None
-        except Exception as error:  # noqa: BLE001 - see above
+        except Exception as error:
+            if is_lost_connection(error):
+                raise
             raise CodemillError(f"{problem} ({_first_line(error)}): {advice}") from None
 
 

@@ -67,8 +67,9 @@ class Trainer:
     def run(self) -> Iterator[StepReport]:
         """Train from the newest checkpoint to the last step, one report a step.
 
-        Ctrl-C ends the run after the step in progress, with a checkpoint and KeyboardInterrupt. Raises CodemillError
-        where the loss or its gradient is no longer a number; the checkpoint before stays.
+        Ctrl-C or SIGTERM, to any of the processes, ends the run after the step in progress, with a checkpoint and
+        KeyboardInterrupt, which has the signal's number. Raises CodemillError where the loss or its gradient is no
+        longer a number; the checkpoint before stays.
         """
         start = self.checkpoints.restore(self.policy.trained, self.optimizers)
         log = TrainingLog(self.directory / "log.jsonl")
@@ -83,12 +84,12 @@ class Trainer:
                 for each in logs:
                     each.append(report)
                 done = step + 1
-                stops = self.parallel.any(interruption.requested)
-                if done % self.loop.checkpoint_every == 0 or done == self.loop.steps or stops:
+                interruption.signal = self.parallel.largest(interruption.signal)
+                if done % self.loop.checkpoint_every == 0 or done == self.loop.steps or interruption.signal:
                     self.checkpoints.save(done, self.policy.trained, self.optimizers)
-                if stops:
-                    raise KeyboardInterrupt
+                interruption.check()
                 yield report
+            interruption.signal = self.parallel.largest(interruption.signal)
             interruption.check()
 
     def _logs(self, log: TrainingLog, stack: ExitStack, start: int) -> list[TrainingLog | TensorBoardLog]:

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -20,6 +22,7 @@ from codemill.train.policy import Policy
 DATA, TENSOR, EXPERT = "data", "tensor", "expert"  # the mesh's dimensions; the last two are never both above 1
 ROWS = "rows"  # DATA and EXPERT as one: the processes that read rows of their own
 Value = TypeVar("Value")
+_LOST_CONNECTION = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe", re.IGNORECASE)
 
 
 class Parallel:
@@ -48,9 +51,9 @@ class Parallel:
         """Sums over all shares of the data; every process gets them."""
         return dict(values)
 
-    def any(self, flag: bool) -> bool:
-        """Whether it is set on any process."""
-        return flag
+    def largest(self, value: int) -> int:
+        """Of the values of all processes."""
+        return value
 
     def check_equal(self, name: str, value: int) -> None:
         """Raises CodemillError on every process if `value` differs among them: they would wait for each other."""
@@ -98,6 +101,7 @@ class Processes(Parallel):
             self.mesh = init_device_mesh(device_type, (groups, config.tensor), mesh_dim_names=(DATA, TENSOR))
             self.rows = self.mesh[DATA]
         self.data_rank, self.num_shares = self.rows.get_local_rank(), self.rows.size()
+        self._patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))
         # It warns on every process that putting together what two dimensions cut takes two steps.
         logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
@@ -114,10 +118,10 @@ class Processes(Parallel):
         names = dict.fromkeys(name for each in gathered for name in each)
         return {name: sum(each.get(name, 0.0) for each in gathered) for name in names}
 
-    def any(self, flag: bool) -> bool:
-        flags = [False] * self.num_processes
-        dist.all_gather_object(flags, flag)
-        return True in flags
+    def largest(self, value: int) -> int:
+        found = torch.tensor(value)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
 
     def check_equal(self, name: str, value: int) -> None:
         values = [0] * self.num_processes
@@ -163,7 +167,8 @@ class Processes(Parallel):
         return [(items[min(place, len(items) - 1)], place < len(items)) for place in places]
 
     def wait(self) -> None:
-        dist.barrier()
+        """For as long as it takes: the main process may be making data. One that ends is noticed at once."""
+        dist.all_reduce(torch.zeros(1), group=self._patient)
 
 
 def join(config: ParallelConfig) -> Parallel:
@@ -178,6 +183,13 @@ def join(config: ParallelConfig) -> Parallel:
     if not dist.is_initialized():
         _init_process_group()
     return Processes(config, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether it says that another process is gone, or does not answer."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and _LOST_CONNECTION.search(str(error)) is not None
+    )
 
 
 def _init_process_group() -> None:
