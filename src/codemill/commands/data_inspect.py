@@ -61,7 +61,7 @@ def inspect(
     )
     code = data_options.code_transform(level, fim, fim_chat, fim_edit, seed, context)
     recipe = replace(settings.recipe("code" if code else "documents"), code=code)
-    size = sum(file.path.stat().st_size for file in find_inputs(names))
+    size = sum(file.path.stat().st_size for file in find_inputs(names, as_code=code is not None))
     with bytes_progress(size) as advance:
         found = inspect_files(
             names, Tokenizer.load(model), recipe, context, limit if line is None else 1, line, advance

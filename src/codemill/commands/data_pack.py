@@ -57,7 +57,7 @@ def pack(
         workers=workers,
     )
     code = data_options.code_transform(level, fim, fim_chat, fim_edit, seed, context)
-    size = sum(file.path.stat().st_size for file in find_inputs(names))
+    size = sum(file.path.stat().st_size for file in find_inputs(names, as_code=code is not None))
     with bytes_progress(size) as advance:
         info = PackedDirectory(output).pack(Tokenizer.load(model), settings, code, advance)
     if as_json:

@@ -125,7 +125,7 @@ def inspect(
     """
     found = Inspection(context)
     reader = _Reader(tokenizer, recipe, found, line)
-    for file in find_inputs(inputs):
+    for file in find_inputs(inputs, as_code=recipe.kind == "code"):
         piece = Piece(file, 0, 1 << 62)
         for record, documents in reader.read(piece):
             found.lengths += [len(document) for document in documents]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from codemill.errors import CodemillError
-from codemill.kernels.heap import keep_freed_memory
+from codemill.kernels.heap import keep_all_freed_memory
 from codemill.train.batch import Batch
 from codemill.train.checkpoint import Checkpoints
 from codemill.train.config import LoopConfig, OptimizerConfig
@@ -50,7 +50,7 @@ class Trainer:
         evaluate: Evaluate | None = None,
         parallel: Parallel | None = None,
     ) -> None:
-        keep_freed_memory()
+        keep_all_freed_memory()
         if loop.tensorboard:
             check_tensorboard()
         self.parallel = Parallel() if parallel is None else parallel
