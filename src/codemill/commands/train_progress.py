@@ -42,6 +42,7 @@ def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int 
         if stop.args == (signal.SIGTERM,):
             raise typer.Exit(128 + signal.SIGTERM) from None
         raise
+    trainer.parallel.leave()
     if not trainer.parallel.is_main:
         return
     if as_json:

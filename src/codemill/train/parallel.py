@@ -87,6 +87,9 @@ class Parallel:
     def wait(self) -> None:
         """Until all processes are here."""
 
+    def leave(self) -> None:
+        """End this process's part, when all is done."""
+
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """The main process goes through the block before the others: it makes files that they find."""
@@ -104,9 +107,9 @@ class Parallel:
 class Processes(Parallel):
     """The processes of a process group. They have the same policy before `wrap`, and the same seed."""
 
-    def __init__(self, config: ParallelConfig, device_type: str = "cpu") -> None:
-        """Raises UsageError if the group has another size than `config` says."""
-        self.config = config
+    def __init__(self, config: ParallelConfig, device_type: str = "cpu", owns_group: bool = False) -> None:
+        """owns_group: `leave` ends it. Raises UsageError if the group has another size than `config` says."""
+        self.config, self._owns_group = config, owns_group
         self.rank, self.num_processes = dist.get_rank(), dist.get_world_size()
         groups = config.groups(self.num_processes)
         if config.expert > 1:
@@ -205,6 +208,10 @@ class Processes(Parallel):
         """For as long as it takes: the main process may be making data. One that ends is noticed at once."""
         dist.all_reduce(torch.zeros(1), group=self._patient)
 
+    def leave(self) -> None:
+        if self._owns_group:
+            dist.destroy_process_group()
+
 
 def join(config: ParallelConfig) -> Parallel:
     """This process's part in the run: with those that `torchrun` started beside it, or alone.
@@ -215,9 +222,10 @@ def join(config: ParallelConfig) -> Parallel:
     config.groups(num_processes)
     if num_processes == 1:
         return Parallel()
-    if not dist.is_initialized():
+    is_new = not dist.is_initialized()
+    if is_new:
         _init_process_group()
-    return Processes(config, "cuda" if torch.cuda.is_available() else "cpu")
+    return Processes(config, "cuda" if torch.cuda.is_available() else "cpu", owns_group=is_new)
 
 
 def is_lost_connection(error: BaseException) -> bool:
