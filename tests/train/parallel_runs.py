@@ -135,6 +135,7 @@ def make_trainer(case: Case, directory: Path, parallel: Parallel, num_shares: in
 def outcome(trainer: Trainer) -> Outcome:
     """Of a run to its end."""
     reports = list(trainer.run())
+    trainer.parallel.reshard(trainer.policy)
     return Outcome(
         [report.loss for report in reports],
         [report.metrics for report in reports],

@@ -218,10 +218,7 @@ def run_to_the_end(case: Case, directory: Path) -> None:
     list(make_case(replace(case, loop=loop), directory, parallel).run())
 
 
-SOME = pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
-
-
-@SOME
+@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["moe-muon", pytest.param("balanced", marks=pytest.mark.slow)])
 def test_killed_at_any_moment(name: str, kills: int, tmp_path: Path) -> None:
     """Every step writes a checkpoint, so that many kills fall into the writing of one."""
@@ -233,11 +230,11 @@ def test_killed_at_any_moment(name: str, kills: int, tmp_path: Path) -> None:
     check_same_end(case, tmp_path)
 
 
-@SOME
-def test_one_of_two_killed_at_any_moment(kills: int, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_one_of_two_killed_at_any_moment(tmp_path: Path) -> None:
     case, draw = OF_TWO["shard-bf16"], random.Random(0)
     run_processes(run_to_the_end, tmp_path, case, tmp_path / "whole")
-    for _ in range(kills):
+    for _ in range(40):
         run_killed_together(draw, (0.1, 1.5), run_to_the_end, tmp_path, case, tmp_path / "killed")
     run_processes(run_to_the_end, tmp_path, case, tmp_path / "killed")
     check_same_end(case, tmp_path)
@@ -330,6 +327,30 @@ def test_a_full_disk_leaves_the_one_before(trainer: Trainer) -> None:
     assert "\n" not in str(raised.value)
     assert [path.name for path in trainer.checkpoints.directory.iterdir()] == ["step-00000001"]
     assert trainer.checkpoints.restore(trainer.policy.model, trainer.optimizers) == 1
+
+
+def saved_with_one_full_disk(case: Case, directory: Path) -> str:
+    trainer = make_case(case, directory, Processes(case.parallel))
+    state = trainer.policy.trained, trainer.optimizers
+    trainer.checkpoints.save(1, *state)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if trainer.parallel.rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(CodemillError) as raised:
+            trainer.checkpoints.save(2, *state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert trainer.checkpoints.restore(*state) == 1
+    return str(raised.value)
+
+
+def test_a_full_disk_of_one_process_is_an_error_of_all(tmp_path: Path) -> None:
+    for message in run_processes(saved_with_one_full_disk, tmp_path, OF_TWO["shard"], tmp_path):
+        assert "step-00000002 cannot be written" in message
+        assert "is the disk full?" in message
+        assert "\n" not in message
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
 def test_a_directory_that_cannot_be_made(trainer: Trainer, tmp_path: Path) -> None:
