@@ -71,6 +71,7 @@ class Trainer:
         KeyboardInterrupt, which has the signal's number. Raises CodemillError where the loss or its gradient is no
         longer a number; the checkpoint before stays.
         """
+        torch.manual_seed(self.loop.seed + self.parallel.data_rank)  # of dropout; a checkpoint brings its own state
         start = self.checkpoints.restore(self.policy.trained, self.optimizers)
         log = TrainingLog(self.directory / "log.jsonl")
         before = [report for report in log.read() if report.step <= start]
