@@ -108,7 +108,7 @@ class LoraConfig:
         weight = f"{name}.weight"
         is_parameter = any(weight == each or weight.endswith(f".{each}") for each in self.target_parameters)
         key = weight if is_parameter else name
-        return next((value for pattern, value in patterns.items() if _fits(pattern, key)), default)
+        return next((value for pattern, value in patterns.items() if fits(pattern, key)), default)
 
 
 def _check_supported(path: Path, raw: Mapping[str, Any]) -> None:
@@ -158,7 +158,8 @@ def _patterns(path: Path, raw: Mapping[str, Any], key: str) -> list[tuple[str, A
     return list(patterns.items())
 
 
-def _fits(pattern: str, name: str) -> bool:
+def fits(pattern: str, name: str) -> bool:
+    """Whether a rank or alpha for `pattern` is for `name`."""
     return re.match(rf"(.*\.)?({pattern})$", name) is not None
 
 
