@@ -29,8 +29,9 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "GZIP_SEGMENT_BYTES", 900)
 
 
-def load(folder: Path, tokenizer: Tokenizer, path: Path, **settings: object) -> FittedDocuments:
-    return load_documents([path], tokenizer, ConversationData((str(path),), cache=str(folder / "cache"), **settings))
+def load(folder: Path, tokenizer: Tokenizer, *paths: Path, **settings: object) -> FittedDocuments:
+    names = tuple(map(str, paths))
+    return load_documents(names, tokenizer, ConversationData(names, cache=str(folder / "cache"), **settings))
 
 
 def shards(folder: Path) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codemill.commands import data_options, options, print_json
-from codemill.commands.data_progress import bytes_progress
+from codemill.data.progress import bytes_progress
 from codemill.errors import UsageError
 
 if TYPE_CHECKING:

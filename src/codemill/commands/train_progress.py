@@ -12,6 +12,7 @@ import typer
 from codemill.commands import print_json
 
 if TYPE_CHECKING:
+    from codemill.data.overlong import OverlongCounts
     from codemill.train.log import StepReport
     from codemill.train.loop import Trainer
     from codemill.train.run import RunPlan, TrainingRun
@@ -33,6 +34,8 @@ def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int 
         return
     try:
         trainer = run.start()
+        if trainer.parallel.is_main:
+            print("".join(f"{line}\n" for line in left_out_lines(run.left_out)), end="", file=sys.stderr)
         if trainer.policy.adapter is not None and trainer.parallel.is_main:
             print(format_share(trainable_share(trainer.policy)), file=sys.stderr)
         reports = list(with_progress(run, trainer))
@@ -55,6 +58,11 @@ def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int 
 def is_main_process() -> bool:
     """Whether this is the process that speaks, of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def left_out_lines(left_out: "Mapping[str, OverlongCounts]") -> list[str]:
+    """What is not read of the data, a line each."""
+    return [f"{name}: {line}" for name, counts in left_out.items() for line in counts.lines()]
 
 
 def with_progress(run: "TrainingRun", trainer: "Trainer") -> Iterator["StepReport"]:
@@ -107,6 +115,8 @@ def _print_plan(plan: "RunPlan", as_json: bool) -> None:
         from codemill.train.trainable_share import format_share
 
         print(format_share(plan.share))
+    for line in left_out_lines(plan.left_out):
+        print(line)
     total = sum(plan.memory.values())
     parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.memory.items())
     where = f" on each of {plan.processes} processes" if plan.processes > 1 else ""

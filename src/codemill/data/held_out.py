@@ -10,6 +10,7 @@ import numpy.typing as npt
 from codemill.data.packing import Document
 
 Item = TypeVar("Item")
+KNOWN = ("lengths", "learned")
 Int64 = npt.NDArray[np.int64]
 
 
@@ -18,9 +19,13 @@ class Subset(Sequence[Item]):
 
     def __init__(self, items: Sequence[Item], indices: Int64) -> None:
         self._items, self._indices = items, indices
-        lengths = getattr(items, "lengths", None)
-        if lengths is not None:
-            self.lengths: Int64 = lengths[indices]
+
+    def __getattr__(self, name: str) -> Int64:
+        """What the items know of themselves as an array, such as `lengths`, of these."""
+        if name not in KNOWN:
+            raise AttributeError(name)
+        values: Int64 = getattr(self._items, name)
+        return values[self._indices]
 
     def __len__(self) -> int:
         return len(self._indices)

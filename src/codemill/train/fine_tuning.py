@@ -1,7 +1,8 @@
 """What fine-tuning of every kind shares: the model it starts from, what is trained of it, and what it leaves."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 
 from codemill.chat.tokenizer import Tokenizer
 from codemill.config import ModelConfig
+from codemill.data.overlong import OverlongCounts
+from codemill.data.progress import bytes_progress
+from codemill.data.segments import find_inputs
 from codemill.errors import UsageError
 from codemill.footprint import count_parameters, quantized_bytes
 from codemill.models.loader import load_model
@@ -42,6 +46,7 @@ class FineTuning(TrainingRun):
     def __init__(self, config: FineTuneConfig, benchmark: Benchmark | None = None) -> None:
         """benchmark: what measures the policy where the configuration asks for it."""
         self.config, self._benchmark = config, benchmark
+        self._left_out: dict[str, OverlongCounts] = {}
         self.directory = Path(config.output)
 
     @property
@@ -51,6 +56,21 @@ class FineTuning(TrainingRun):
     @property
     def result(self) -> Path:
         return self.directory / ("model" if self.config.lora is None else "adapter")
+
+    @property
+    def left_out(self) -> Mapping[str, OverlongCounts]:
+        return {name: counts for name, counts in self._left_out.items() if counts.lines()}
+
+    def note(self, name: str, counts: OverlongCounts) -> None:
+        """Remember what was left out of data that was read."""
+        self._left_out[name] = counts
+
+    @contextmanager
+    def reading(self, paths: Sequence[str]) -> Iterator[Callable[[int], None]]:
+        """Within this, a bar on a terminal of how much of these files was tokenised."""
+        size = sum(file.path.stat().st_size for file in find_inputs(paths))
+        with bytes_progress(size, "tokenising") as advance:
+            yield advance
 
     @cached_property
     def source(self) -> ModelSource:
@@ -111,6 +131,7 @@ class FineTuning(TrainingRun):
         return RunPlan(
             *(loop.steps, loop.rows_per_step, context, parameters, self._trainable, memory, data, share),
             processes=self.config.parallel.num_processes,
+            left_out=self.left_out,
         )
 
     @cached_property

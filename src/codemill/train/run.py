@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from codemill.config import ModelConfig
+from codemill.data.overlong import OverlongCounts
 from codemill.footprint import count_parameters
 from codemill.models.placement import resolve_device
 from codemill.train.config import LoopConfig
@@ -36,6 +37,7 @@ class RunPlan:
 
     memory: bytes by purpose at the peak of a step, on each of so many `processes`.
     share: what is trained, by kinds of modules, where that is an adapter.
+    left_out: of which data not all is read, and what is not.
     """
 
     steps: int
@@ -47,6 +49,7 @@ class RunPlan:
     data: DataPlan | None = None
     share: Sequence[ClassShare] = ()
     processes: int = 1
+    left_out: Mapping[str, OverlongCounts] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -100,6 +103,11 @@ class TrainingRun(ABC):
     @abstractmethod
     def start(self) -> Trainer:
         """Load or make everything. Raises UsageError and CodemillError before anything is trained."""
+
+    @property
+    def left_out(self) -> Mapping[str, OverlongCounts]:
+        """By the names of data that was read: what of it is not trained on."""
+        return {}
 
     def placed(self, policy: Policy) -> Policy:
         """On a GPU, if there is one and this process is alone: `Parallel.wrap` moves what several processes train."""
