@@ -1,5 +1,6 @@
 """A training run on the terminal: what it would do, how far it is, and what it left."""
 
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int | None, as_json: bool) -> None:
     """Run, or with `dry_run` only print the plan. Ctrl-C leaves a checkpoint and raises KeyboardInterrupt."""
+    if not is_main_process():
+        _be_quiet()
     import torch
 
     from codemill.train.trainable_share import format_share, trainable_share
@@ -55,6 +58,12 @@ def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int 
 def is_main_process() -> bool:
     """Whether this is the process that speaks, of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _be_quiet() -> None:
+    """No bars of downloads and no warnings, which the main process shows too."""
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    logging.getLogger("codemill").setLevel(logging.ERROR)
 
 
 def with_progress(run: "TrainingRun", trainer: "Trainer") -> Iterator["StepReport"]:
