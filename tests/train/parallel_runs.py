@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -145,6 +146,16 @@ def outcome(trainer: Trainer) -> Outcome:
         {name: whole(tensor).detach().clone() for name, tensor in trainer.policy.trained.state_dict().items()},
         sum(local(parameter).numel() for parameter in trainer.policy.model.parameters()),
     )
+
+
+def dtypes_of_a_pass(case: Case, directory: Path) -> dict[str, torch.dtype]:
+    """Of the parameters while the first layer computes, by those of the processes that this is one of."""
+    trainer = make_trainer(case, directory, Processes(case.parallel))
+    model, found = trainer.policy.model, dict[str, torch.dtype]()
+    inner = model.model.layers[0].self_attn.q_proj
+    inner.register_forward_hook(lambda *_: found.update({name: x.dtype for name, x in model.named_parameters()}))
+    next(trainer.run())
+    return found
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -38,8 +38,8 @@ def run_processes(function: Callable[..., Any], directory: Path, *arguments: Any
     return [found[rank] for rank in range(num_processes)]
 
 
-def run_killed(seconds: float, function: Callable[..., Any], *arguments: Any) -> None:
-    """Let function(*arguments) run for so long in a process of its own, then kill that. It may have ended before."""
+def run_killed(seconds: float, function: Callable[..., Any], *arguments: Any) -> bool:
+    """Let function(*arguments) run for so long in a process of its own, then kill that. False if it had ended."""
     started = _CONTEXT.Event()
     process = _CONTEXT.Process(target=_run_alone, args=(started, function, arguments))
     process.start()
@@ -48,11 +48,12 @@ def run_killed(seconds: float, function: Callable[..., Any], *arguments: Any) ->
     process.kill()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
 
 
 def run_killed_together(
     draw: random.Random, seconds: tuple[float, float], function: Callable[..., Any], directory: Path, *arguments: Any
-) -> None:
+) -> bool:
     """The same of two processes in a group: one is killed after so long, and the other must end by itself."""
     store, started = directory / f"store-{len(list(directory.glob('store-*')))}", _CONTEXT.Semaphore(0)
     inputs = (started, function, arguments, store)
@@ -68,6 +69,7 @@ def run_killed_together(
     assert second.exitcode in (0, _LOST), "None: it still waits for the one that was killed"
     first.join()
     assert first.exitcode in (0, -signal.SIGKILL)
+    return first.exitcode != 0
 
 
 def _run_until_killed(

@@ -13,7 +13,7 @@ from codemill.train.lora_config import LoraSection
 from codemill.train.parallel import join
 from codemill.train.parallel_config import ParallelConfig
 from codemill.train.parallel_memory import split_of
-from train.parallel_runs import ADAMW, FAMILIES, LOOP, MUON, Case, Outcome, both_ways
+from train.parallel_runs import ADAMW, FAMILIES, LOOP, MUON, Case, Outcome, both_ways, dtypes_of_a_pass
 from train.processes import run_processes
 
 SHARD, TENSOR, EXPERT = ParallelConfig(shard=True), ParallelConfig(tensor=2), ParallelConfig(expert=2)
@@ -59,9 +59,9 @@ OF_FOUR = {
     "data-tensor": Case("qwen3", TENSOR),
     "tensor-shard": Case("qwen3_next", replace(TENSOR, shard=True)),
     "tensor-shard-bf16": Case("qwen3_next", replace(TENSOR, shard=True), loop=BF16),
-    "expert-shard-bf16": Case("qwen3_next", replace(EXPERT, shard=True), loop=BF16),
-    "expert-balanced": Case("many_experts", EXPERT, balance=BALANCE),
-    "expert-shard-balanced": Case("many_experts", replace(EXPERT, shard=True), balance=BALANCE),
+    "expert-shard-bf16": Case("qwen3_next", replace(EXPERT, shard=True), loop=replace(TWICE, precision="bfloat16")),
+    "expert-balanced": Case("many_experts", EXPERT, loop=TWICE, balance=BALANCE),
+    "expert-shard-balanced": Case("many_experts", replace(EXPERT, shard=True), loop=TWICE, balance=BALANCE),
     "tensor-shard-muon": Case("qwen3", replace(TENSOR, shard=True), MUON),
     "data-expert": Case("qwen3_moe", EXPERT, loop=TWICE),
     "expert-shard": Case("qwen3_next", replace(EXPERT, shard=True), loop=TWICE),
@@ -123,6 +123,17 @@ def test_each_process_keeps_what_was_planned(name: str, of_two: Outcomes) -> Non
     assert split.whole == alone.kept
     assert together.kept == pytest.approx(split.kept, rel=0.03)  # what is no matrix may be whole, or uneven
     assert (split.layer > 0) == case.parallel.shard
+
+
+def test_what_products_need_in_bf16_is_sent_in_bf16(tmp_path: Path) -> None:
+    for found in run_processes(dtypes_of_a_pass, tmp_path, EXACT["shard-bf16"], tmp_path):
+        first = {name: dtype for name, dtype in found.items() if ".layers.0." in name}
+        assert {name for name, dtype in first.items() if dtype == torch.float32} == {
+            f"model.layers.0.{name}.weight"
+            for name in ("self_attn.q_norm", "self_attn.k_norm", "input_layernorm", "post_attention_layernorm")
+        }
+        assert sum(dtype == torch.bfloat16 for dtype in first.values()) == 4 + 1 + 2
+        assert found["model.embed_tokens.weight"] == found["lm_head.weight"] == torch.float32
 
 
 @pytest.mark.slow

@@ -156,6 +156,8 @@ def test_a_student_in_parts_cannot_answer(folder: Path, capsys: pytest.CaptureFi
             "parallel.expert = 3 does not divide the model's num_experts = 4",
         ),
         (("parallel.tensor=4",), "parallel.tensor = 4 does not divide the model's num_attention_heads = 2"),
+        (("parallel.expert=2", "lora.rank=4"), "adapters are trained with parallel.data and shard"),
+        (("parallel.shard=true", "lora.quantization=int4"), "a quantised model cannot be in shards"),
         (("parallel.data=4",), "loop.rows_per_step = 4 must be a multiple of .* times the 4 processes"),
     ],
 )

@@ -1,5 +1,6 @@
 """`torchrun -m codemill train sft`: two processes leave what one leaves."""
 
+import json
 import os
 import signal
 import subprocess
@@ -147,3 +148,10 @@ def test_an_error_of_one_process_is_said_once_and_names_it(folder: Path) -> None
     assert result.returncode == 1
     assert result.stderr.count("codemill: error:") == 1, result.stderr
     assert "codemill: error: process 1: the disk of this machine is full" in result.stderr
+
+
+@pytest.mark.slow
+def test_the_plan_is_printed_once(folder: Path) -> None:
+    result = torchrun("train", "sft", write_config(folder, "run"), "--dry-run", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["processes"] == 2

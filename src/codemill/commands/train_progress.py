@@ -1,5 +1,6 @@
 """A training run on the terminal: what it would do, how far it is, and what it left."""
 
+import logging
 import os
 import signal
 import sys
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int | None, as_json: bool) -> None:
     """Run, or with `dry_run` only print the plan. Ctrl-C leaves a checkpoint and raises KeyboardInterrupt."""
+    if not is_main_process():
+        _be_quiet()
     import torch
 
     from codemill.train.trainable_share import format_share, trainable_share
@@ -63,6 +66,12 @@ def is_main_process() -> bool:
 def left_out_lines(left_out: "Mapping[str, OverlongCounts]") -> list[str]:
     """What is not read of the data, a line each."""
     return [f"{name}: {line}" for name, counts in left_out.items() for line in counts.lines()]
+
+
+def _be_quiet() -> None:
+    """No bars of downloads and no warnings, which the main process shows too."""
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    logging.getLogger("codemill").setLevel(logging.ERROR)
 
 
 def with_progress(run: "TrainingRun", trainer: "Trainer") -> Iterator["StepReport"]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from codemill.chat.tokenizer import Tokenizer
-from codemill.config import ModelConfig
+from codemill.config import ModelConfig, QuantizationConfig
 from codemill.data.overlong import OverlongCounts
 from codemill.data.progress import bytes_progress
 from codemill.data.segments import find_inputs
@@ -91,7 +91,8 @@ class FineTuning(TrainingRun):
             raise UsageError(f"data.context = {context:,}, but {self.source.name} has {longest:,} positions: lower it")
         if self.config.balance is not None and self.model_config.moe is None:
             raise UsageError(f"[balance] is for models with experts, which {self.source.name} is not: leave it out")
-        self.check_parallel(self.model_config, self.config.loop)
+        lora = self.config.lora
+        self.check_parallel(self.model_config, self.config.loop, lora is not None, self._quantization is not None)
         parallel = self.config.parallel
         if self.config.evaluation is not None and not parallel.leaves_whole:
             raise UsageError("[evaluation] needs a model that is whole on each process: leave it out, or [parallel]")
@@ -149,13 +150,18 @@ class FineTuning(TrainingRun):
     def _memory(self, tokens: int) -> dict[str, int]:
         return self.memory_of(self.model_config, self._weight_bytes(), self._trainable, tokens, self.config.loop)
 
+    @property
+    def _quantization(self) -> QuantizationConfig | None:
+        """Of a frozen model."""
+        lora = self.config.lora
+        return None if lora is None else resolve_quantization(lora.quantization or None, self.model_config.quantization)
+
     def _weight_bytes(self) -> int:
-        config, lora = self.model_config, self.config.lora
-        if lora is None:
+        config = self.model_config
+        if self.config.lora is None:
             return 4 * count_parameters(config)
-        packed = resolve_quantization(lora.quantization or None, config.quantization)
-        if packed is not None:
-            return quantized_bytes(config, packed)
+        if self._quantization is not None:
+            return quantized_bytes(config, self._quantization)
         return (2 if self.config.loop.precision == "bfloat16" else 4) * count_parameters(config)
 
     def load_policy(self) -> Policy:

@@ -4,9 +4,15 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import Any
 
-SIGNALS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
+SIGNALS: dict[signal.Signals, Handler] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+}
 """Those that are noted, and what Python does with them."""
 _SAME = 5.0  # seconds
 

@@ -61,8 +61,12 @@ class ParallelConfig:
             )
         return data
 
-    def check(self, config: ModelConfig) -> None:
+    def check(self, config: ModelConfig, has_adapter: bool = False, is_quantized: bool = False) -> None:
         """Raises UsageError for a model that cannot be cut in so many parts."""
+        if has_adapter and self.tensor * self.expert > 1:
+            raise UsageError("adapters are trained with parallel.data and shard; set parallel.tensor and expert to 1")
+        if is_quantized and self.shard:
+            raise UsageError("a quantised model cannot be in shards: set parallel.shard = false")
         if self.expert > 1:
             if config.moe is None:
                 raise UsageError("parallel.expert is for models with experts: this one has none")

@@ -23,13 +23,12 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from codemill.errors import UsageError
 from codemill.models import CausalLM
 from codemill.models.decoder import DecoderLayer
 from codemill.models.layers import Mlp
 from codemill.models.moe import SparseMoe
 from codemill.train.parallel_config import ParallelConfig
-from codemill.train.parallel_experts import AddingExperts, ExchangingExperts, ParallelMoe
+from codemill.train.parallel_experts import AddingExperts, ExchangingExperts, ParallelExperts, ParallelMoe
 from codemill.train.policy import Policy
 
 _AS_IT_IS = MixedPrecisionPolicy()
@@ -38,39 +37,41 @@ _AS_IT_IS = MixedPrecisionPolicy()
 def split_policy(policy: Policy, config: ParallelConfig, mesh: DeviceMesh, rows: DeviceMesh, precision: str) -> None:
     """In place. mesh: [data, tensor] or [data, expert]; rows: of it, the processes that read rows of their own.
 
-    precision: of matrix products, "float32" or "bfloat16".
-
-    An adapter is small, and stays whole. Raises UsageError for what cannot be split.
+    precision: of matrix products, "float32" or "bfloat16". An adapter is small, and stays whole. Raises UsageError for
+    what cannot be split.
     """
     model = policy.model
-    config.check(model.config)
-    if policy.adapter is not None and (config.tensor > 1 or config.expert > 1):
-        raise UsageError("adapters are trained with parallel.data and shard; set parallel.tensor and expert to 1")
-    if config.shard and model.config.quantization is not None:
-        raise UsageError("a quantised model cannot be in shards: set parallel.shard = false")
-    for layer in model.model.layers:
-        assert isinstance(layer, DecoderLayer)
-        if config.tensor > 1:
-            _split_matrices(layer, mesh["tensor"])
-        if isinstance(layer.mlp, SparseMoe) and config.tensor * config.expert > 1:
-            split = ExchangingExperts if config.expert > 1 else AddingExperts
-            layer.mlp = ParallelMoe(
-                layer.mlp, split(layer.mlp.experts, mesh["expert" if config.expert > 1 else "tensor"])
-            )
-    if config.shard:
-        _shard(
-            model, mesh["data"], rows, precision
-        )  # moves layer by layer to the device: the whole model may be too large
+    config.check(model.config, policy.adapter is not None, model.config.quantization is not None)
+    if config.tensor > 1:
+        _split_matrices(model, mesh["tensor"])
+        _split_experts(model, AddingExperts, mesh["tensor"])
+    if config.expert > 1:
+        _split_experts(model, ExchangingExperts, mesh["expert"])
+    if config.shard:  # which moves layer by layer to the device: the whole model may be too large
+        _shard(model, mesh["data"], rows, precision)
     moved = policy.adapter if config.shard else policy
     if moved is not None and mesh.device_type != "cpu":
         moved.to(mesh.device_type)
 
 
-def _split_matrices(layer: DecoderLayer, mesh: DeviceMesh) -> None:
+def _split_experts(model: CausalLM, kind: type[ParallelExperts], mesh: DeviceMesh) -> None:
+    for layer in model.model.layers:
+        assert isinstance(layer, DecoderLayer)
+        if isinstance(layer.mlp, SparseMoe):
+            layer.mlp = ParallelMoe(layer.mlp, kind(layer.mlp.experts, mesh))
+
+
+def _split_matrices(model: CausalLM, mesh: DeviceMesh) -> None:
     """Attention by heads and MLPs by features (Shoeybi et al. 2019, arXiv:1909.08053).
 
     Gated DeltaNet stays whole, and is computed on every process of the group.
     """
+    for layer in model.model.layers:
+        assert isinstance(layer, DecoderLayer)
+        _split_layer(layer, mesh)
+
+
+def _split_layer(layer: DecoderLayer, mesh: DeviceMesh) -> None:
     if layer.layer_type == "full_attention":
         _parallelize(layer.self_attn, mesh, num_inputs=3, columns=("q_proj", "k_proj", "v_proj"), rows="o_proj")
         heads = {"q_norm": SequenceParallel(sequence_dim=2, use_local_output=True)}

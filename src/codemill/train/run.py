@@ -78,10 +78,12 @@ class TrainingRun(ABC):
     def result(self) -> Path:
         """Where the trained model lies at the end."""
 
-    def check_parallel(self, model: ModelConfig, loop: LoopConfig) -> None:
+    def check_parallel(
+        self, model: ModelConfig, loop: LoopConfig, has_adapter: bool = False, is_quantized: bool = False
+    ) -> None:
         """Raises UsageError for a model or batches that cannot be cut for the processes."""
         config = self.parallel_config
-        config.check(model)
+        config.check(model, has_adapter, is_quantized)
         config.check_rows(loop.rows_per_step, loop.rows_per_micro_batch, config.num_processes)
 
     def memory_of(
