@@ -6,7 +6,7 @@ Shapes: B batch, T new tokens, N of all rows, D model, H query heads, H_kv key/v
 from torch import Tensor, nn
 
 from codemill.config import ModelConfig
-from codemill.kernels.attention import attend
+from codemill.kernels.attention import attend_document
 from codemill.kernels.kv_cache import KVCache
 from codemill.kernels.linear import Linear
 from codemill.models.context import ForwardContext
@@ -43,7 +43,7 @@ class Attention(nn.Module):
         key = apply_rotary(self.k_norm(self.k_proj(x, adapters).view(shape)), cos, sin)  # [B, T, H_kv, K]
         value = self.v_proj(x, adapters).view(shape)
         if state is None:
-            out = context.for_each_document(attend, query, key, value)
+            out = context.for_each_document(attend_document, query, key, value)
         else:
             flat = (query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1))
             out = self._attend_cached(*flat, context, state).view(query.shape)

@@ -138,6 +138,7 @@ class Dpo(FineTuning):
             self.claim()
             loop, held_out = self.loop, self.pairs[1]
         policy = self.load_policy()
+        self.parallel.wrap(policy, loop.precision)  # the reference is computed on the devices of all processes
         source = PairSource(self.rows, self._reference(policy, self.rows), loop, *self.parallel.share_of_rows)
         validation: dict[str, Sequence[Batch]] = {}
         if held_out:
@@ -154,8 +155,7 @@ class Dpo(FineTuning):
     def _reference(self, policy: Policy, rows: PackedPairs) -> Float32 | None:
         if not self.config.dpo.has_reference:
             return None
-        with self.parallel.main_first():
-            return reference_log_probs(policy, rows, self.directory, self.loop)
+        return reference_log_probs(policy, rows, self.directory, self.loop, self.parallel)
 
     def _pack(self, pairs: Sequence[PreferencePair]) -> PackedPairs:
         settings = self.config.data
