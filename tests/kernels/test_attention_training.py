@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from codemill.kernels.attention import attend, attend_reference
+from codemill.kernels.attention import attend_document, attend_reference
 from codemill.kernels.attention_training import _processor_has_kernel, attend_documents, has_attention_kernel
 
 pytestmark = pytest.mark.skipif(not _processor_has_kernel(), reason="the processor has no AMX, or nothing was built")
@@ -50,7 +50,7 @@ def test_against_the_reference(case: tuple) -> None:
     for mine, expected in zip(results, exact, strict=True):
         assert mine.dtype == torch.bfloat16
         assert (mine.float() - expected).norm() <= 0.004 * expected.norm()
-    assert torch.equal(results[0], apart(attend, documents)(*inputs))
+    assert torch.equal(results[0], apart(attend_document, documents)(*inputs))
 
 
 def test_no_document_sees_another() -> None:

@@ -13,9 +13,11 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from codemill.kernels.attention import few_lengths
 from codemill.kernels.cpu_library import load_cpu_library
 from codemill.kernels.cpu_structs import address
 
@@ -65,10 +67,13 @@ class _Attention(torch.autograd.Function):
         rows = [x.flatten(0, 1) for x in (query, key, value)]
         out, log_sums = torch.empty_like(rows[0]), rows[0].new_empty(rows[0].shape[:2], dtype=torch.float32)
         for start, count in zip(accumulate(documents, initial=0), documents, strict=False):
-            heads = (x[None, start : start + count].transpose(1, 2) for x in rows)  # [1, heads, n, K]
+            # Filled up as in `attend_document`: [1, heads, n or more, K]
+            missing = few_lengths(count) - count
+            heads = (F.pad(x[None, start : start + count], (0, 0, 0, 0, 0, missing)).transpose(1, 2) for x in rows)
             # What F.scaled_dot_product_attention calls here; that keeps the logs of the sums to itself.
             each = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*heads, 0.0, True)
-            out[start : start + count], log_sums[start : start + count] = (x[0].transpose(0, 1) for x in each)
+            document = slice(start, start + count)
+            out[document], log_sums[document] = (x[0].transpose(0, 1)[:count] for x in each)
         ctx.save_for_backward(query, key, value, out, log_sums)
         ctx.documents = documents
         return out.view(query.shape)

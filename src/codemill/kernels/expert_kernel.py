@@ -22,7 +22,7 @@ from codemill.kernels.cpu_structs import PLAIN_KINDS, address
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int32
 _SIZE_STEP = 32  # D and F are multiples of it for AMX
-_AMX = 0  # in place of a number of lanes
+AMX = 0  # in place of a number of lanes
 MAX_LANES = 16  # floats of a vector, at most; tests set it lower
 
 
@@ -70,7 +70,7 @@ def experts_in_kernel(
 
     pairs [P]: places in the flattened [N, k], sorted by expert, of which each has `counts`. See `has_expert_kernel`.
     """
-    lanes = _AMX if dtype == torch.bfloat16 and _has_amx() else MAX_LANES
+    lanes = AMX if dtype == torch.bfloat16 and _has_amx() else MAX_LANES
     starts = torch.tensor([0, *counts]).cumsum(0)
     out: Tensor = _Experts.apply(x, weights, gate_up, down, pairs, starts, lanes)
     return out
@@ -90,13 +90,13 @@ class _Experts(torch.autograd.Function):
     ) -> Tensor:
         num_pairs, (hidden_size, ffn) = len(pairs), down.shape[1:]
         rounded, tokens = _product_input(x, lanes), pairs // weights.shape[1]
-        between = torch.bfloat16 if lanes == _AMX else torch.float32
+        between = torch.bfloat16 if lanes == AMX else torch.float32
         hidden = torch.empty(num_pairs, 2 * ffn, dtype=between)
         rows = torch.empty(num_pairs, hidden_size, dtype=between)
         tensors = {"gate_up": gate_up, "down": down, "tokens": tokens, "starts": starts, "hidden": hidden}
         _call("forward", lanes, x=rounded, rows=rows, **tensors)
         scales = weights.float().contiguous()
-        out = _combine(rows, pairs, scales, lanes)
+        out = combine_experts(rows, pairs, scales, lanes)
         ctx.save_for_backward(rounded, scales, gate_up, down, pairs, tokens, starts, hidden)
         ctx.dtypes, ctx.lanes = (x.dtype, weights.dtype), lanes
         return out.to(x.dtype)
@@ -116,14 +116,16 @@ class _Experts(torch.autograd.Function):
             rows=rows, gradient=_product_input(gradient, ctx.lanes), scales=sorted_scales, scale_gradient=scale_gradient,
             gate_up_gradient=of_gate_up, down_gradient=of_down,
         )  # fmt: skip
-        of_x = None if rows is None else _combine(rows, pairs, None, ctx.lanes, scales.shape[1]).to(ctx.dtypes[0])
+        of_x = (
+            None if rows is None else combine_experts(rows, pairs, None, ctx.lanes, scales.shape[1]).to(ctx.dtypes[0])
+        )
         of_scales = torch.empty_like(scale_gradient).index_copy_(0, pairs, scale_gradient).view(scales.shape)
         return of_x, of_scales.to(ctx.dtypes[1]), of_gate_up, of_down, None, None, None
 
 
 def _product_input(x: Tensor, lanes: int) -> Tensor:
     """As the kernels read it."""
-    return (x.to(torch.bfloat16) if lanes == _AMX else x).contiguous()
+    return (x.to(torch.bfloat16) if lanes == AMX else x).contiguous()
 
 
 def _empty_gradient(weight: Tensor, starts: Tensor) -> Tensor:
@@ -153,7 +155,7 @@ def _call(name: str, lanes: int, **tensors: Tensor | None) -> None:
     function(ctypes.byref(struct), torch.get_num_threads(), lanes)
 
 
-def _combine(rows: Tensor, pairs: Tensor, scales: Tensor | None, lanes: int, top_k: int | None = None) -> Tensor:
+def combine_experts(rows: Tensor, pairs: Tensor, scales: Tensor | None, lanes: int, top_k: int | None = None) -> Tensor:
     """fp32 [N, D]: each token's sum of its rows of [P, D], by `scales` [N, k]."""
     library = load_cpu_library()
     assert library is not None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -239,8 +240,7 @@ class _Experts(torch.autograd.Function):
             tokens, count = routes.tokens[pairs], pairs.stop - pairs.start
             num_rows = padded.stop - padded.start
             own, act, y = hidden[padded], inner[:num_rows], result[:num_rows]
-            inputs = x.new_zeros(num_rows, x.shape[1], dtype=plan.dtype)
-            torch.index_select(rounded, 0, tokens, out=inputs[:count])
+            inputs = _gather(rounded, tokens, num_rows)
             gate_up.expert(expert, plan.dtype).forward(inputs, own, routes.tile)
             swiglu(own, act)
             down.expert(expert, plan.dtype).forward(act, y, routes.tile)
@@ -265,15 +265,17 @@ class _Experts(torch.autograd.Function):
         weight_gradient = torch.zeros_like(scales)  # by pair, as `scales`
         gradient = gradient.to(plan.dtype)
         for expert, pairs, padded in routes.each():
-            tokens = routes.tokens[pairs]
-            own, second = hidden[padded][: len(tokens)], down.expert(expert, plan.dtype)
-            outer, inputs = gradient.index_select(0, tokens), rounded.index_select(0, tokens)
-            back = swiglu_backward(own, second.input_gradient(outer), scales[pairs])
-            weight_gradient[pairs] = back.scales
+            tokens, second = routes.tokens[pairs], down.expert(expert, plan.dtype)
+            # oneDNN compiles a product in bf16 for each number of rows: there are few of whole tiles.
+            num_rows = len(tokens) if plan.dtype == torch.float32 else padded.stop - padded.start
+            outer, inputs = (_gather(x, tokens, num_rows) for x in (gradient, rounded))
+            own, factors = hidden[padded][:num_rows], F.pad(scales[pairs], (0, num_rows - len(tokens)))
+            back = swiglu_backward(own, second.input_gradient(outer), factors)
+            weight_gradient[pairs] = back.scales[: len(tokens)]
             second.weight_gradients(back.scaled, outer, down_gradients, expert)
             first = gate_up.expert(expert, plan.dtype)
             first.weight_gradients(inputs, back.hidden, gate_up_gradients, expert)
-            x_gradient.index_add_(0, tokens, first.input_gradient(back.hidden).to(x_gradient.dtype))
+            x_gradient.index_add_(0, tokens, first.input_gradient(back.hidden)[: len(tokens)].to(x_gradient.dtype))
         by_token = torch.empty_like(weight_gradient).index_copy_(0, routes.pairs, weight_gradient)
         return (
             x_gradient.to(ctx.dtypes[0]),
@@ -282,6 +284,13 @@ class _Experts(torch.autograd.Function):
             *down_gradients.all,
             None,
         )
+
+
+def _gather(x: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+    """These rows of x [N, D], and zeros after them -> [num_rows, D]."""
+    out = x.new_zeros(num_rows, x.shape[1])
+    torch.index_select(x, 0, rows, out=out[: len(rows)])
+    return out
 
 
 def _buffers(routes: Routes, x: Tensor, hidden_size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from codemill.config import ModelConfig
 from codemill.kernels import training_rows
-from codemill.kernels.attention import attend
+from codemill.kernels.attention import attend_document
 from codemill.kernels.attention_training import attend_documents, has_attention_kernel
 from codemill.kernels.kv_cache import KVCache
 from codemill.kernels.linear import Linear
@@ -64,7 +64,7 @@ class Attention(nn.Module):
         if has_attention_kernel(query, key, value):
             documents = context.documents or (query.shape[1],) * query.shape[0]
             return attend_documents(query, key, value, documents)
-        return context.for_each_document(attend, query, key, value)
+        return context.for_each_document(attend_document, query, key, value)
 
     def _attend_cached(
         self, query: Tensor, key: Tensor, value: Tensor, context: ForwardContext, state: KVCache

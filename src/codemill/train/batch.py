@@ -8,6 +8,8 @@ from torch import Tensor
 
 from codemill.data.packing import PADDING_DOCUMENT, PackedRows
 
+_WIDTH_STEP = 64
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -23,9 +25,13 @@ class Batch:
 
     @classmethod
     def of(cls, rows: PackedRows) -> "Batch":
-        """These rows, without the columns at their end that are padding in all of them."""
+        """These rows, without the columns at their end that are padding in all of them, but for a few.
+
+        oneDNN compiles the products of every number of tokens anew, and keeps them: there are to be few such numbers.
+        """
         used = np.flatnonzero((rows.document_ids != PADDING_DOCUMENT).any(axis=0))
         width = int(used[-1]) + 1 if used.size else 1
+        width = min(rows.input_ids.shape[1], -(-width // _WIDTH_STEP) * _WIDTH_STEP)
         return cls(
             input_ids=_long(rows.input_ids[:, :width]),
             position_ids=_long(rows.position_ids[:, :width]),

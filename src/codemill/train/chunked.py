@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +20,7 @@ from codemill.train.losses import select_learned, token_entropy, token_log_probs
 from codemill.train.policy import Policy
 
 CHUNK_BYTES = 1 << 27  # of a chunk's logits in fp32; two or three arrays of that size exist at a time
+_ROW_STEP = 64  # oneDNN compiles a bf16 product for each number of rows, and keeps it: a step learns from ever another
 
 
 @dataclass(frozen=True)
@@ -92,34 +94,51 @@ def chunked_values(
     if isinstance(head, Tensor):
         values: Tensor = _Values.apply(hidden, head, function, _needs_grad(hidden, head), chunk_bytes, *tensors)
         return values
-    chunks = _chunks(hidden, head, chunk_bytes)
+    chunks = _chunks(len(hidden), head.vocab_size, chunk_bytes)
     return torch.cat([_recomputed(function, head, hidden[rows], *(x[rows] for x in tensors)) for rows in chunks])
 
 
 class _Head:
     """Products of hidden states with the head's weight, and the sums of their gradients.
 
-    All chunks use the same memory: where it is new to the process each time, that costs as much as a product.
+    All chunks use the same memory: where it is new to the process each time, that costs as much as a product. Products
+    in bf16 have a multiple of `_ROW_STEP` rows, filled up with zeros.
     """
 
     def __init__(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype, needs_grad: tuple[bool, bool]) -> None:
-        self.hidden, self.weight = hidden.to(dtype), weight.to(dtype)
+        self.weight = weight.to(dtype)
+        self._step = 1 if dtype == torch.float32 else _ROW_STEP
+        self.hidden = F.pad(hidden.to(dtype), (0, 0, 0, -len(hidden) % self._step))
         self._buffers: dict[torch.dtype, Tensor] = {}
+        self._num_tokens = len(hidden)
         self.hidden_grad = torch.empty_like(hidden) if needs_grad[0] else None
         self.weight_grad = torch.zeros_like(weight, dtype=torch.float32) if needs_grad[1] else None
 
+    def chunks(self, chunk_bytes: int) -> Iterator[slice]:
+        """Of the tokens; all but the last of whole steps of rows."""
+        yield from _chunks(self._num_tokens, len(self.weight), chunk_bytes, self._step)
+
     def logits(self, rows: slice) -> Tensor:
         """[n, V] in fp32, until the next chunk's."""
-        hidden = self.hidden[rows]
-        return self._as(torch.float32, torch.mm(hidden, self.weight.T, out=self._buffer(hidden.dtype, len(hidden))))
+        hidden = self._rows(rows)
+        logits = torch.mm(hidden, self.weight.T, out=self._buffer(hidden.dtype, len(hidden)))
+        return self._as(torch.float32, logits)[: rows.stop - rows.start]
 
     def add_gradient(self, rows: slice, logits_grad: Tensor) -> None:
         """Add what the gradient [n, V] of these logits contributes."""
+        hidden, num_tokens = self._rows(rows), len(logits_grad)
         logits_grad = self._as(self.weight.dtype, logits_grad)
+        if len(hidden) > num_tokens:
+            logits_grad = self._buffer(self.weight.dtype, len(hidden))
+            logits_grad[num_tokens:] = 0
         if self.hidden_grad is not None:
-            self.hidden_grad[rows] = logits_grad @ self.weight
+            self.hidden_grad[rows] = (logits_grad @ self.weight)[:num_tokens]
         if self.weight_grad is not None:
-            _add_product(self.weight_grad, logits_grad, self.hidden[rows])
+            _add_product(self.weight_grad, logits_grad, hidden)
+
+    def _rows(self, rows: slice) -> Tensor:
+        """Their hidden states, filled up to whole steps."""
+        return self.hidden[rows.start : rows.stop + -(rows.stop - rows.start) % self._step]
 
     def _as(self, dtype: torch.dtype, logits: Tensor) -> Tensor:
         return logits if logits.dtype == dtype else self._buffer(dtype, len(logits)).copy_(logits)
@@ -127,7 +146,8 @@ class _Head:
     def _buffer(self, dtype: torch.dtype, num_tokens: int) -> Tensor:
         """[n, V]; the first chunk is the largest."""
         if dtype not in self._buffers:
-            self._buffers[dtype] = self.weight.new_empty(num_tokens, len(self.weight), dtype=dtype)
+            num_rows = num_tokens + -num_tokens % self._step
+            self._buffers[dtype] = self.weight.new_empty(num_rows, len(self.weight), dtype=dtype)
         return self._buffers[dtype][:num_tokens]
 
 
@@ -146,7 +166,7 @@ class _Sum(torch.autograd.Function):
         total, dtype = weights.new_zeros(()), _product_dtype(weight)
         with torch.autocast(hidden.device.type, enabled=False):
             head = _Head(hidden, weight, dtype, needs_grad)
-            for rows in _chunks(hidden, weight, chunk_bytes):
+            for rows in head.chunks(chunk_bytes):
                 inputs = (head.logits(rows), weights[rows], *(x[rows] for x in tensors))
                 if any(needs_grad):
                     value, gradient = _differentiate(function, *inputs)
@@ -185,7 +205,7 @@ class _Values(torch.autograd.Function):
         ctx.product_dtype = _product_dtype(weight)
         with torch.autocast(hidden.device.type, enabled=False):
             head = _Head(hidden, weight, ctx.product_dtype, (False, False))
-            chunks = _chunks(hidden, weight, chunk_bytes)
+            chunks = head.chunks(chunk_bytes)
             return torch.cat([function(head.logits(rows), *(x[rows] for x in tensors)) for rows in chunks])
 
     @staticmethod
@@ -194,7 +214,7 @@ class _Values(torch.autograd.Function):
         hidden, weight, *tensors = ctx.saved_tensors
         with torch.autocast(hidden.device.type, enabled=False):
             head = _Head(hidden, weight, ctx.product_dtype, ctx.needs_grad)
-            for rows in _chunks(hidden, weight, ctx.chunk_bytes):
+            for rows in head.chunks(ctx.chunk_bytes):
                 logits = head.logits(rows).requires_grad_()
                 with torch.enable_grad():
                     values = ctx.function(logits, *(x[rows] for x in tensors))
@@ -243,14 +263,16 @@ def _recomputed(function: TokenFunction, head: HeadFunction, hidden: Tensor, *te
     return values
 
 
-def _chunks(hidden: Tensor, head: Head, chunk_bytes: int) -> Iterator[slice]:
-    """Chunks of about equal size whose logits take at most `chunk_bytes`; one, and empty, where there are no tokens."""
-    num_tokens = len(hidden)
-    vocab_size = len(head) if isinstance(head, Tensor) else head.vocab_size
+def _chunks(num_tokens: int, vocab_size: int, chunk_bytes: int, step: int = 1) -> Iterator[slice]:
+    """Chunks of about equal size whose logits take at most `chunk_bytes`; one, and empty, where there are no tokens.
+
+    All but the last are multiples of `step`.
+    """
     num_chunks = max(1, -(-num_tokens * vocab_size * 4 // chunk_bytes))
     size = max(1, -(-num_tokens // num_chunks))
+    size = max(step, size // step * step) if num_chunks > 1 else size
     for start in range(0, max(1, num_tokens), size):
-        yield slice(start, start + size)
+        yield slice(start, min(start + size, num_tokens))
 
 
 def _needs_grad(hidden: Tensor, weight: Tensor) -> tuple[bool, bool]:
