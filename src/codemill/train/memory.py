@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from codemill.config import ModelConfig
+from codemill.kernels.cpu_library import load_cpu_library
 
 LOGITS = 192_000_000  # at most, of a piece of the loss: in fp32, and once more in bf16
 RUNTIME = 500_000_000  # Python, PyTorch, and the products that oneDNN compiled
@@ -50,7 +51,12 @@ def _layer(config: ModelConfig, index: int, is_bf16: bool) -> float:
     """Numbers, in fp32, that a layer keeps for a token."""
     # The inputs of both norms, in fp32 either way, and their outputs.
     rows = (3 if is_bf16 else 4) * config.hidden_size
-    return _mixer(config, index, is_bf16) + _feed_forward(config, index, is_bf16) + rows
+    numbers = _feed_forward(config, index, is_bf16) + rows
+    # Without the library's kernels autograd keeps what lies between the operations of norms, rotations and SwiGLU too.
+    share = 1.5 if load_cpu_library() is None else 1.0
+    if config.layer_types[index] == "full_attention":
+        return share * (numbers + _mixer(config, index, is_bf16))
+    return share * numbers + _mixer(config, index, is_bf16)
 
 
 def _mixer(config: ModelConfig, index: int, is_bf16: bool) -> float:
