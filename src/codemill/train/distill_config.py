@@ -78,6 +78,7 @@ class DistillConfig(FineTuneConfig):
     distill: DistillSection
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.distill.on_policy and (self.data.validation or self.data.validation_fraction):
             raise UsageError("data.validation: answers of the student's own have none; use [evaluation]")
         if self.distill.on_policy and (self.parallel.shard or self.parallel.tensor > 1 or self.parallel.expert > 1):
