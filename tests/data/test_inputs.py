@@ -10,7 +10,7 @@ from codemill.data.conversations import ConversationData, load_documents, load_p
 from codemill.data.overlong import FittedDocuments
 from codemill.data.segments import find_inputs
 from codemill.errors import CodemillError, UsageError
-from data.conversations import CHAT, says, user, with_template, write_lines
+from data.conversations import CHAT, call, result, says, user, with_template, write_lines
 
 LINE = json.dumps(CHAT).encode() + b"\n"
 
@@ -71,6 +71,9 @@ def test_of_a_folder_the_files_of_records_are_read(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a.jsonl.gz", "data.arrow"):
         (tmp_path / name).unlink()
     assert names(tmp_path) == ["state.json"]
+    (tmp_path / "main.js").touch()  # so this is a project, not data
+    assert names(tmp_path) == ["README.md", "main.js", "state.json"]
+    (tmp_path / "main.js").unlink()
     (tmp_path / "state.json").unlink()
     assert names(tmp_path) == ["README.md"]
 
@@ -103,3 +106,21 @@ def test_answers_that_become_the_same_are_no_pair(tmp_path: Path, embedded: Toke
     write_lines(path, [pair])
     with pytest.raises(CodemillError, match=rf"{path}:1: chosen and rejected are the same as the chat template writes"):
         load_pairs([path], tokenizer, settings)
+
+
+def test_packed_data_is_no_input(tmp_path: Path) -> None:
+    for name in ("pack.json", "rows.npy"):
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match=f"{tmp_path} holds packed data"):
+        find_inputs([tmp_path])
+
+
+def test_what_a_row_of_a_table_does_not_have_is_not_learned(tmp_path: Path, embedded: Tokenizer) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow")
+    calls = [call("f", {"path": "a", "options": {"deep": 1}}), call("g", {"line": 3})]
+    records = [{"messages": [user("q"), says("", each), result("r"), says("done")]} for each in calls]
+    parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "a.parquet")
+    found = load(tmp_path / "a.parquet", embedded)
+    expected = load(write_lines(tmp_path / "a.jsonl", records), embedded)
+    assert [d.ids.tolist() for d in found] == [d.ids.tolist() for d in expected]

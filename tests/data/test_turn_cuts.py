@@ -7,6 +7,7 @@ import pytest
 
 from codemill.chat import Tokenizer
 from codemill.data.conversations import ConversationData, load_documents
+from codemill.data.held_out import split_held_out
 from codemill.data.overlong import FittedDocuments
 from data.conversations import READ, TOOLS, call, learned, result, says, user, write_lines
 
@@ -28,15 +29,18 @@ def texts(documents: FittedDocuments, tokenizer: Tokenizer) -> list[str]:
     return [tokenizer.decode(document.ids.tolist()) for document in documents]
 
 
-def test_pieces_begin_with_a_question_and_the_system_message(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    turns = [m for n in range(12) for m in (user(f"Say {n}."), says(f"Number {n}."))]
+@pytest.mark.parametrize("opening", ["", "\n\n"])
+def test_pieces_begin_with_a_question_and_the_system_message(
+    opening: str, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    turns = [m for n in range(12) for m in (user(f"{opening}Say {n}."), says(f"{opening}Number {n}."))]
     record = {"messages": [SYSTEM, *turns]}
     whole = split(record, 4096, tmp_path, tokenizer)
     pieces = split(record, 80, tmp_path, tokenizer)
     found = texts(pieces, tokenizer)
     system = tokenizer.render([SYSTEM], add_generation_prompt=False)
     assert len(found) > 2
-    assert all(text.startswith(system + "<|im_start|>user\nSay") for text in found)
+    assert all(text.startswith(f"{system}<|im_start|>user\n{opening}Say") for text in found)
     assert system + "".join(text.removeprefix(system) for text in found) == texts(whole, tokenizer)[0]
     assert [said for piece in pieces for said in learned(tokenizer, piece)] == learned(tokenizer, whole[0])
     assert pieces.num_learned == whole.num_learned
@@ -110,3 +114,19 @@ def test_every_learned_token_is_in_one_piece(context: int, tmp_path: Path, token
         assert len(kept) >= (whole.weights > 0).sum() - pieces.counts.lost_tokens
         if context > 50:
             assert kept == whole.ids[whole.weights > 0].tolist()
+
+
+def test_pieces_of_one_conversation_are_on_one_side(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    records = [{"messages": [m for n in range(9) for m in (user(f"{k} {n}?"), says(f"{n}"))]} for k in range(30)]
+    path = write_lines(tmp_path / "a.jsonl", records)
+    settings = ConversationData((str(path),), context=64, overlong="split", cache=str(tmp_path / "cache"))
+    documents = load_documents([path], tokenizer, settings)
+    sides = split_held_out(documents, 0.3)
+    first, second = ({tokenizer.decode(d.ids.tolist()).split()[1] for d in side} for side in sides)
+    assert len(documents) > 60
+    assert first
+    assert second
+    assert not first & second
+    assert len(sides[0]) + len(sides[1]) == len(documents)
+    assert list(sides[1].lengths) == [len(document) for document in sides[1]]
+    assert int(sides[1].learned.sum()) == sum(int((d.weights[1:] > 0).sum()) for d in sides[1])

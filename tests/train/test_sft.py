@@ -266,3 +266,20 @@ def test_the_balance_of_the_experts(train: Train, folder: Path, capsys: pytest.C
     assert "router/1/load" not in capsys.readouterr().err
     assert train("--set", "balance.coefficient=0.1", output="dense") == 2
     assert "[balance] is for models with experts" in capsys.readouterr().err
+
+
+def test_what_is_left_out_of_the_data_is_told(train: Train, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {"role": "user", "content": "why"}
+    with (folder / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"messages": [asked]}) + "\n")
+        file.write(json.dumps({"messages": [asked, {"role": "assistant", "content": "so " * 200}]}) + "\n")
+    options = ("--set", "data.on_empty=skip", "--set", "data.overlong=drop")
+    assert train("--dry-run", *options) == 0
+    plan = capsys.readouterr().out
+    lines = ["train: skipped, with nothing to learn from: 1", "train: longer than the context: 1, of these dropped: 1;"]
+    assert all(line in plan for line in lines)
+    assert train("--dry-run", "--json", *options) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"]["train"]["overlong"] == 1
+    assert train("--set", "loop.steps=1", *options) == 0
+    error = capsys.readouterr().err
+    assert all(line in error for line in lines)

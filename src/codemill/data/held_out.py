@@ -43,8 +43,16 @@ class Subset(Sequence[Item]):
 def split_held_out(
     documents: Sequence[Document], fraction: float, seed: int = 0
 ) -> tuple[Subset[Document], Subset[Document]]:
-    """Documents to train on, and about `fraction` of all to validate with; equal documents are on the same side."""
-    held_out = np.fromiter((_draw(document, seed) < fraction for document in documents), bool, len(documents))
+    """Documents to train on, and about `fraction` of all to validate with; equal documents are on the same side.
+
+    So are the pieces of one that was split, where the sequence says by `sources` whose they are.
+    """
+    draws = np.fromiter((_draw(document, seed) for document in documents), np.float64, len(documents))
+    sources = getattr(documents, "sources", None)
+    if sources is not None:
+        _, firsts, of_each = np.unique(sources, return_index=True, return_inverse=True)
+        draws = draws[firsts][of_each]
+    held_out = draws < fraction
     return Subset(documents, np.flatnonzero(~held_out)), Subset(documents, np.flatnonzero(held_out))
 
 

@@ -157,9 +157,16 @@ def _rows(piece: Piece) -> Iterator[Record]:
         for batch in _batches(piece, kind):
             for row in batch.to_pylist():
                 number += 1
-                yield Record({key: value for key, value in row.items() if value is not None}, piece, number)
+                yield Record(_without_nulls(row), piece, number)
     except (pyarrow.ArrowException, OSError) as error:
         raise CodemillError(f"{piece.file.path}: not a readable {kind} file: {str(error).splitlines()[0]}") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """In a table all rows have the same fields, also inside calls' arguments: null is what a row does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def _batches(piece: Piece, kind: str) -> Iterator[Any]:

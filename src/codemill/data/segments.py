@@ -65,6 +65,7 @@ def find_inputs(inputs: Sequence[str | Path], as_code: bool = False) -> list[Tra
         elif as_code:
             files += find_files([given])
         elif given.is_dir():
+            _check_not_packed(given)
             files += _with_records(find_files([given]))
         else:
             files += _named(given)
@@ -82,6 +83,13 @@ def _matching(given: str | Path) -> list[Path]:
     return found
 
 
+def _check_not_packed(folder: Path) -> None:
+    if (folder / "pack.json").is_file() and (folder / "rows.npy").is_file():
+        raise UsageError(
+            f"{folder} holds packed data, which only `codemill train sft` takes, alone: give what it was made of"
+        )
+
+
 def _named(path: Path) -> list[TrainingFile]:
     if path.suffix.lower() in _NO_RECORDS:
         raise UsageError(f"{path}: convert it to JSON Lines (a record on each line)")
@@ -91,9 +99,11 @@ def _named(path: Path) -> list[TrainingFile]:
 
 
 def _with_records(files: Sequence[TrainingFile]) -> Sequence[TrainingFile]:
-    """Those with a record on each line, or in tables; else those that are JSON; else all, as texts."""
+    """Those with a record on each line, or in tables; else those that are JSON, with a README at most; else all."""
     lines = [file for file in files if file.has_records or file.path.suffix.lower() in TABLES]
-    return lines or [replace(file, is_json=True) for file in files if _is_json(file.path)] or files
+    lists = [replace(file, is_json=True) for file in files if _is_json(file.path)]
+    is_data = all(_is_json(file.path) or file.path.suffix.lower() in ("", ".md") for file in files)
+    return lines or (lists if lists and is_data else files)
 
 
 def _is_json(path: Path) -> bool:

@@ -37,12 +37,11 @@ class Turns:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Turns":
-        control, user = tokenizer.control_tokens, tokenizer.encode("user\n")
-        result = [control[_RESULT]] if _RESULT in control else []
-        results = [user + result] if result else []
-        results.append(tokenizer.encode(f"user\n{_RESULT}"))
-        opening = [tokenizer.encode(f"{role}\n") for role in ("system", "assistant")]
-        return cls(control.get(TURN_START), *opening, user, results)
+        control = tokenizer.control_tokens
+        roles = map(tokenizer.encode, ("system", "assistant", "user"))  # their newline may be a token with more of them
+        results = [tokenizer.encode(f"user\n{_RESULT}")]
+        results += [[*tokenizer.encode("user\n"), control[_RESULT]]] if _RESULT in control else []
+        return cls(control.get(TURN_START), *roles, results)
 
     def cuts(self, document: Document, context: int) -> Iterator[Cut]:
         """Pieces of at most `context` tokens, which together hold each token once.

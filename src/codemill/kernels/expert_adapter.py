@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from codemill.kernels.cpu_library import load_cpu_library
 from codemill.kernels.cpu_structs import MatrixStruct, address
-from codemill.kernels.expert_kernel import _combine
+from codemill.kernels.expert_kernel import AMX, combine_experts
 from codemill.kernels.expert_training import Projection, Routes
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int32
@@ -112,7 +112,7 @@ class _AdaptedExperts(torch.autograd.Function):
         act, *_ = _activate(hidden)
         second_low, rows = _product(act, None, starts, plan.down, down)
         scales = weights.float().contiguous()
-        out = _combine(rows, pairs, scales)
+        out = combine_experts(rows, pairs, scales, AMX)
         ctx.save_for_backward(rounded, scales, starts, hidden, low, second_low, *rest[:-1])
         ctx.plan, ctx.dtypes = plan, (x.dtype, weights.dtype)
         return out.to(x.dtype)
@@ -135,7 +135,7 @@ class _AdaptedExperts(torch.autograd.Function):
         )
         hidden_low, rows = _product(hidden_gradient, None, starts, plan.gate_up, _turned(gate_up), transposed=True)
         first = _gradients(gate_up, (hidden_low, rounded, tokens), (low, hidden_gradient, None), starts)
-        of_x = _combine(rows, pairs, None, scales.shape[1]).to(ctx.dtypes[0])
+        of_x = combine_experts(rows, pairs, None, AMX, scales.shape[1]).to(ctx.dtypes[0])
         by_token = torch.empty_like(of_scales).index_copy_(0, pairs, of_scales)
         return of_x, by_token.view(scales.shape).to(ctx.dtypes[1]), *first, *second, None
 

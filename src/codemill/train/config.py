@@ -79,6 +79,8 @@ class OptimizerConfig:
         for key, value in (*(("betas", beta) for beta in self.betas), ("momentum", self.momentum)):
             if not 0 <= value < 1:
                 raise UsageError(f"optimizer.{key}: {value} must be at least 0 and below 1")
+        if not self.eps:  # what has had no gradient yet would become 0 / 0
+            raise UsageError("optimizer.eps = 0 must be above 0")
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,9 @@ class LoopConfig:
             raise UsageError(f"loop.keep_checkpoints = {self.keep_checkpoints} must be at least 1")
         if (self.steps > 0) == (self.epochs > 0):
             raise UsageError("give either loop.steps or loop.epochs, above 0")
+        for name, limit in (("steps", 1e12), ("epochs", 1e9), ("seed", 2**63)):  # generators take seeds of 63 bits
+            if getattr(self, name) >= limit:
+                raise UsageError(f"loop.{name} = {getattr(self, name)} must be below {limit:g}")
         if self.rows_per_step % self.rows_per_micro_batch:
             raise UsageError("loop.rows_per_step must be a multiple of loop.rows_per_micro_batch")
         if self.precision not in PRECISIONS:
@@ -123,6 +128,12 @@ class LoopConfig:
         if not self.epochs:
             return self
         return replace(self, steps=max(1, math.ceil(self.epochs * num_rows / self.rows_per_step)), epochs=0.0)
+
+
+def check_output(output: str) -> None:
+    """Raises UsageError where it is empty, which would be the current folder."""
+    if not output.strip():
+        raise UsageError("output is empty: name a folder for the run")
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,7 @@ class PretrainConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
+        check_output(self.output)
         if self.data.context > self.model.max_position_embeddings:
             raise UsageError("data.context must not be larger than model.max_position_embeddings")
         self.model.build(self.data.vocab_size)  # raises for a shape that cannot be

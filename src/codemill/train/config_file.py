@@ -4,6 +4,7 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -31,13 +32,10 @@ def load_config(kind: type[Config], path: Path, overrides: Sequence[str] = ()) -
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
-    if not separator:
-        raise UsageError(f"--set {override}: write section.key=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
     *sections, name = key.strip().split(".")
+    if not separator or not all((*sections, name)):
+        raise UsageError(f"--set {override}: write section.key=value")
+    value = _parse_value(text)
     for section in sections:
         raw = raw.setdefault(section, {})
         if not isinstance(raw, dict):
@@ -45,12 +43,23 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     raw[name] = value
 
 
+def _parse_value(text: str) -> Any:
+    """As in a TOML file; a bare word is a string."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if len(parsed) == 1 else text
+
+
 def _build(kind: type[Config], raw: Mapping[str, Any], prefix: str) -> Config:
     assert is_dataclass(kind)
     types = get_type_hints(kind)
     unknown = [key for key in raw if key not in types]
     if unknown:
-        raise UsageError(f"unknown key {prefix}{unknown[0]}; known are {', '.join(types)}")
+        close = get_close_matches(unknown[0], types, n=1)
+        meant = f": did you mean {close[0]}?" if close else f"; known are {', '.join(types)}"
+        raise UsageError(f"unknown key {prefix}{unknown[0]}{meant}")
     values = {key: _convert(types[key], value, prefix + key) for key, value in raw.items()}
     required = {each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING}
     missing = sorted(required - set(values))

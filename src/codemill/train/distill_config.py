@@ -42,6 +42,10 @@ class DistillSection:
             raise UsageError(f"distill.loss = {self.loss!r} must be one of {', '.join(LOSSES)}")
         if self.loss == "sampled_reverse_kl" and not self.on_policy:
             raise UsageError('distill.loss = "sampled_reverse_kl" needs on_policy: others\' tokens say nothing of it')
+        if self.loss == "sampled_reverse_kl" and self.temperature != 1:
+            raise UsageError(
+                'distill.loss = "sampled_reverse_kl" needs temperature = 1: it counts on the student\'s own odds'
+            )
         if self.on_policy and self.cross_entropy_weight:
             raise UsageError(
                 "distill.cross_entropy_weight needs on_policy = false: the student's own answers are no aim"
@@ -74,6 +78,7 @@ class DistillConfig(FineTuneConfig):
     distill: DistillSection
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.distill.on_policy and (self.data.validation or self.data.validation_fraction):
             raise UsageError("data.validation: answers of the student's own have none; use [evaluation]")
         if self.distill.on_policy and (self.parallel.shard or self.parallel.tensor > 1 or self.parallel.expert > 1):

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from codemill.config import ModelConfig
 
-LOGITS = 192_000_000  # of a piece of the loss: in fp32, and once more in bf16
-RUNTIME = 500_000_000  # Python, PyTorch, and what the allocator holds back
+LOGITS = 192_000_000  # at most, of a piece of the loss: in fp32, and once more in bf16
+RUNTIME = 500_000_000  # Python, PyTorch, and the products that oneDNN compiled
+_FRAGMENTS = 0.25  # of what a step allocates, in bf16: documents of many lengths leave holes in the heap
 _FP32 = 4
 
 
@@ -26,13 +27,15 @@ def step_memory(
     Activations are counted from what autograd keeps of each module, in fp32, or about so under autocast.
     """
     casts = weight_bytes // 2 if shape.is_bf16 and weight_bytes > 2 * trainable else 0
+    activations, loss = _activations(config, shape), min(LOGITS, shape.tokens * config.vocab_size * 6)
+    fragments = int(_FRAGMENTS * (activations + loss)) if shape.is_bf16 else 0
     return {
         "weights": weight_bytes + casts,
         "gradients": _FP32 * trainable,
         "optimizer": int(optimizer_bytes * trainable),
-        "activations": _activations(config, shape),
-        "loss": LOGITS,
-        "runtime": RUNTIME,
+        "activations": activations,
+        "loss": loss,
+        "runtime": RUNTIME + fragments,
     }
 
 

@@ -1,6 +1,7 @@
 """Log-probabilities of answers under the reference, the model before training: computed once, kept beside the run."""
 
 import hashlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,8 @@ def reference_log_probs(
         raise CodemillError(f"{path} cannot be read ({error}): delete it to compute it again") from None
     if found.shape != shape or found.dtype != np.float32:
         raise CodemillError(f"{path} holds {found.dtype} {found.shape}, not {shape}: delete it to compute it again")
+    if not np.isfinite(found).all():
+        raise CodemillError(f"{path} is damaged, it holds what is no number: delete it to compute it again")
     return found
 
 
@@ -101,14 +104,14 @@ def _open_partial(path: Path, shape: tuple[int, int]) -> "np.memmap[tuple[int, i
             return found
     except (OSError, ValueError, EOFError):  # none, or one that a kill cut short while it was created
         pass
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        created = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        np.save(content, np.full(shape, np.nan, np.float32))
+        path.write_bytes(content.getvalue())  # all of it: a hole in a mapped file kills where the disk is full
+        return np.lib.format.open_memmap(path, mode="r+")
     except OSError as error:
         raise CodemillError(f"{path} cannot be written: {error.strerror}") from None
-    created[:] = np.nan
-    created.flush()
-    return created
 
 
 @contextmanager

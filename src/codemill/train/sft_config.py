@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from codemill.data.conversations import ConversationData
 from codemill.errors import UsageError
 from codemill.train.balance_config import BalanceConfig
-from codemill.train.config import LoopConfig, OptimizerConfig
+from codemill.train.config import LoopConfig, OptimizerConfig, check_output
 from codemill.train.lora_config import LoraSection
 from codemill.train.parallel_config import ParallelConfig
 
@@ -42,6 +42,9 @@ class FineTuneConfig:
     evaluation: EvaluationSection | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+    def __post_init__(self) -> None:
+        check_output(self.output)
 
 
 @dataclass(frozen=True)
