@@ -26,6 +26,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "codemill_compute": [_INT, ctypes.c_size_t, _POINTER, _INT],
     "codemill_decoder_step": [_POINTER, _POINTER, _INT, _INT],
     "codemill_expert_activation": [_POINTER, _INT],
+    "codemill_expert_combination": [_POINTER, _INT],
     "codemill_experts_backward": [_POINTER, _INT],
     "codemill_experts_forward": [_POINTER, _INT],
     "codemill_gated_delta": [*[_POINTER] * 11, *[_INT] * 8, _FLOAT, *[_INT] * 2],
@@ -50,6 +51,7 @@ class CpuLibrary:
         self.adapted_product = _declare(library, "codemill_adapted_product")
         self.adapter_gradient = _declare(library, "codemill_adapter_gradient")
         self.expert_activation = _declare(library, "codemill_expert_activation")
+        self.expert_combination = _declare(library, "codemill_expert_combination")
         self.has_expert_adapter = library["codemill_has_expert_adapter"]
         self.experts_backward = _declare(library, "codemill_experts_backward")
         self.experts_forward = _declare(library, "codemill_experts_forward")
