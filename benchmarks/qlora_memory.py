@@ -4,7 +4,7 @@
 
 Each is a process of its own, which runs what `codemill train sft` does, on random weights and conversations of random
 words: rows of 1,024 tokens, one at a time and layers recomputed, LoRA of rank 16 on all linear layers and experts. The
-peak is the largest resident size of the process (VmHWM), pages of the checkpoint included; beside it is what `--dry-run`
+peak is the largest resident size of the process (VmHWM), with pages of the checkpoint; beside it is what `--dry-run`
 says beforehand.
 """
 
