@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from transformers_speed import processor
 
 from codemill.config import ModelConfig
-from codemill.kernels.heap import keep_freed_memory
+from codemill.kernels.heap import keep_all_freed_memory
 from codemill.kernels.machine_speed import matrix_product_peak
 from codemill.models import CausalLM
 from codemill.models.initialize import initialize
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    keep_freed_memory()
+    keep_all_freed_memory()
     figures = []
     for name in MODELS:
         case = draw(name, options.layers)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,3 +96,48 @@ def test_colours_of_weights_and_characters_that_drive_a_terminal() -> None:
     assert data_inspect._stretch(Stretch("a", 1, 1.0), True) == "\x1b[32ma\x1b[0m"
     assert data_inspect._stretch(Stretch("a", 1, 0.5), True) == "\x1b[33ma\x1b[0m"
     assert data_inspect._stretch(Stretch("a", 1, 0.5), False) == "⟦0.5:a⟧"
+
+
+def test_packed_rows_are_shown_document_by_document(codemill: Run, tmp_path: Path) -> None:
+    training, packed = tmp_path / "train.jsonl", tmp_path / "packed"
+    records = [RECORDS[0], {"prompt": "q", "completion": " good"}]
+    training.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    assert codemill("data", "pack", training, "--context", 64, "--output", packed).status == 0
+    done = codemill("data", "inspect", packed)
+    assert f"--- {packed}: row 1, document 2: " in done.out
+    assert "q⟦ good<|endoftext|>⟧" in done.out
+    found, whole = (json.loads(codemill("data", "inspect", path, "--json").out) for path in (packed, training))
+    assert found["shown"][0]["where"] == f"{packed}: row 1, document 1"
+    assert stretches(found) == stretches(whole)
+    assert (found["documents"], found["learned_tokens"]) == (2, whole["learned_tokens"])
+    assert "there are 1 rows" in codemill("data", "inspect", packed, "--line", 9).error
+    (packed / "rows.npy").write_bytes((packed / "rows.npy").read_bytes()[:-4])
+    assert f"{packed / 'rows.npy'} is not a whole file of packed rows" in codemill("data", "inspect", packed).error
+
+
+def stretches(found: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    return sorted((shown["stretches"] for shown in found["shown"]), key=str)
+
+
+def test_no_color_is_respected(
+    training: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from codemill.commands import data_inspect
+    from codemill.data.inspection import Inspection, ShownDocument, Stretch
+
+    found = Inspection(8, shown=[ShownDocument("a:1", (Stretch("q", 1, 0.0), Stretch("a", 1, 1.0)))])
+    monkeypatch.setattr(data_inspect.sys.stdout, "isatty", lambda: True, raising=False)
+    for value, is_coloured in (("1", False), ("", True)):
+        monkeypatch.setenv("NO_COLOR", value)
+        data_inspect._print(found)
+        assert ("\x1b[" in capsys.readouterr().out) is is_coloured
+
+
+def test_prompts_for_distillation_are_shown(codemill: Run, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    records = [{"prompt": [{"role": "user", "content": "Add."}], "domain": "web"}, {"prompt": "q", "response": "a"}]
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    done = codemill("data", "inspect", path)
+    assert "<|im_start|>user\nAdd.<|im_end|>\n<|im_start|>assistant\n" in done.out
+    assert "prompts without an answer, for distillation on policy: 1" in done.out
+    assert f"{path}:2: keys 'prompt', 'response': a record is" in done.out

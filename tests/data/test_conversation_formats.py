@@ -50,6 +50,10 @@ def test_prompt_and_completion() -> None:
     assert parse_example({"prompt": "a", "completion": "b"}) == Continuation("a", "b")
     record = {"prompt": [user("a"), says("b"), user("c")], "completion": [says("d")]}
     assert weights(record) == (0, 0, 0, 1)
+    assert parse_example({"prompt": "a", "completion": [says("b")]}) == parse_example(
+        {"messages": [user("a"), says("b")]}
+    )
+    assert weights({"prompt": [user("a")], "completion": "b"}) == (0, 1)
     assert parse_example({"text": "a"}) == Continuation("", "a", is_text=True)
 
 
@@ -93,7 +97,9 @@ FAULTS = [
     ({"question": "a"}, "keys 'question': a record is"),
     ({"messages": []}, "the conversation is empty"),
     ({"messages": "hello"}, "expected a list of messages"),
-    ({"messages": [{"role": "gpt", "content": "a"}]}, "message 0: unknown role 'gpt'"),
+    ({"messages": [{"role": "robot", "content": "a"}]}, "message 0: unknown role 'robot'"),
+    ({"messages": [{"role": "user", "text": "a"}, says("b")]}, "message 0: the user's message has no content"),
+    ({"messages": [{**user("a"), "tool_calls": [call("f", {})]}, says("b")]}, "message 0: only the assistant calls"),
     ({"messages": [user("a"), {"role": "assistant", "content": 3}]}, "message 1: content must be text"),
     ({"messages": [user("a"), result("b"), says("c")]}, "message 1: a tool result without a call before it"),
     (
@@ -112,8 +118,8 @@ FAULTS = [
     ({"messages": [{**user("a"), "weight": 1}, says("b")]}, "message 0: only the assistant's messages can be learned"),
     ({"messages": [user("a"), says("b", weight=-1)]}, "message 1: a weight is a number that is not negative"),
     ({"messages": [user("a"), says("b", weight="1")]}, "message 1: a weight is a number"),
-    ({"prompt": "a", "completion": [says("b")]}, "prompt and completion must both be texts or both be lists"),
-    ({"prompt": [user("a")], "completion": "b"}, "prompt and completion must both be texts or both be lists"),
+    ({"prompt": 3, "completion": "b"}, "prompt must be text or a list of messages, found int"),
+    ({"prompt": "a", "completion": None}, "completion must be text or a list of messages, found NoneType"),
     ({"text": 3}, "text must be text, found int"),
     ({"prompt": "a", "chosen": "b", "rejected": "c"}, "a preference pair is for DPO"),
 ]
@@ -135,7 +141,7 @@ def test_a_fault_is_named(record: dict[str, Any], fault: str) -> None:
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are the same"),
         ({"chosen": "a", "rejected": "b"}, "begin differently: give the prompt"),
         ({"chosen": "a", "rejected": [says("b")]}, "must both be texts or both be lists"),
-        ({"prompt": "a", "chosen": [says("b")], "rejected": [says("c")]}, "prompt and chosen must both be texts"),
+        ({"prompt": "a", "chosen": "b", "rejected": [says("c")]}, "must both be texts or both be lists"),
     ],
 )
 def test_a_fault_of_a_pair_is_named(record: dict[str, Any], fault: str) -> None:
@@ -155,6 +161,8 @@ def test_without_a_prompt_there_is_none(record: dict[str, Any]) -> None:
         {"messages": [user("a")]},
         {"messages": [user("a"), says("b", weight=0)]},
         {"messages": [user("a"), says("b", train=False)]},
+        {"messages": [user("a"), says("b", training=False)]},
+        {"messages": [user("a"), says("b", loss=0)]},
         {"messages": [user("a"), says(" ")]},
         {"prompt": [user("a"), says("b")], "completion": [user("c")]},
         {"prompt": "a", "completion": ""},

@@ -29,8 +29,9 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "GZIP_SEGMENT_BYTES", 900)
 
 
-def load(folder: Path, tokenizer: Tokenizer, path: Path, **settings: object) -> FittedDocuments:
-    return load_documents([path], tokenizer, ConversationData((str(path),), cache=str(folder / "cache"), **settings))
+def load(folder: Path, tokenizer: Tokenizer, *paths: Path, **settings: object) -> FittedDocuments:
+    names = tuple(map(str, paths))
+    return load_documents(names, tokenizer, ConversationData(names, cache=str(folder / "cache"), **settings))
 
 
 def shards(folder: Path) -> dict[str, int]:
@@ -188,12 +189,13 @@ def test_a_shard_without_documents(tmp_path: Path) -> None:
 
 
 def test_small_files_share_a_segment(tmp_path: Path, embedded: Tokenizer) -> None:
+    (tmp_path / "code").mkdir()
     for name in ("b.py", "a.py", "c.jsonl"):
         text = json.dumps({"text": "y = 1"}) if name == "c.jsonl" else f"name = '{name}'\n"
-        (tmp_path / "code" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "code" / name).write_text(text)
-    assert len(cut_segments(find_inputs([tmp_path / "code"]))) == 1
-    documents = load(tmp_path, embedded, tmp_path / "code")
+    files = [tmp_path / "code" / name for name in ("a.py", "b.py", "c.jsonl")]
+    assert len(cut_segments(find_inputs(files))) == 1
+    documents = load(tmp_path, embedded, *files)
     assert [documents.where(i) for i in range(3)] == [
         str(tmp_path / "code" / "a.py"),
         str(tmp_path / "code" / "b.py"),

@@ -1,11 +1,15 @@
-"""The experts with gradients, in tiles and in the C++ library, against autograd; a token's bits in any company."""
+"""The experts with gradients, in tiles and in the C++ library, against autograd; a token's bits in any company.
+
+The library has two forms: bf16 on processors with AMX, and fp32 in vectors of some lanes.
+"""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from codemill.kernels import expert_training
+from codemill.kernels import expert_kernel, expert_training
+from codemill.kernels.cpu_library import load_cpu_library
 from codemill.kernels.expert_kernel import has_expert_kernel
 from codemill.kernels.expert_training import Projection, experts_with_gradients
 from codemill.kernels.experts import AdaptedExperts, grouped_experts, route
@@ -16,8 +20,19 @@ NAMES = ("out", "x", "weights", "gate_up", "down")
 # (tokens, experts, top-k, D, F): experts without tokens, with one, with more than a tile of 64 or of 128.
 SHAPES = [(1, 4, 2, 32, 32), (37, 8, 3, 64, 32), (5, 16, 1, 32, 64), (300, 4, 2, 96, 32), (600, 2, 2, 32, 96)]
 ODD = [(40, 8, 3, 13, 7), (200, 4, 3, 24, 10)]
-kernel_here = has_expert_kernel(torch.zeros(1, 32), torch.zeros(1, 64, 32), torch.zeros(1, 32, 32), torch.bfloat16)
-needs_kernel = pytest.mark.skipif(not kernel_here, reason="the processor has no AMX, or the library was not built")
+FORMS = ["tiles", "4 lanes", "8 lanes", "16 lanes"]
+
+
+def choose(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the experts be computed in this form."""
+    if form == "tiles":
+        monkeypatch.setattr(expert_training, "has_expert_kernel", lambda *_: False)
+        return
+    if load_cpu_library() is None or (form == "amx" and not expert_kernel._has_amx()):
+        pytest.skip("the processor has no AMX, or the library was not built")
+    if form != "amx":
+        monkeypatch.setattr(expert_kernel, "_has_amx", lambda: False)
+        monkeypatch.setattr(expert_kernel, "MAX_LANES", int(form.split()[0]))
 
 
 def draw(num_tokens: int, num_experts: int, top_k: int, size: int, ffn: int, seed: int = 0) -> list[Tensor]:
@@ -51,13 +66,15 @@ def errors(results: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> dict[st
     return {name: float((x.float() - y).norm() / y.norm()) for name, x, y in pairs}
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape", SHAPES + ODD)
-def test_tiles_equal_autograd(shape: tuple[int, ...]) -> None:
+def test_gradients_equal_autograd(shape: tuple[int, ...], form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(form, monkeypatch)
     inputs = draw(*shape)
     assert max(errors(with_gradients(ours, inputs), with_gradients(plain, inputs)).values()) < 1e-6
 
 
-@pytest.mark.parametrize("form", ["tiles", pytest.param("kernel", marks=needs_kernel)])
+@pytest.mark.parametrize("form", [*FORMS, "amx"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_under_autocast(shape: tuple[int, ...], dtype: torch.dtype, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,25 +82,23 @@ def test_under_autocast(shape: tuple[int, ...], dtype: torch.dtype, form: str, m
     inputs = draw(*shape)
     inputs[3:] = (weight.to(dtype) for weight in inputs[3:])
     exact = with_gradients(plain, [x if x.dtype == torch.int64 else x.float() for x in inputs])
-    if form == "tiles":
-        monkeypatch.setattr(expert_training, "has_expert_kernel", lambda *_: False)
+    choose(form, monkeypatch)
     with torch.autocast("cpu", torch.bfloat16):
         results = with_gradients(ours, inputs)
     assert [x.dtype for x in results] == [torch.float32] * 3 + [dtype] * 2
     assert max(errors(results, exact).values()) < 0.012
 
 
-@pytest.mark.parametrize("form", ["fp32", "tiles", pytest.param("kernel", marks=needs_kernel)])
+@pytest.mark.parametrize("form", ["fp32 tiles", "fp32 16 lanes", "tiles", "8 lanes", "amx"])
 @pytest.mark.parametrize("shape", [(97, 8, 3, 64, 32), (97, 8, 3, 13, 7), (260, 4, 2, 40, 24), (700, 4, 2, 160, 64)])
 def test_a_token_gets_the_same_bits_in_any_company(
     shape: tuple[int, ...], form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Statistically: some tokens stay, wherever they lie, and the others change where they go, many times over."""
-    if form == "tiles":
-        monkeypatch.setattr(expert_training, "has_expert_kernel", lambda *_: False)
+    choose(form.removeprefix("fp32 "), monkeypatch)
     num_tokens, num_experts, top_k, size, _ = shape
     x, weights, experts, gate_up, down = draw(*shape)
-    with torch.autocast("cpu", torch.bfloat16, enabled=form != "fp32"):
+    with torch.autocast("cpu", torch.bfloat16, enabled=not form.startswith("fp32")):
         expected = ours(x, weights, experts, gate_up, down)
         for trial in range(60):
             generator = torch.Generator().manual_seed(trial)
@@ -95,6 +110,18 @@ def test_a_token_gets_the_same_bits_in_any_company(
             out = torch.empty_like(expected)
             out[order] = ours(mixed[order], *(route[order] for route in routes), gate_up, down)
             assert torch.equal(out[stay], expected[stay])
+
+
+def test_every_expert_for_every_token_and_more_threads_than_experts() -> None:
+    inputs = draw(60, 5, 5, 40, 24)
+    assert max(errors(with_gradients(ours, inputs), with_gradients(plain, inputs)).values()) < 1e-6
+    before = torch.get_num_threads()
+    torch.set_num_threads(6)
+    try:
+        assert not has_expert_kernel(inputs[0], inputs[3], inputs[4], torch.float32)
+        assert max(errors(with_gradients(ours, inputs), with_gradients(plain, inputs)).values()) < 1e-6
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_frozen_weights_have_no_gradient() -> None:

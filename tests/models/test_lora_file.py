@@ -97,7 +97,8 @@ def test_a_tensor_without_a_place_is_named(case, broken):
     "setting",
     [
         {"peft_type": "LOHA"},
-        {"bias": "all"},
+        {"fan_in_fan_out": True},
+        {"target_parameters": "experts"},
         {"modules_to_save": ["lm_head"]},
         {"lora_bias": True},
         {"init_lora_weights": "pissa_niter_4"},

@@ -1,9 +1,10 @@
 """Small runs of every family, whole and in parts, for processes that import this. They know nothing of transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -11,15 +12,17 @@ from codemill.config import ModelConfig
 from codemill.models import CausalLM
 from codemill.models.initialize import initialize
 from codemill.train.adapter import TrainableLora
+from codemill.train.balance import Balanced, RouterBalance
+from codemill.train.balance_config import BalanceConfig
 from codemill.train.batch import Batch
 from codemill.train.config import LoopConfig, OptimizerConfig
 from codemill.train.loop import Trainer
 from codemill.train.lora_config import LoraSection
-from codemill.train.objective import CrossEntropy
+from codemill.train.objective import CrossEntropy, Objective
 from codemill.train.parallel import Parallel, Processes
 from codemill.train.parallel_config import ParallelConfig
 from codemill.train.policy import Policy
-from codemill.train.source import PackedSource, validation_batches
+from codemill.train.source import BatchSource, PackedSource, validation_batches
 from train.conftest import make_rows
 
 _COMMON = {
@@ -56,6 +59,8 @@ FAMILIES = {
     "qwen3": {**_COMMON, "tie_word_embeddings": True},
     "qwen3_moe": {**_COMMON, **_MOE},
     "qwen3_next": {**_COMMON, **_MOE, **_HYBRID},
+    # So many that in a step some get no token.
+    "many_experts": {**_COMMON, **_MOE, "num_experts": 64, "model_type": "qwen3_moe"},
 }
 LOOP = LoopConfig(steps=5, rows_per_step=4, rows_per_micro_batch=2, evaluate_every=2, checkpoint_every=100)
 # A large eps: an update that is only the sign of a gradient makes much of rounding where that is close to 0.
@@ -73,17 +78,25 @@ class Case:
     optimizer: OptimizerConfig = ADAMW
     loop: LoopConfig = LOOP
     lora: LoraSection | None = None
+    balance: BalanceConfig | None = None
+
+    def objective(self, parallel: Parallel) -> Objective:
+        if self.balance is None:
+            return CrossEntropy()
+        return Balanced(CrossEntropy(), RouterBalance(self.balance, parallel))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Losses and gradient norms by step, what validation measured, and the whole weights that were trained."""
+    """What the log has by step, what validation measured, and the whole weights that were trained."""
 
     losses: list[float]
+    metrics: list[Mapping[str, float]]
     norms: list[float]
     tokens: list[int]
     validation: list[float]
     weights: dict[str, Tensor] = field(repr=False)
+    kept: int  # parameters of the model on this process
 
 
 class Interleaved:
@@ -108,30 +121,49 @@ def make_policy(case: Case) -> Policy:
 def make_trainer(case: Case, directory: Path, parallel: Parallel, num_shares: int = 1) -> Trainer:
     """num_shares: those of the rows, where this process takes all of them."""
     rows, loop = make_rows(40), case.loop
-    source = (
-        PackedSource(rows, loop, *parallel.share_of_rows)
-        if parallel.num_processes > 1
-        else Interleaved([PackedSource(rows, loop, rank, num_shares) for rank in range(num_shares)])
-    )
+    source: BatchSource
+    if parallel.num_processes > 1:
+        source = PackedSource(rows, loop, *parallel.share_of_rows)
+    elif case.balance is not None:  # whose loss is one of all tokens that are read at a time
+        source = PackedSource(rows, replace(loop, rows_per_micro_batch=num_shares * loop.rows_per_micro_batch))
+    else:
+        source = Interleaved([PackedSource(rows, loop, rank, num_shares) for rank in range(num_shares)])
     validation = {"held_out": validation_batches(make_rows(9, seed=1), loop)}
     policy, optimizer = make_policy(case), case.optimizer
-    return Trainer(policy, CrossEntropy(), source, validation, loop, optimizer, directory, parallel=parallel)
+    return Trainer(policy, case.objective(parallel), source, validation, loop, optimizer, directory, parallel=parallel)
 
 
 def outcome(trainer: Trainer) -> Outcome:
     """Of a run to its end."""
     reports = list(trainer.run())
+    trainer.parallel.reshard(trainer.policy)
     return Outcome(
         [report.loss for report in reports],
+        [report.metrics for report in reports],
         [report.grad_norm for report in reports],
         [report.tokens for report in reports],
         [report.validation["held_out"] for report in reports if report.validation is not None],
         {name: whole(tensor).detach().clone() for name, tensor in trainer.policy.trained.state_dict().items()},
+        sum(local(parameter).numel() for parameter in trainer.policy.model.parameters()),
     )
+
+
+def dtypes_of_a_pass(case: Case, directory: Path) -> dict[str, torch.dtype]:
+    """Of the parameters while the first layer computes, by those of the processes that this is one of."""
+    trainer = make_trainer(case, directory, Processes(case.parallel))
+    model, found = trainer.policy.model, dict[str, torch.dtype]()
+    inner = model.model.layers[0].self_attn.q_proj
+    inner.register_forward_hook(lambda *_: found.update({name: x.dtype for name, x in model.named_parameters()}))
+    next(trainer.run())
+    return found
 
 
 def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def both_ways(cases: dict[str, Case], directory: Path) -> dict[str, tuple[Outcome, Outcome]]:

@@ -15,14 +15,17 @@ from codemill.models.dora import weight_of
 from codemill.models.lora import LoraAdapter
 from codemill.train.adapter import TrainableLora
 from codemill.train.batch import Batch
+from codemill.train.loop import Trainer
 from codemill.train.lora_config import LoraSection
 from codemill.train.lora_policy import planned_policy
 from codemill.train.objective import CrossEntropy
 from codemill.train.policy import Policy
+from codemill.train.source import PackedSource
 from codemill.train.trainable_share import format_share, trainable_share
 from models.adapters import random_ids
 from models.precision import in_fp64
 from models.reference import make_ours, make_reference
+from train.conftest import LOOP, OPTIMIZER, make_model, make_rows
 
 CASES: dict[str, tuple[str, LoraSection]] = {
     "dense": ("qwen3", LoraSection(rank=3, alpha=7)),
@@ -240,9 +243,11 @@ def test_only_the_adapter_learns(tmp_path: Path) -> None:
     [
         ("qwen3_moe", {"targets": ("gate_proj",)}, "this model has no 'gate_proj'; it has embed_tokens, q_proj,"),
         ("qwen3", {"targets": ("experts",)}, "this model has no 'experts'"),
-        ("qwen3_moe", {"dora": True}, "PEFT has no DoRA of experts in this model: set lora.targets"),
+        ("qwen3_moe", {"dora": True}, "there is no DoRA of experts in this model: set lora.targets"),
         ("qwen3_next", {"dora": True, "targets": ("gate_proj", "q_proj")}, "no DoRA of gate_proj"),
         ("qwen3", {"dora": True, "targets": ("embed_tokens",)}, "no DoRA of embed_tokens"),
+        ("qwen3", {"rank_pattern": {"q_prj": 3}}, "rank_pattern: 'q_prj' fits the end of no name"),
+        ("qwen3", {"targets": ("q_proj",), "alpha_pattern": {"v_proj": 3}}, "such as model.layers.0.self_attn.q_proj"),
     ],
 )
 def test_targets_that_cannot_be(family: str, settings: dict[str, Any], message: str) -> None:
@@ -256,6 +261,8 @@ def test_targets_that_cannot_be(family: str, settings: dict[str, Any], message: 
         ({"rank": 0}, "rank = 0"),
         ({"rank_pattern": {"q_proj": 0}}, "q_proj = 0"),
         ({"dropout": 1.0}, "dropout = 1.0"),
+        ({"alpha": 0.0}, "alpha = 0.0"),
+        ({"rank_pattern": {"(": 3}}, "rank_pattern: '\\(' is no regular expression"),
         ({"targets": ()}, "targets is empty"),
     ],
 )
@@ -289,3 +296,20 @@ def test_experts_of_packed_documents_have_dropout() -> None:
         expected = policy.hidden_states(batch)
     torch.manual_seed(1)
     assert (policy.hidden_states(batch) - expected).abs().max() > 0.01
+
+
+def test_a_run_with_dropout_is_the_same_run_again_stopped_or_not(tmp_path: Path) -> None:
+    def trainer(name: str) -> Trainer:
+        model = make_model().requires_grad_(False)
+        policy = Policy(model, TrainableLora(model, LoraSection(rank=2, dropout=0.5)))
+        return Trainer(policy, CrossEntropy(), PackedSource(make_rows(30), LOOP), {}, LOOP, OPTIMIZER, tmp_path / name)
+
+    reports = [list(trainer(name).run()) for name in ("one", "other")]
+    stopped = trainer("stopped").run()
+    first = [next(stopped) for _ in range(4)]
+    stopped.close()
+    torch.manual_seed(5)
+    reports.append([*first, *trainer("stopped").run()])
+    losses = [[report.loss for report in each] for each in reports]
+    assert losses[0] == losses[1] == losses[2]
+    assert len(set(losses[0])) == LOOP.steps

@@ -7,6 +7,7 @@ import torch
 
 from codemill.errors import UsageError
 from codemill.kernels import quantized_linear
+from codemill.kernels.cpu_library import load_cpu_library
 from codemill.kernels.packed_matrix import PackedMatrix
 from codemill.models import CausalLM, load_model, save_pretrained
 from codemill.models.quantized import named_weights
@@ -66,6 +67,26 @@ def test_gradients_are_those_of_the_dequantised_model(
     loss, exact = gradients(model, adapter)
     torch.testing.assert_close(loss, expected_loss, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(exact, expected, atol=1e-4 * expected.abs().max().item(), rtol=1e-4)
+
+
+@pytest.mark.skipif(load_cpu_library() is None, reason="the C++ library was not built")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_gradients_of_the_library_are_near(family: str, bits: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Which rounds activations to 8 bits in linear layers, and to bf16 in experts; by how much shows here."""
+    reference = make_reference(family, **({} if family == "qwen3" else {"moe_intermediate_size": 32}))
+    save_pretrained(make_ours(reference), tmp_path)
+    model = load_model(tmp_path, quantization=bits)
+    adapter = random_adapter(model)
+    expected_loss, expected = gradients(dequantized(model), adapter)
+    served = load_model(tmp_path, dtype, quantization=bits)
+    trained = TrainableLora(served, SECTION)
+    trained.load_state_dict(adapter.state_dict())
+    loss, found = gradients(served, trained)
+    assert (loss - expected_loss).abs() < 0.02 * expected_loss.abs()
+    assert 1e-4 * expected.norm() < (found - expected).norm() < 0.1 * expected.norm()
+    assert torch.cosine_similarity(found, expected, dim=0) > 0.995
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

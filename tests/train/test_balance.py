@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
-from codemill.kernels.experts import Routing
+from codemill.kernels.experts import Routing, RoutingLog
 from codemill.models import CausalLM
 from codemill.train.balance import (
     Balanced,
@@ -100,8 +100,8 @@ def test_an_expert_is_dead_after_steps_without_tokens() -> None:
         dead.append(balance.finish_step()["router/0/dead"])
     assert dead == [0, 0, 2, 2, 0]
     other = RouterBalance(BalanceConfig(dead_after=3))
-    other.idle_steps = balance.idle_steps
-    assert other.idle_steps == {"model.layers.0.mlp": [1, 1, 0, 0]}
+    other.load_state(balance.state())
+    assert other.state()["model.layers.0.mlp"].tolist() == [1, 1, 0, 0]
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_the_objective_adds_the_loss_of_all_layers(model: CausalLM, recompute: b
 
 
 def model_routing(model: CausalLM, batch: Batch) -> dict[str, Routing]:
-    routing: dict[str, Routing] = {}
+    routing = RoutingLog()
     model.hidden_states(batch.input_ids, None, batch.position_ids, batch.document_ids, routing=routing)
     assert list(routing) == [f"model.layers.{index}.mlp" for index in range(3)]
     return routing

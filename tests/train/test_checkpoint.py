@@ -2,6 +2,7 @@
 
 import random
 import resource
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,19 +10,23 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import transformers
 
 from codemill.errors import CodemillError
 from codemill.models.loader import load_model
+from codemill.train.balance_config import BalanceConfig
 from codemill.train.checkpoint import Checkpoints
 from codemill.train.export import save_checkpoint, save_whole
+from codemill.train.log import TrainingLog
 from codemill.train.loop import Trainer
 from codemill.train.lora_config import LoraSection
 from codemill.train.parallel import Parallel, Processes
 from codemill.train.parallel_config import ParallelConfig
 from train.conftest import make_model, make_trainer
-from train.parallel_runs import ADAMW, LOOP, MUON, Case, Outcome, outcome, whole
+from train.parallel_runs import ADAMW, LOOP, MUON, Case, Outcome, make_policy, outcome, whole
 from train.parallel_runs import make_trainer as make_case
-from train.processes import run_killed, run_processes
+from train.processes import run_killed, run_killed_together, run_processes
 
 OFTEN = replace(LOOP, steps=6, checkpoint_every=2)
 LORA = LoraSection(rank=2, alpha=4, dropout=0.1)  # whose masks are random numbers
@@ -32,6 +37,8 @@ CASES = {
     "hybrid": Case("qwen3_next", loop=OFTEN),
     "hybrid-muon": Case("qwen3_next", optimizer=MUON, loop=replace(OFTEN, precision="bfloat16")),
     "lora": Case("qwen3_moe", loop=OFTEN, lora=LORA),
+    # Which experts are dead is a matter of steps before the checkpoint.
+    "balanced": Case("many_experts", loop=OFTEN, balance=BalanceConfig(dead_after=3)),
 }
 SHARD, EXPERT = ParallelConfig(shard=True), ParallelConfig(expert=2)
 OF_TWO = {
@@ -39,6 +46,8 @@ OF_TWO = {
     "shard-muon": Case("qwen3", SHARD, MUON, OFTEN),
     "shard": Case("qwen3", SHARD, ADAMW, OFTEN),
     "expert-muon": Case("qwen3_moe", EXPERT, MUON, OFTEN),
+    "hybrid": Case("qwen3_next", SHARD, ADAMW, OFTEN),
+    "shard-bf16": Case("many_experts", SHARD, ADAMW, replace(OFTEN, precision="bfloat16"), balance=BalanceConfig()),
 }
 
 
@@ -72,6 +81,7 @@ def assert_same(found: Outcome, expected: Outcome, first: int) -> None:
     """The second one from step `first` on, counted from 0, to the last bit."""
     assert found.losses == expected.losses[first:]
     assert found.norms == expected.norms[first:]
+    assert found.metrics == expected.metrics[first:]
     assert found.weights.keys() == expected.weights.keys()
     assert all(torch.equal(tensor, expected.weights[name]) for name, tensor in found.weights.items())
 
@@ -81,10 +91,12 @@ def test_a_stopped_run_goes_on_to_the_same_bits(name: str, tmp_path: Path) -> No
     case = CASES[name]
     torch.manual_seed(0)
     expected = outcome(make_case(case, tmp_path / "whole", Parallel()))
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     stopped(make_case(case, tmp_path / "stopped", Parallel()), 3)
     torch.manual_seed(1)
     assert_same(outcome(make_case(case, tmp_path / "stopped", Parallel())), expected, first=2)
+    if case.balance is not None:
+        assert expected.metrics[2]["router/dead"] > 0
 
 
 def resume_together(cases: dict[str, Case], directory: Path) -> dict[str, tuple[Outcome, Outcome]]:
@@ -92,9 +104,7 @@ def resume_together(cases: dict[str, Case], directory: Path) -> dict[str, tuple[
     found = {}
     for name, case in cases.items():
         parallel = Processes(case.parallel)
-        torch.manual_seed(parallel.rank)
         expected = outcome(make_case(case, directory / f"{name}-whole", parallel))
-        torch.manual_seed(parallel.rank)
         stopped(make_case(case, directory / name, parallel), 3)
         torch.manual_seed(9)
         trainer = make_case(case, directory / name, parallel)
@@ -131,6 +141,49 @@ def test_models_in_parts_become_directories(name: str, together: Any) -> None:
         assert all(torch.equal(tensor, weights[each]) for each, tensor in found.items())
 
 
+@pytest.mark.parametrize("name", ["hybrid", "expert-muon"])
+def test_transformers_loads_what_a_checkpoint_of_two_becomes(name: str, together: Any, tmp_path: Path) -> None:
+    directory, outcomes = together
+    model = make_policy(OF_TWO[name]).model
+    newest = Checkpoints(directory / name / "checkpoints", 2).paths()[-1]
+    save_checkpoint(newest, model.config, tmp_path / "model", torch.float32)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="float32")
+    model.load_state_dict(outcomes[0][name][0].weights)
+    ids = torch.arange(40)[None] % model.config.vocab_size
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(ids), theirs(ids).logits, atol=2e-5, rtol=1e-4)
+
+
+def continued(case: Case, directory: Path) -> Outcome:
+    return outcome(make_case(case, directory, Processes(case.parallel)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hybrid", "expert-muon"])
+def test_one_and_four_processes_go_on_alike_where_two_were(name: str, together: Any, tmp_path: Path) -> None:
+    directory, _ = together
+    loop = replace(OFTEN, steps=8, rows_per_micro_batch=1)
+    case = replace(OF_TWO[name], loop=loop)
+    for each in ("one", "four"):
+        shutil.copytree(directory / name, tmp_path / each)
+    alone = outcome(make_case(case, tmp_path / "one", Parallel(), num_shares=4))
+    for found in run_processes(continued, tmp_path, case, tmp_path / "four", num_processes=4):
+        assert found.losses == pytest.approx(alone.losses, rel=1e-4)
+        assert len(found.losses) == 2
+        for key, tensor in found.weights.items():
+            atol = 5e-3 if "muon" in name else 1e-5
+            torch.testing.assert_close(tensor, alone.weights[key], atol=atol, rtol=0, msg=key)
+    save_checkpoint(
+        Checkpoints(tmp_path / "four" / "checkpoints", 2).paths()[-1],
+        *(make_policy(case).model.config, tmp_path / "model", torch.float32),
+    )
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="float32")
+    ours = load_model(tmp_path / "model", "float32")
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=2e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["shard", "expert-muon"])
 def test_one_process_goes_on_where_two_were(name: str, together: Any, tmp_path: Path) -> None:
     directory, outcomes = together
@@ -159,28 +212,57 @@ def test_two_processes_go_on_where_one_was(tmp_path: Path) -> None:
         assert losses == pytest.approx(expected[2:], rel=1e-6)
 
 
-def run_to_the_end(name: str, directory: Path) -> None:
-    case = CASES[name]
-    list(make_case(replace(case, loop=replace(case.loop, steps=30, checkpoint_every=1)), directory, Parallel()).run())
+def run_to_the_end(case: Case, directory: Path) -> None:
+    loop = replace(case.loop, steps=30, checkpoint_every=1)
+    parallel = Processes(case.parallel) if dist.is_initialized() else Parallel()
+    list(make_case(replace(case, loop=loop), directory, parallel).run())
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["moe-muon"])
+@pytest.mark.parametrize("name", ["moe-muon", pytest.param("balanced", marks=pytest.mark.slow)])
 def test_killed_at_any_moment(name: str, kills: int, tmp_path: Path) -> None:
     """Every step writes a checkpoint, so that many kills fall into the writing of one."""
-    run_to_the_end(name, tmp_path / "whole")
-    draw = random.Random(0)
-    for _ in range(kills):
-        run_killed(draw.uniform(0.05, 0.6), run_to_the_end, name, tmp_path / "killed")
-    run_to_the_end(name, tmp_path / "killed")
+    case, draw = CASES[name], random.Random(0)
+    run_to_the_end(case, tmp_path / "whole")
+    while kills:
+        if run_killed(draw.uniform(0.05, 0.6), run_to_the_end, case, tmp_path / "killed"):
+            kills -= 1
+        else:  # it has come to its end, and another one begins
+            check_same_end(case, tmp_path)
+            shutil.rmtree(tmp_path / "killed")
+    run_to_the_end(case, tmp_path / "killed")
+    check_same_end(case, tmp_path)
+
+
+@pytest.mark.slow
+def test_one_of_two_killed_at_any_moment(tmp_path: Path) -> None:
+    case, draw = OF_TWO["shard-bf16"], random.Random(0)
+    run_processes(run_to_the_end, tmp_path, case, tmp_path / "whole")
+    kills = 40
+    while kills:
+        if run_killed_together(draw, (0.1, 1.5), run_to_the_end, tmp_path, case, tmp_path / "killed"):
+            kills -= 1
+        else:
+            check_same_end(case, tmp_path)
+            shutil.rmtree(tmp_path / "killed")
+    run_processes(run_to_the_end, tmp_path, case, tmp_path / "killed")
+    check_same_end(case, tmp_path)
+
+
+def check_same_end(case: Case, folder: Path) -> None:
+    """Of the runs "whole" and "killed": weights, optimizers and logs."""
     states = []
-    for directory in (tmp_path / "whole", tmp_path / "killed"):
-        trainer = make_case(CASES[name], directory, Parallel())
+    for directory in (folder / "whole", folder / "killed"):
+        trainer = make_case(case, directory, Parallel())
         assert trainer.checkpoints.restore(trainer.policy.trained, trainer.optimizers) == 30
         assert not list((directory / "checkpoints").glob("*.partial"))
         states.append((trained(trainer), [x for each in trainer.optimizers for x in tensors(each.state_dict())]))
     assert all(torch.equal(tensor, states[1][0][each]) for each, tensor in states[0][0].items())
     assert all(torch.equal(one, other) for one, other in zip(states[0][1], states[1][1], strict=True))
+    logs = [TrainingLog(folder / name / "log.jsonl").read() for name in ("whole", "killed")]
+    whole, killed = ([replace(report, tokens_per_second=0.0, mfu=0.0) for report in log] for log in logs)
+    assert whole == killed
+    assert len(whole) == 30
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -254,6 +336,30 @@ def test_a_full_disk_leaves_the_one_before(trainer: Trainer) -> None:
     assert "\n" not in str(raised.value)
     assert [path.name for path in trainer.checkpoints.directory.iterdir()] == ["step-00000001"]
     assert trainer.checkpoints.restore(trainer.policy.model, trainer.optimizers) == 1
+
+
+def saved_with_one_full_disk(case: Case, directory: Path) -> str:
+    trainer = make_case(case, directory, Processes(case.parallel))
+    state = trainer.policy.trained, trainer.optimizers
+    trainer.checkpoints.save(1, *state)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if trainer.parallel.rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(CodemillError) as raised:
+            trainer.checkpoints.save(2, *state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert trainer.checkpoints.restore(*state) == 1
+    return str(raised.value)
+
+
+def test_a_full_disk_of_one_process_is_an_error_of_all(tmp_path: Path) -> None:
+    for message in run_processes(saved_with_one_full_disk, tmp_path, OF_TWO["shard"], tmp_path):
+        assert "step-00000002 cannot be written" in message
+        assert "is the disk full?" in message
+        assert "\n" not in message
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
 
 
 def test_a_directory_that_cannot_be_made(trainer: Trainer, tmp_path: Path) -> None:

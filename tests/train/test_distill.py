@@ -25,7 +25,7 @@ from codemill.train.distillation import Distillation
 from codemill.train.log import TrainingLog
 from codemill.train.losses import policy_gradient, reverse_kl
 from codemill.train.policy import Policy
-from codemill.train.sampling import answer_seeds, sample_answers
+from codemill.train.sampling import AnswerSampler, answer_seeds
 from codemill.train.taught_batches import TaughtDocuments
 from train.conftest import VOCAB_SIZE, make_model, save_model
 
@@ -161,6 +161,7 @@ def test_sampled_tokens_are_taught_by_the_difference_of_log_probabilities() -> N
         ({"cross_entropy_weight": 1.0}, "on_policy = false"),
         ({"beta": 1.0}, "between 0 and 1"),
         ({"temperature": 0.0}, "above 0"),
+        ({"loss": "sampled_reverse_kl", "temperature": 0.7}, "needs temperature = 1"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -288,23 +289,44 @@ def test_answers_are_those_of_the_policy_and_depend_on_their_seeds() -> None:
 
     model, tokenizer = load_model(None, "float32"), Tokenizer.load(None)
     prompts, seeds = [[100, 200, 300], [17, 18]], answer_seeds(0, 3, [5, 9])
-    sampled = [sample_answers(Policy(model), tokenizer, prompts, seeds, 8, 1.0, 64) for _ in range(2)]
+    sampler = AnswerSampler(Policy(model), tokenizer, 64)
+    sampled = [sampler.answers(prompts, seeds, 8, 1.0) for _ in range(2)]
     assert sampled[0] == sampled[1]
     assert all(1 <= len(answer) <= 8 for answer in sampled[0])
-    other = sample_answers(Policy(model), tokenizer, prompts, answer_seeds(0, 4, [5, 9]), 8, 1.0, 64)
+    other = sampler.answers(prompts, answer_seeds(0, 4, [5, 9]), 8, 1.0)
     assert other != sampled[0]
-    cold = sample_answers(Policy(model), tokenizer, prompts[:1], seeds[:1], 4, 1e-4, 64)[0]
+    cold = sampler.answers(prompts[:1], seeds[:1], 4, 1e-4)[0]
     ids = list(prompts[0])
     for token in cold:  # at so low a temperature it is the likeliest
         assert model(torch.tensor([ids]))[0, -1].argmax() == token
         ids.append(token)
 
 
+def test_an_engine_that_was_used_before_answers_as_a_new_one_with_the_weights_as_they_are() -> None:
+    from codemill.models import load_model
+    from codemill.train.lora_config import LoraSection
+    from codemill.train.lora_policy import load_lora_policy
+
+    tokenizer = Tokenizer.load(None)
+    prompts, seeds = [list(range(100, 150)), list(range(100, 140))], answer_seeds(0, 3, [5, 9])
+    policies = Policy(load_model(None, "float32", trainable=True)), load_lora_policy(None, LoraSection(), "float32")
+    for policy in policies:
+        used = AnswerSampler(policy, tokenizer, 128)
+        before = used.answers(prompts, seeds, 16, 1.0)
+        with torch.no_grad():
+            for parameter in policy.trained.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)), alpha=0.05)
+        after = used.answers(prompts, seeds, 16, 1.0)
+        assert after == AnswerSampler(policy, tokenizer, 128).answers(prompts, seeds, 16, 1.0)
+        assert after != before
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("distill.teachers.web={folder}/small", "small has 4,000 tokens, .*student 4,096: a teacher must share"),
-        ("data.context=4", "context"),
+        ("data.context=4", r"train.jsonl:1: \d+ tokens and an answer, but the context is 4"),
+        ('distill.teachers={web = "{folder}/web"}', r"train.jsonl:2: the data has the domain '', but .* web: add it"),
         ("data.validation_fraction=0.1", "validation"),
     ],
 )
@@ -312,7 +334,7 @@ def test_what_cannot_be_is_said_before_anything_is_trained(
     folder: Path, setting: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_model(folder / "small", 0, 1.0, vocab_size=4000)
-    assert run(folder, setting.format(folder=folder)) != 0
+    assert run(folder, setting.replace("{folder}", str(folder))) != 0
     captured = capsys.readouterr().err
     assert len(captured.strip().splitlines()) == 1
     assert re.search(message, captured)

@@ -1,5 +1,6 @@
 """DPO: closed forms, pairs packed and split, the reference's cache, and runs from a JSON Lines file to a model."""
 
+import errno
 import json
 import math
 from collections.abc import Callable
@@ -174,6 +175,24 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: bytes | None) -> None:
     (path,) = tmp_path.glob("reference-*.npy")
     path.write_bytes(path.read_bytes()[:-5] if damage is None else damage)
     with pytest.raises(CodemillError, match=f"{path.name}.*delete it"):
+        reference_log_probs(policy, packed, tmp_path, LOOP)
+
+
+def test_values_that_are_no_numbers_and_a_full_disk_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, policy = PackedPairs(make_pairs(8), 40, 0), Policy(make_model())
+    known = np.array(reference_log_probs(policy, packed, tmp_path, LOOP))
+    (path,) = tmp_path.glob("reference-*.npy")
+    known[3, 1] = np.inf
+    np.save(path, known)
+    with pytest.raises(CodemillError, match=f"{path.name} is damaged"):
+        reference_log_probs(policy, packed, tmp_path, LOOP)
+    path.unlink()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(CodemillError, match=r"cannot be written: No space left on device"):
         reference_log_probs(policy, packed, tmp_path, LOOP)
 
 

@@ -197,7 +197,7 @@ def test_ctrl_c_saves_the_step_in_progress(tmp_path: Path, monkeypatch: pytest.M
 def test_a_second_ctrl_c_interrupts_at_once() -> None:
     with Interruption() as interruption:
         os.kill(os.getpid(), signal.SIGINT)
-        assert interruption.requested
+        assert interruption.signal
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -127,20 +127,26 @@ def test_only_what_the_assistant_says_is_learned(train: Train, folder: Path, tok
     assert report.loss == pytest.approx(total / count, rel=1e-5)
 
 
-def test_ctrl_c_ends_with_130_and_the_same_command_continues(
-    train: Train, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_and_the_same_command_continues(
+    number: signal.Signals,
+    status: int,
+    train: Train,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert train(output="whole") == 0
     original, steps = Trainer._accumulate, iter(range(100))
 
     def accumulate(self: Trainer, *arguments: Any) -> Any:
         if next(steps) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return original(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_accumulate", accumulate)
     capsys.readouterr()
-    assert train() == 130
+    assert train() == status
     assert capsys.readouterr().err.endswith("stopped: the same command continues\n")
     assert train("--json") == 0
     result = json.loads(capsys.readouterr().out)
@@ -201,7 +207,7 @@ def test_sizes_that_cannot_be_are_named(
 ) -> None:
     assert train("--set", "data.context=129") == 2
     assert "data.context = 129, but " in capsys.readouterr().err
-    monkeypatch.setattr("codemill.train.fine_tuning.available_memory", lambda: 10**8)
+    monkeypatch.setattr("codemill.train.parallel_memory.available_memory", lambda: 10**8)
     assert train() == 2
     assert "training takes at least 0.7 GB, this machine has 0.1 GB free" in capsys.readouterr().err
 
@@ -260,3 +266,20 @@ def test_the_balance_of_the_experts(train: Train, folder: Path, capsys: pytest.C
     assert "router/1/load" not in capsys.readouterr().err
     assert train("--set", "balance.coefficient=0.1", output="dense") == 2
     assert "[balance] is for models with experts" in capsys.readouterr().err
+
+
+def test_what_is_left_out_of_the_data_is_told(train: Train, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = {"role": "user", "content": "why"}
+    with (folder / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"messages": [asked]}) + "\n")
+        file.write(json.dumps({"messages": [asked, {"role": "assistant", "content": "so " * 200}]}) + "\n")
+    options = ("--set", "data.on_empty=skip", "--set", "data.overlong=drop")
+    assert train("--dry-run", *options) == 0
+    plan = capsys.readouterr().out
+    lines = ["train: skipped, with nothing to learn from: 1", "train: longer than the context: 1, of these dropped: 1;"]
+    assert all(line in plan for line in lines)
+    assert train("--dry-run", "--json", *options) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"]["train"]["overlong"] == 1
+    assert train("--set", "loop.steps=1", *options) == 0
+    error = capsys.readouterr().err
+    assert all(line in error for line in lines)

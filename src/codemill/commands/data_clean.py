@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codemill.commands import options, print_json
-from codemill.commands.data_progress import bytes_progress
+from codemill.data.progress import bytes_progress
 
 if TYPE_CHECKING:
     from codemill.data.clean import CleanSummary

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 Inputs = Annotated[
     list[Path],
-    typer.Argument(metavar="INPUT...", help="JSON Lines (.gz or not), Parquet, text or code files; or folders."),
+    typer.Argument(
+        metavar="INPUT...", help="JSON Lines or JSON (.gz or not), Parquet, text or code files; or folders."
+    ),
 ]
 Context = Annotated[int, typer.Option(min=2, help="Most tokens of a document, and places of a row.")]
 OnlyLastTurnLoss = Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from codemill.commands import data_options, options, print_json
-from codemill.commands.data_progress import bytes_progress
+from codemill.data.progress import bytes_progress
 
 EXAMPLES = """
 codemill data pack train.jsonl --model Qwen/Qwen3-Coder-30B-A3B-Instruct --context 32768 --output packed/
@@ -57,7 +57,7 @@ def pack(
         workers=workers,
     )
     code = data_options.code_transform(level, fim, fim_chat, fim_edit, seed, context)
-    size = sum(file.path.stat().st_size for file in find_inputs(names))
+    size = sum(file.path.stat().st_size for file in find_inputs(names, as_code=code is not None))
     with bytes_progress(size) as advance:
         info = PackedDirectory(output).pack(Tokenizer.load(model), settings, code, advance)
     if as_json:
@@ -67,19 +67,15 @@ def pack(
 
 
 def _as_text(info: dict[str, Any], output: Path) -> str:
+    from codemill.data.packed_directory import counts_of
+
     learned = info["learned_tokens"] / max(info["tokens"], 1)
     lines = [
         f"{info['records']:,} records, {info['documents']:,} documents, {info['tokens']:,} tokens; "
         f"learned: {info['learned_tokens']:,} ({learned:.1%})",
         f"{info['rows']:,} rows of {info['context']:,} places, {info['fill']:.2%} full",
     ]
-    if info["nothing_to_learn"]:
-        lines.append(f"skipped, with nothing to learn from: {info['nothing_to_learn']:,}")
-    if info["overlong"]:
-        lines.append(
-            f"longer than the context: {info['overlong']:,}, of these dropped: {info['dropped']:,}; "
-            f"tokens lost: {info['lost_tokens']:,}"
-        )
+    lines += counts_of(info).lines()
     if not info["reused"]:
         seconds = info["seconds"]
         rate = info["input_bytes"] / 1e6 / max(seconds["tokenise"], 1e-9)

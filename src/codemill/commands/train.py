@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codemill.commands import add_verb, epilog, options
+from codemill.commands.train_processes import said_once
 from codemill.commands.train_progress import run_training
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def _verb(read: Callable[[Path, Sequence[str]], MakeRun]) -> Callable[..., None]
         threads: options.Threads = None,
         as_json: options.AsJson = False,
     ) -> None:
-        run_training(read(config, overrides or ()), dry_run, threads, as_json)
+        with said_once():
+            run_training(read(config, overrides or ()), dry_run, threads, as_json)
 
     verb.__name__, verb.__doc__ = read.__name__, read.__doc__
     return verb

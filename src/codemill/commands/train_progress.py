@@ -1,13 +1,19 @@
 """A training run on the terminal: what it would do, how far it is, and what it left."""
 
+import logging
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import typer
+
 from codemill.commands import print_json
 
 if TYPE_CHECKING:
+    from codemill.data.overlong import OverlongCounts
     from codemill.train.log import StepReport
     from codemill.train.loop import Trainer
     from codemill.train.run import RunPlan, TrainingRun
@@ -15,6 +21,8 @@ if TYPE_CHECKING:
 
 def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int | None, as_json: bool) -> None:
     """Run, or with `dry_run` only print the plan. Ctrl-C leaves a checkpoint and raises KeyboardInterrupt."""
+    if not is_main_process():
+        _be_quiet()
     import torch
 
     from codemill.train.trainable_share import format_share, trainable_share
@@ -23,16 +31,24 @@ def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int 
         torch.set_num_threads(threads)
     run = make()
     if dry_run:
-        _print_plan(run.plan(), as_json)
+        plan = run.plan()
+        if is_main_process():
+            _print_plan(plan, as_json)
         return
     try:
         trainer = run.start()
+        if trainer.parallel.is_main:
+            print("".join(f"{line}\n" for line in left_out_lines(run.left_out)), end="", file=sys.stderr)
         if trainer.policy.adapter is not None and trainer.parallel.is_main:
             print(format_share(trainable_share(trainer.policy)), file=sys.stderr)
         reports = list(with_progress(run, trainer))
-    except KeyboardInterrupt:
-        print("stopped: the same command continues", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        if is_main_process():
+            print("stopped: the same command continues", file=sys.stderr)
+        if stop.args == (signal.SIGTERM,):
+            raise typer.Exit(128 + signal.SIGTERM) from None
         raise
+    trainer.parallel.leave()
     if not trainer.parallel.is_main:
         return
     if as_json:
@@ -40,6 +56,22 @@ def run_training(make: Callable[[], "TrainingRun"], dry_run: bool, threads: int 
         print_json({"model": str(run.result), "steps": trainer.loop.steps, "loss": loss})
     else:
         print(f"model: {run.result}")
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that speaks, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def left_out_lines(left_out: "Mapping[str, OverlongCounts]") -> list[str]:
+    """What is not read of the data, a line each."""
+    return [f"{name}: {line}" for name, counts in left_out.items() for line in counts.lines()]
+
+
+def _be_quiet() -> None:
+    """No bars of downloads and no warnings, which the main process shows too."""
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    logging.getLogger("codemill").setLevel(logging.ERROR)
 
 
 def with_progress(run: "TrainingRun", trainer: "Trainer") -> Iterator["StepReport"]:
@@ -92,6 +124,9 @@ def _print_plan(plan: "RunPlan", as_json: bool) -> None:
         from codemill.train.trainable_share import format_share
 
         print(format_share(plan.share))
+    for line in left_out_lines(plan.left_out):
+        print(line)
     total = sum(plan.memory.values())
     parts = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in plan.memory.items())
-    print(f"about {total / 1e9:.2f} GB of memory: {parts}")
+    where = f" on each of {plan.processes} processes" if plan.processes > 1 else ""
+    print(f"about {total / 1e9:.2f} GB of memory{where}: {parts}")

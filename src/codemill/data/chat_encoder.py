@@ -70,7 +70,10 @@ class ExampleEncoder:
             parts = to_parts(self._tokenizer.render_pieces(question, tools, True, **self._variables))
             starts = [i for i, part in enumerate(parts) if part == Part(TURN_START, True)]
             if not starts or TURN_END not in self._tokenizer.control_tokens:
-                raise CodemillError("the chat template is not ChatML, so the assistant's turns cannot be told apart")
+                raise CodemillError(
+                    "the chat template is not ChatML, so the assistant's turns cannot be told apart; use a tokenizer "
+                    "whose template is, or give {prompt, completion} as texts"
+                )
             start = parts[starts[-1]]
             role = [[start, Part("assistant\n")], [start, Part("assistant")]]
             self._openings[has_tools] = [parts[starts[-1] :], *role]

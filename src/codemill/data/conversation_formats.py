@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from codemill.chat.messages import normalize_messages, normalize_tools
+from codemill.data.other_formats import to_our_form
 from codemill.data.tool_results import check_tool_results
 from codemill.errors import UsageError
 
 Json = Mapping[str, Any]
 _KNOWN = (
-    '{"messages"}, {"prompt", "completion"}, {"text"}, {"repo", "path", "content"} or, for DPO, '
-    '{"prompt", "chosen", "rejected"}'
+    '{"messages"}, {"prompt", "completion"}, {"text"}, {"repo", "path", "content"}, {"conversations"}, '
+    '{"instruction", "output"} or, for DPO, {"prompt", "chosen", "rejected"}'
 )
+_WEIGHTS = ("weight", "train", "training", "loss")
 
 
 class NothingToLearn(UsageError):
@@ -56,6 +58,7 @@ class ExamplePair:
 
 def parse_example(record: Json, only_last_turn_loss: bool = False) -> Example:
     """What to learn from a record. Raises UsageError naming what is wrong with it."""
+    record = to_our_form(record)
     if "messages" in record:
         return _conversation(record, only_last_turn_loss)
     if "chosen" in record or "rejected" in record:
@@ -70,13 +73,15 @@ def parse_example(record: Json, only_last_turn_loss: bool = False) -> Example:
 
 def parse_pair(record: Json, only_last_turn_loss: bool = False) -> ExamplePair:
     """The two examples of a preference; without a "prompt" it is what both begin with. Raises UsageError."""
-    missing = [key for key in ("chosen", "rejected") if key not in record]
+    record = to_our_form(record)
+    missing = [key for key in ("chosen", "rejected") if record.get(key) is None]
     if missing:
         raise UsageError(f"no key {missing[0]!r}: a preference pair is {{prompt, chosen, rejected}}")
+    if isinstance(record["chosen"], str) != isinstance(record["rejected"], str):
+        raise UsageError("chosen and rejected must both be texts or both be lists of messages")
     if record["chosen"] == record["rejected"]:
-        raise UsageError("chosen and rejected are the same: there is nothing to prefer")
-    if "prompt" not in record:
-        record = {**record, **_implicit_prompt(record["chosen"], record["rejected"])}
+        raise NothingToLearn("chosen and rejected are the same: there is nothing to prefer")
+    record = {**record, **_prompt_and_answers(record.get("prompt"), record["chosen"], record["rejected"])}
     return ExamplePair(
         _answer(record, "prompt", "chosen", only_last_turn_loss),
         _answer(record, "prompt", "rejected", only_last_turn_loss),
@@ -85,6 +90,7 @@ def parse_pair(record: Json, only_last_turn_loss: bool = False) -> ExamplePair:
 
 def parse_prompt(record: Json) -> Example:
     """What to answer: the "prompt", or the messages before the last answer. All weights are 0. Raises UsageError."""
+    record = to_our_form(record)
     prompt = record.get("prompt", record.get("messages"))
     if isinstance(prompt, str):
         return Continuation(prompt, "")
@@ -114,22 +120,40 @@ def _conversation(record: Json, only_last: bool) -> Conversation:
 
 
 def _answer(record: Json, prompt_key: str, answer_key: str, only_last: bool) -> Example:
-    prompt, answer = record.get(prompt_key, ""), record[answer_key]
+    prompt, answer = record.get(prompt_key) or "", record[answer_key]
     if isinstance(prompt, str) and isinstance(answer, str):
         if not answer.strip():
             raise NothingToLearn(f"nothing to learn from: {answer_key} is empty")
         return Continuation(prompt, answer)
-    if not (isinstance(answer, list) and (isinstance(prompt, list) or not prompt)):
-        raise UsageError(f"{prompt_key} and {answer_key} must both be texts or both be lists of messages")
-    messages = _messages([*(prompt or []), *answer])
-    weights = _weights(messages, len(prompt or []), _only_last(record, only_last))
-    return Conversation(messages, _tools(record), weights)
+    given, said = _as_messages(prompt, "user", prompt_key), _as_messages(answer, "assistant", answer_key)
+    messages = _messages([*given, *said])
+    return Conversation(messages, _tools(record), _weights(messages, len(given), _only_last(record, only_last)))
+
+
+def _as_messages(value: Any, role: str, key: str) -> list[Any]:
+    """A text beside messages is one itself."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}] if value else []
+    if not isinstance(value, list):
+        raise UsageError(f"{key} must be text or a list of messages, found {type(value).__name__}")
+    return value
 
 
 def _messages(value: Any) -> list[dict[str, Any]]:
     messages = normalize_messages(value)
+    for i, message in enumerate(messages):
+        _check_content(message, value[i].get("content"), f"message {i}")
     check_tool_results(messages)
     return messages
+
+
+def _check_content(message: Json, content: Any, where: str) -> None:
+    """What would be dropped without a word is an error: calls that no assistant makes, content under another name."""
+    role = message["role"]
+    if message.get("tool_calls") and role != "assistant":
+        raise UsageError(f"{where}: only the assistant calls tools, not the {role}")
+    if content is None and role in ("system", "user"):
+        raise UsageError(f"{where}: the {role}'s message has no content")
 
 
 def _tools(record: Json) -> list[dict[str, Any]]:
@@ -165,8 +189,7 @@ def _weights(messages: Sequence[Json], first: int, only_last: bool) -> tuple[flo
 
 
 def _weight(message: Json, where: str) -> float:
-    weight = message.get("weight")
-    weight = message.get("train") if weight is None else weight
+    weight = next((message[key] for key in _WEIGHTS if message.get(key) is not None), None)
     if weight is None:
         return float(message["role"] == "assistant")
     if not isinstance(weight, bool | int | float) or not 0 <= weight < math.inf:
@@ -183,6 +206,16 @@ def _whole_text(record: Json, key: str) -> Continuation:
     if not text.strip():
         raise NothingToLearn(f"nothing to learn from: {key} is empty")
     return Continuation("", text, is_text=True)
+
+
+def _prompt_and_answers(prompt: Any, chosen: Any, rejected: Any) -> dict[str, Any]:
+    """The prompt apart from the answers: many data sets repeat it there, as messages, and give it as a text besides."""
+    are_lists = isinstance(chosen, list) and isinstance(rejected, list)
+    if prompt is None or (isinstance(prompt, str) and are_lists and chosen[:1] == rejected[:1]):
+        return _implicit_prompt(chosen, rejected)
+    if are_lists and isinstance(prompt, list) and chosen[: len(prompt)] == rejected[: len(prompt)] == prompt:
+        return {"chosen": chosen[len(prompt) :], "rejected": rejected[len(prompt) :]}
+    return {}
 
 
 def _implicit_prompt(chosen: Any, rejected: Any) -> dict[str, Any]:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import overload
 
 from codemill.chat.tokenizer import Tokenizer
-from codemill.data.cached_documents import CachedDocuments
+from codemill.data.cached_documents import CachedDocuments, Int64
 from codemill.data.chat_encoder import THINKING
 from codemill.data.code_documents import CodeTransform
 from codemill.data.document_cache import DocumentCache, default_cache
 from codemill.data.overlong import POLICIES, FittedDocuments
 from codemill.data.packing import Document
 from codemill.data.tokenizing import Recipe
+from codemill.data.turn_cuts import Turns
 from codemill.errors import CodemillError, UsageError
 
 Progress = Callable[[int], None]
@@ -86,10 +87,34 @@ class PreferencePair:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is given to a model to answer: ids [n], the opening of the answer included. domain: picks the teacher."""
+    """What is given to a model to answer: ids [n], the opening of the answer included. domain: picks the teacher.
+
+    where: its file and line.
+    """
 
     document: Document
     domain: str = ""
+    where: str = ""
+
+
+class Prompts(Sequence[Prompt]):
+    """What documents ask."""
+
+    def __init__(self, documents: FittedDocuments) -> None:
+        self.documents = documents
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Prompt]: ...
+    def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        documents = self.documents
+        return Prompt(documents[index], documents.domain(index), documents.where(index))
 
 
 class PreferencePairs(Sequence[PreferencePair]):
@@ -110,6 +135,16 @@ class PreferencePairs(Sequence[PreferencePair]):
             return [self[i] for i in range(*index.indices(len(self)))]
         first = 2 * range(len(self))[index]
         return PreferencePair(self.documents[first], self.documents[first + 1])
+
+    @property
+    def lengths(self) -> Int64:
+        """Tokens of both documents of each pair [pairs, 2]."""
+        return self.documents.lengths.reshape(-1, 2)
+
+    @property
+    def learned(self) -> Int64:
+        """Tokens with a loss weight of both documents of each pair [pairs, 2]."""
+        return self.documents.learned.reshape(-1, 2)
 
 
 def load_documents(
@@ -134,13 +169,13 @@ def load_pairs(
 
 def load_prompts(
     paths: Sequence[str | Path], tokenizer: Tokenizer, settings: ConversationData, progress: Progress = lambda _: None
-) -> list[Prompt]:
+) -> Prompts:
     """The prompts of these files: "prompt", or the messages before the last answer. Raises as `load_documents` does.
 
-    Longer ones than the context are dropped, or an error if `overlong` says so: there is no beginning of a question.
+    Those that leave no room in the context are dropped, or an error if `overlong` says so: there is no beginning of a
+    question.
     """
-    documents = _load(paths, tokenizer, settings, "prompts", progress)
-    return [Prompt(document, documents.domain(i)) for i, document in enumerate(documents)]
+    return Prompts(_load(paths, tokenizer, settings, "prompts", progress))
 
 
 def load_code(
@@ -153,7 +188,7 @@ def load_code(
     """Source files, or records {"repo", "path", "content"}, for pre-training. Raises as `load_documents` does."""
     recipe = replace(settings.recipe("code"), code=replace(transform, max_tokens=settings.context))
     cache = DocumentCache(settings.cache_directory)
-    return _fitted(cache.documents(paths, tokenizer, recipe, settings.workers, progress), settings, paths)
+    return _fitted(cache.documents(paths, tokenizer, recipe, settings.workers, progress), settings, paths, tokenizer)
 
 
 def _load(
@@ -161,11 +196,17 @@ def _load(
 ) -> FittedDocuments:
     cache = DocumentCache(settings.cache_directory)
     documents = cache.documents(paths, tokenizer, settings.recipe(kind), settings.workers, progress)
-    return _fitted(documents, settings, paths, group=2 if kind == "pairs" else 1)
+    group, room = 2 if kind == "pairs" else 1, 1 if kind == "prompts" else 0
+    return _fitted(documents, settings, paths, tokenizer, group, room)
 
 
 def _fitted(
-    documents: CachedDocuments, settings: ConversationData, paths: Sequence[str | Path], group: int = 1
+    documents: CachedDocuments,
+    settings: ConversationData,
+    paths: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    group: int = 1,
+    room: int = 0,
 ) -> FittedDocuments:
     if documents.empty and settings.on_empty == "error":
         where, reason = documents.empty[0]
@@ -173,4 +214,4 @@ def _fitted(
         raise CodemillError(f'{where}: {reason}{more}; on_empty = "skip" leaves such records out')
     if not len(documents):
         raise CodemillError(f"{', '.join(map(str, paths))}: no records to learn from")
-    return FittedDocuments(documents, settings.context, settings.overlong, group)
+    return FittedDocuments(documents, settings.context, settings.overlong, group, Turns.of(tokenizer), room)

@@ -42,7 +42,7 @@ class DocumentCache:
         progress: called with the bytes of input that are done. Raises UsageError or CodemillError naming the file, and
         the line, of a record that cannot be read; BrokenShard is never raised: such a file is made again.
         """
-        segments = cut_segments(find_inputs(inputs))
+        segments = cut_segments(find_inputs(inputs, as_code=recipe.kind == "code"))
         paths = [self.directory / (recipe.key(tokenizer, segment) + SUFFIX) for segment in segments]
         wanted = {path: segment for path, segment in zip(paths, segments, strict=True) if not _is_whole(path)}
         progress(sum(segment.size for path, segment in zip(paths, segments, strict=True) if path not in wanted))

@@ -19,10 +19,14 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class TrainingFile:
-    """A file of training data. name: its path below the folder that the user named, or just its name."""
+    """A file of training data. name: its path below the folder that the user named, or just its name.
+
+    is_json: a file of records that is JSON, not JSON Lines.
+    """
 
     path: Path
     name: Path
+    is_json: bool = False
 
     @property
     def is_gzip(self) -> bool:

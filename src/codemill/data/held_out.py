@@ -10,6 +10,7 @@ import numpy.typing as npt
 from codemill.data.packing import Document
 
 Item = TypeVar("Item")
+KNOWN = ("lengths", "learned")
 Int64 = npt.NDArray[np.int64]
 
 
@@ -18,9 +19,13 @@ class Subset(Sequence[Item]):
 
     def __init__(self, items: Sequence[Item], indices: Int64) -> None:
         self._items, self._indices = items, indices
-        lengths = getattr(items, "lengths", None)
-        if lengths is not None:
-            self.lengths: Int64 = lengths[indices]
+
+    def __getattr__(self, name: str) -> Int64:
+        """What the items know of themselves as an array, such as `lengths`, of these."""
+        if name not in KNOWN:
+            raise AttributeError(name)
+        values: Int64 = getattr(self._items, name)
+        return values[self._indices]
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -38,8 +43,16 @@ class Subset(Sequence[Item]):
 def split_held_out(
     documents: Sequence[Document], fraction: float, seed: int = 0
 ) -> tuple[Subset[Document], Subset[Document]]:
-    """Documents to train on, and about `fraction` of all to validate with; equal documents are on the same side."""
-    held_out = np.fromiter((_draw(document, seed) < fraction for document in documents), bool, len(documents))
+    """Documents to train on, and about `fraction` of all to validate with; equal documents are on the same side.
+
+    So are the pieces of one that was split, where the sequence says by `sources` whose they are.
+    """
+    draws = np.fromiter((_draw(document, seed) for document in documents), np.float64, len(documents))
+    sources = getattr(documents, "sources", None)
+    if sources is not None:
+        _, firsts, of_each = np.unique(sources, return_index=True, return_inverse=True)
+        draws = draws[firsts][of_each]
+    held_out = draws < fraction
     return Subset(documents, np.flatnonzero(~held_out)), Subset(documents, np.flatnonzero(held_out))
 
 

@@ -21,6 +21,7 @@ from codemill.errors import CodemillError
 
 PERCENTILES = (5, 50, 95, 99, 100)
 _NAMED = 20  # faults
+_OF_PROMPTS = {"prompt", "domain", "tools", "system", "id"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class ShownDocument:
 @dataclass
 class Inspection:
     """What was found. control_texts: records with control tokens in texts outside of chats, which are read as text.
-    thoughts_left_out: messages of the assistant whose thoughts the template does not write.
+    thoughts_left_out: messages of the assistant whose thoughts the template does not write. prompts: records that only
+    ask, which are for distillation alone.
 
     lengths, learned: tokens and learned tokens of each document. faults: the first, a line each.
     """
@@ -63,6 +65,7 @@ class Inspection:
     nothing_to_learn: int = 0
     control_texts: int = 0
     thoughts_left_out: int = 0
+    prompts: int = 0
     lengths: list[int] = field(default_factory=list)
     learned: list[int] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -100,6 +103,7 @@ class Inspection:
             "nothing_to_learn": self.nothing_to_learn,
             "control_texts": self.control_texts,
             "thoughts_left_out": self.thoughts_left_out,
+            "prompts": self.prompts,
             "malformed": self.malformed,
             "faults": self.faults,
             "shown": [asdict(shown) for shown in self.shown],
@@ -125,7 +129,7 @@ def inspect(
     """
     found = Inspection(context)
     reader = _Reader(tokenizer, recipe, found, line)
-    for file in find_inputs(inputs):
+    for file in find_inputs(inputs, as_code=recipe.kind == "code"):
         piece = Piece(file, 0, 1 << 62)
         for record, documents in reader.read(piece):
             found.lengths += [len(document) for document in documents]
@@ -158,7 +162,8 @@ class _Reader:
         self, records: Iterator[Record], encoder: ExampleEncoder
     ) -> Iterator[tuple[Record, Sequence[Document]]]:
         for record in records:
-            kind = "pairs" if {"chosen", "rejected"} & record.value.keys() else self.recipe.kind
+            kind = self._kind(record)
+            self.found.prompts += kind == "prompts"
             try:
                 encoded = encode_record(record, encoder, replace(self.recipe, kind=kind))
             except NothingToLearn as error:
@@ -168,6 +173,12 @@ class _Reader:
                 self._malformed(error)
             else:
                 yield record, encoded.documents
+
+    def _kind(self, record: Record) -> str:
+        if {"chosen", "rejected"} & record.value.keys():
+            return "pairs"
+        asks = "prompt" in record.value and record.value.keys() <= _OF_PROMPTS
+        return "prompts" if asks else self.recipe.kind
 
     def _counted(self, piece: Piece) -> Iterator[Record]:
         try:
@@ -191,10 +202,11 @@ class _Reader:
 def _shown(record: Record, documents: Sequence[Document], tokenizer: Tokenizer) -> list[ShownDocument]:
     labels = ("chosen", "rejected") if len(documents) == 2 else ("",)
     pairs = zip(documents, labels, strict=True)
-    return [ShownDocument(record.where, _stretches(document, tokenizer), label) for document, label in pairs]
+    return [ShownDocument(record.where, stretches(document, tokenizer), label) for document, label in pairs]
 
 
-def _stretches(document: Document, tokenizer: Tokenizer) -> tuple[Stretch, ...]:
+def stretches(document: Document, tokenizer: Tokenizer) -> tuple[Stretch, ...]:
+    """The document cut where its loss weights change."""
     weights = document.weights.copy()
     weights[:1] = 0  # the first token is never predicted
     cuts = [0, *(np.flatnonzero(np.diff(weights)) + 1).tolist(), len(document)]

@@ -4,20 +4,21 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from codemill.chat.tokenizer import Tokenizer
 from codemill.data.code_documents import CodeTransform
 from codemill.data.conversations import ConversationData, load_code, load_documents
-from codemill.data.overlong import FittedDocuments
+from codemill.data.overlong import FittedDocuments, OverlongCounts
 from codemill.data.packed_documents import PackedDocuments
 from codemill.data.packing import PackedRows
 from codemill.data.token_file import load_rows
 from codemill.errors import CodemillError, UsageError
 
 Progress = Callable[[int], None]
+_FORMAT = 2  # of how documents are cut and packed; another number packs anew
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,14 @@ class PackedDirectory:
             return False
 
 
+def counts_of(info: Mapping[str, Any]) -> OverlongCounts:
+    """What was left out, as pack.json says."""
+    return OverlongCounts(**{each.name: info.get(each.name, 0) for each in fields(OverlongCounts)})
+
+
 def _key(documents: FittedDocuments, tokenizer: Tokenizer, settings: ConversationData) -> str:
     """Of all that decides what the rows are."""
-    fit = [settings.context, settings.overlong, settings.packing, _pad_id(tokenizer)]
+    fit = [_FORMAT, settings.context, settings.overlong, settings.packing, _pad_id(tokenizer)]
     return hashlib.sha256(json.dumps([documents.documents.keys, fit]).encode()).hexdigest()
 
 
@@ -106,10 +112,7 @@ def _figures(documents: FittedDocuments, packed: PackedDocuments) -> dict[str, A
         "documents": len(documents),
         "tokens": packed.num_tokens,
         "learned_tokens": documents.num_learned,
-        "nothing_to_learn": len(found.empty),
-        "overlong": documents.counts.overlong,
-        "dropped": documents.counts.dropped,
-        "lost_tokens": documents.counts.lost_tokens,
+        **asdict(documents.counts),
         "context": packed.capacity,
         "rows": len(packed),
         "fill": packed.fill,

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codemill.data.best_fit import Bins, fill_bins
+from codemill.data.document_shard import learned_tokens
 from codemill.data.packing import Document, PackedRows, build_rows
 from codemill.data.token_file import load_rows, rows_being_written
 
@@ -58,3 +59,9 @@ def document_lengths(documents: Sequence[Document]) -> Int64:
     if known is None:
         known = [len(document) for document in documents]
     return np.asarray(known, dtype=np.int64)
+
+
+def num_learned(documents: Sequence[Document]) -> int:
+    """Tokens with a loss weight in all documents, without reading them where the sequence knows."""
+    known = getattr(documents, "learned", None)
+    return sum(map(learned_tokens, documents)) if known is None else int(known.sum())

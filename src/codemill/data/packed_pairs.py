@@ -1,6 +1,6 @@
 """Packed rows of preference pairs: the two documents of a pair stand beside each other in one row."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from codemill.data.best_fit import Bins, fill_bins
 from codemill.data.conversations import PreferencePair
+from codemill.data.document_shard import learned_tokens
 from codemill.data.held_out import Subset, split_held_out
 from codemill.data.packing import Document, PackedRows, build_rows
 from codemill.errors import CodemillError
@@ -34,7 +35,7 @@ class PackedPairs:
     def __init__(self, pairs: Sequence[PreferencePair], capacity: int, pad_id: int, packing: bool = True) -> None:
         """Raises CodemillError naming a pair that is longer than `capacity`, both documents together."""
         self.pairs, self.capacity, self._pad_id = pairs, capacity, pad_id
-        self.lengths = np.array([(len(pair.chosen), len(pair.rejected)) for pair in pairs], np.int64).reshape(-1, 2)
+        self.lengths = _of_both(pairs, "lengths", len)
         sums = self.lengths.sum(axis=1)
         for index in np.flatnonzero(sums > capacity):
             raise CodemillError(f"pair {index} has {sums[index]} tokens, but a row {capacity}: leave it out")
@@ -49,6 +50,11 @@ class PackedPairs:
     def num_tokens(self) -> int:
         return int(self.lengths.sum())
 
+    @property
+    def num_learned(self) -> int:
+        """Tokens of the answers with a loss weight."""
+        return int(_of_both(self.pairs, "learned", learned_tokens).sum())
+
     def take(self, rows: Sequence[int]) -> PairRows:
         """These rows."""
         members = [self.bins[row] for row in rows]
@@ -59,6 +65,14 @@ class PackedPairs:
     def _documents(self, index: int) -> tuple[Document, Document]:
         pair = self.pairs[index]
         return pair.chosen, pair.rejected
+
+
+def _of_both(pairs: Sequence[PreferencePair], name: str, of: Callable[[Document], int]) -> Int64:
+    """A number for both documents of each pair [pairs, 2], without reading them where the sequence knows."""
+    known = getattr(pairs, name, None)
+    if known is None:
+        known = [(of(pair.chosen), of(pair.rejected)) for pair in pairs]
+    return np.asarray(known, np.int64).reshape(-1, 2)
 
 
 def split_pairs(

@@ -1,6 +1,7 @@
 """The records of a piece of an input, each with the place it came from, which every message about it names."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from codemill.data.segments import Piece, opened, place_in_repository
 from codemill.errors import CodemillError
 
 _BOM = b"\xef\xbb\xbf"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ def read_records(
         yield from (row for row in _rows(piece) if line in (None, row.line))
     elif piece.file.has_records:
         yield from _lines(piece, on_fault, line)
+    elif piece.file.is_json:
+        yield from _listed(piece, on_fault, line)
     else:
         text = _decoded(_content(piece), str(piece.file.path))
         repo, path = place_in_repository(piece.file)
@@ -70,12 +74,61 @@ def _lines(piece: Piece, on_fault: Callable[[CodemillError], None], line: int | 
             number, place_in_file = number + 1, place_in_file + len(raw)
 
 
+def _listed(piece: Piece, on_fault: Callable[[CodemillError], None], line: int | None) -> Iterator[Record]:
+    """The records of a .json file: those of a list, numbered from 1, or one on each line."""
+    raw = _content(piece).removeprefix(_BOM)
+    if raw.lstrip()[:1] != b"[":
+        yield from _lines(piece, on_fault, line)
+        return
+    for number, value in enumerate(_json(raw, str(piece.file.path)), 1):
+        if line in (None, number):
+            try:
+                yield Record(_checked(value, place(piece, number)), piece, number)
+            except CodemillError as error:
+                on_fault(error)
+
+
 def _parsed(raw: bytes, where: str) -> Mapping[str, Any]:
+    if raw.strip() in (b"[", b"{"):
+        raise CodemillError(
+            f"{where}: not JSON: each record must stand on one line; name a file that is one JSON list .json"
+        )
+    return _checked(_json(raw, where), where)
+
+
+def _json(raw: bytes, where: str) -> Any:
     text = _decoded(raw, where)
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_without_doubles, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise CodemillError(f"{where}: not JSON: {error}") from None
+    if _SURROGATE.search(text):
+        _check_characters(value, where)
+    return value
+
+
+def _check_characters(value: Any, where: str) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise CodemillError(f"{where}: {half} is half of a surrogate pair, no character") from None
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values of one key Python would drop the first without a word."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return value
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _checked(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise CodemillError(f"{where}: a record must be a JSON object, found {type(value).__name__}")
     return value
@@ -87,7 +140,7 @@ def _decoded(raw: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         raise CodemillError(f"{where}: no UTF-8 text ({error.reason} at byte {error.start + 1})") from None
     if "\0" in text:
-        raise CodemillError(f"{where}: a binary file")
+        raise CodemillError(f"{where}: a NUL character (at {text.index(chr(0)) + 1}): a binary or damaged file")
     return text
 
 
@@ -104,9 +157,16 @@ def _rows(piece: Piece) -> Iterator[Record]:
         for batch in _batches(piece, kind):
             for row in batch.to_pylist():
                 number += 1
-                yield Record({key: value for key, value in row.items() if value is not None}, piece, number)
+                yield Record(_without_nulls(row), piece, number)
     except (pyarrow.ArrowException, OSError) as error:
         raise CodemillError(f"{piece.file.path}: not a readable {kind} file: {str(error).splitlines()[0]}") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """In a table all rows have the same fields, also inside calls' arguments: null is what a row does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def _batches(piece: Piece, kind: str) -> Iterator[Any]:

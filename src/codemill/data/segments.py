@@ -8,8 +8,10 @@ import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from glob import glob, has_magic
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +21,7 @@ from codemill.errors import CodemillError, UsageError
 SEGMENT_BYTES = 16 << 20
 GZIP_SEGMENT_BYTES = 64 << 20  # to begin in the middle of such a file, all before is decompressed again
 TABLES = (".parquet", ".arrow")
+_NO_RECORDS = (".csv", ".tsv", ".xls", ".xlsx")
 
 
 @dataclass(frozen=True)
@@ -47,17 +50,64 @@ class Segment:
         return sum(piece.end - piece.start for piece in self.pieces)
 
 
-def find_inputs(inputs: Sequence[str | Path]) -> list[TrainingFile]:
-    """The files named, and those below the folders named. Raises UsageError as `find_files` does."""
+def find_inputs(inputs: Sequence[str | Path], as_code: bool = False) -> list[TrainingFile]:
+    """The files named, those that patterns like `data/*.jsonl` match, and those below the folders named.
+
+    Of a folder with files of records only these are taken, since what lies beside them describes them; as_code: all.
+    Raises UsageError as `find_files` does.
+    """
     if not inputs:
         raise UsageError("no training data is named; give files or folders")
     files: list[TrainingFile] = []
-    for given in map(Path, inputs):
+    for given in chain.from_iterable(map(_matching, inputs)):
         if given.suffix.lower() in TABLES and given.is_file():
             files.append(TrainingFile(given, Path(given.name)))
-        else:
+        elif as_code:
             files += find_files([given])
+        elif given.is_dir():
+            _check_not_packed(given)
+            files += _with_records(find_files([given]))
+        else:
+            files += _named(given)
     return files
+
+
+def _matching(given: str | Path) -> list[Path]:
+    """The path itself, or what it matches as a pattern."""
+    path = Path(given)
+    if path.exists() or not has_magic(str(given)):
+        return [path]
+    found = sorted(map(Path, glob(str(given), recursive=True)))
+    if not found:
+        raise UsageError(f"{given}: no file matches")
+    return found
+
+
+def _check_not_packed(folder: Path) -> None:
+    if (folder / "pack.json").is_file() and (folder / "rows.npy").is_file():
+        raise UsageError(
+            f"{folder} holds packed data, which only `codemill train sft` takes, alone: give what it was made of"
+        )
+
+
+def _named(path: Path) -> list[TrainingFile]:
+    if path.suffix.lower() in _NO_RECORDS:
+        raise UsageError(f"{path}: convert it to JSON Lines (a record on each line)")
+    if _is_json(path) and path.is_file():
+        return [TrainingFile(path, Path(path.name), is_json=True)]
+    return find_files([path])
+
+
+def _with_records(files: Sequence[TrainingFile]) -> Sequence[TrainingFile]:
+    """Those with a record on each line, or in tables; else those that are JSON, with a README at most; else all."""
+    lines = [file for file in files if file.has_records or file.path.suffix.lower() in TABLES]
+    lists = [replace(file, is_json=True) for file in files if _is_json(file.path)]
+    is_data = all(_is_json(file.path) or file.path.suffix.lower() in ("", ".md") for file in files)
+    return lines or (lists if lists and is_data else files)
+
+
+def _is_json(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(".json")
 
 
 def cut_segments(files: Sequence[TrainingFile]) -> list[Segment]:

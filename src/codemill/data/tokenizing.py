@@ -9,6 +9,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from codemill.chat.tokenizer import Tokenizer
 from codemill.data.chat_encoder import ExampleEncoder
 from codemill.data.code_documents import CodeDocuments, CodeTransform
@@ -24,11 +26,11 @@ from codemill.data.document_shard import ShardEntry, learned_tokens, write_shard
 from codemill.data.packing import Document
 from codemill.data.records import Record, read_records
 from codemill.data.segments import Segment
-from codemill.errors import CodemillError
+from codemill.errors import CodemillError, UsageError
 
 KINDS = ("documents", "pairs", "prompts", "code")
 _Outcome = tuple[list[ShardEntry], tuple[int, int, str] | None]  # documents, or where there are none and why
-_FORMAT = 1  # of what a record becomes; another number makes all caches anew
+_FORMAT = 2  # of what a record becomes; another number makes all caches anew
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ class EncodedRecord:
 def encode_record(record: Record, encoder: ExampleEncoder, recipe: Recipe) -> EncodedRecord:
     """Raises CodemillError naming file and line, NothingToLearn without them."""
     try:
+        _check_text(record)
         encoded = _encoded(record.value, encoder, recipe)
     except NothingToLearn:
         raise
@@ -122,7 +125,22 @@ def encode_record(record: Record, encoder: ExampleEncoder, recipe: Recipe) -> En
         raise CodemillError(f"{record.where}: {error}") from None
     if recipe.kind != "prompts" and not all(map(learned_tokens, encoded.documents)):
         raise NothingToLearn("nothing to learn from: no token of it has a loss weight")
+    if recipe.kind == "pairs" and np.array_equal(*(document.ids for document in encoded.documents)):
+        raise NothingToLearn("chosen and rejected are the same as the chat template writes them: nothing to prefer")
     return encoded
+
+
+def _check_text(record: Record) -> None:
+    """Raises UsageError for records in a file whose name says that it is a text."""
+    text = record.value.get("text")
+    if record.line or not isinstance(text, str) or not text.startswith("{"):
+        return
+    try:
+        is_record = isinstance(json.loads(text.partition("\n")[0]), dict)
+    except (ValueError, RecursionError):
+        return
+    if is_record:
+        raise UsageError("each line is a record: name the file .jsonl")
 
 
 def _encoded(value: Mapping[str, Any], encoder: ExampleEncoder, recipe: Recipe) -> EncodedRecord:

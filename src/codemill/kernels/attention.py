@@ -31,14 +31,14 @@ def attend_document(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     query change nothing of it.
     """
     num_tokens, dtype = query.shape[1], _product_dtype(query)
-    missing = _few_lengths(num_tokens) - num_tokens
+    missing = few_lengths(num_tokens) - num_tokens
     if not missing or query.device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
         return attend(query, key, value)
     filled = (F.pad(x.to(dtype), (0, 0, 0, 0, 0, missing)) for x in (query, key, value))
     return attend(*filled)[:, :num_tokens]
 
 
-def _few_lengths(num_tokens: int) -> int:
+def few_lengths(num_tokens: int) -> int:
     """The next one of 1, 16, 32, and the multiples of 64."""
     if num_tokens <= 1:
         return num_tokens

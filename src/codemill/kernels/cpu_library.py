@@ -20,17 +20,25 @@ _OUT_OF_MEMORY = 1
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 # The arguments of each kernel, as its C++ file declares them; all return 0 or an error.
 _ARGUMENTS: dict[str, list[Any]] = {
-    "codemill_combine_experts": [*[_POINTER] * 4, *[_INT] * 4],
+    "codemill_adapted_product": [_POINTER, _INT],
+    "codemill_adapter_gradient": [_POINTER, _INT],
+    "codemill_attention_backward": [_POINTER, _INT],
+    "codemill_combine_experts": [*[_POINTER] * 4, *[_INT] * 5],
     "codemill_compute": [_INT, ctypes.c_size_t, _POINTER, _INT],
     "codemill_decoder_step": [_POINTER, _POINTER, _INT, _INT],
-    "codemill_experts_backward": [_POINTER, _INT],
-    "codemill_experts_forward": [_POINTER, _INT],
+    "codemill_expert_activation": [_POINTER, _INT],
+    "codemill_experts_backward": [_POINTER, _INT, _INT],
+    "codemill_experts_forward": [_POINTER, _INT, _INT],
     "codemill_gated_delta": [*[_POINTER] * 11, *[_INT] * 8, _FLOAT, *[_INT] * 2],
     "codemill_linear": [*[_POINTER] * 3, *[_INT] * 3],
+    "codemill_norm_backward": [_POINTER, _INT, _INT],
+    "codemill_norm_forward": [_POINTER, _INT, _INT],
     "codemill_paged_attention": [*[_POINTER] * 8, *[_INT] * 11],
     "codemill_read_memory": [_POINTER, ctypes.c_size_t, _POINTER, _INT],
     "codemill_repack_gguf": [_POINTER, *[_INT] * 3, *[_POINTER] * 3],
     "codemill_request_pages": [_POINTER, ctypes.c_size_t],
+    "codemill_swiglu_backward": [_POINTER, _INT, _INT],
+    "codemill_swiglu_forward": [_POINTER, _INT, _INT],
     "codemill_write_int8_kv": [*[_POINTER] * 4, *[_INT] * 3],
 }
 
@@ -41,18 +49,28 @@ class CpuLibrary:
     def __init__(self, path: Path) -> None:
         """Raises OSError if it cannot be loaded, AttributeError if it lacks a kernel."""
         library = ctypes.CDLL(str(path))
+        self.adapted_product = _declare(library, "codemill_adapted_product")
+        self.adapter_gradient = _declare(library, "codemill_adapter_gradient")
+        self.attention_backward = _declare(library, "codemill_attention_backward")
         self.combine_experts = _declare(library, "codemill_combine_experts")
         self.compute = _declare(library, "codemill_compute")
         self.decoder_step = _declare(library, "codemill_decoder_step")
+        self.expert_activation = _declare(library, "codemill_expert_activation")
         self.experts_backward = _declare(library, "codemill_experts_backward")
         self.experts_forward = _declare(library, "codemill_experts_forward")
-        self.has_expert_training = library["codemill_has_expert_training"]
         self.gated_delta = _declare(library, "codemill_gated_delta")
+        self.has_attention_training = library["codemill_has_attention_training"]
+        self.has_expert_adapter = library["codemill_has_expert_adapter"]
+        self.has_expert_training = library["codemill_has_expert_training"]
         self.linear = _declare(library, "codemill_linear")
+        self.norm_backward = _declare(library, "codemill_norm_backward")
+        self.norm_forward = _declare(library, "codemill_norm_forward")
         self.paged_attention = _declare(library, "codemill_paged_attention")
         self.read_memory = _declare(library, "codemill_read_memory")
         self.repack_gguf = _declare(library, "codemill_repack_gguf")
         self.request_pages = _declare(library, "codemill_request_pages")
+        self.swiglu_backward = _declare(library, "codemill_swiglu_backward")
+        self.swiglu_forward = _declare(library, "codemill_swiglu_forward")
         self.write_int8_kv = _declare(library, "codemill_write_int8_kv")
 
 

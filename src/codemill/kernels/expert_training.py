@@ -199,7 +199,7 @@ def experts_with_gradients(
     routes = Routes.of(experts, num_experts)
     plain = gate_up.plain, down.plain
     if plain[0] is not None and plain[1] is not None and has_expert_kernel(x, plain[0], plain[1], dtype):
-        return experts_in_kernel(x, weights, plain[0], plain[1], routes.pairs, routes.counts)
+        return experts_in_kernel(x, weights, plain[0], plain[1], routes.pairs, routes.counts, dtype)
     packed = tuple(each.weight if isinstance(each.weight, PackedMatrix) else None for each in (gate_up, down))
     plan = _Plan(routes, dtype, packed, (gate_up.scale, down.scale))
     out: Tensor = _Experts.apply(x, weights, *gate_up.tensors, *down.tensors, plan)

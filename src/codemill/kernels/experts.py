@@ -1,5 +1,6 @@
 """Mixture-of-experts feed-forward, tokens grouped by expert. Shapes: N tokens, D model, E experts, F ffn, k top-k."""
 
+from collections import UserDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from codemill.kernels.expert_adapter import adapted_experts, has_adapter_kernel
 from codemill.kernels.expert_training import Projection, experts_with_gradients
 from codemill.kernels.low_rank import ExpertUpdates, LowRank
 from codemill.kernels.packed_matrix import PackedMatrix
@@ -29,8 +31,11 @@ class Routing:
     experts: Tensor
 
 
-RoutingLog = dict[str, Routing]
-"""By the names of the layers' feed-forwards, `model.layers.I.mlp`."""
+class RoutingLog(UserDict[str, Routing]):
+    """By the names of the layers' feed-forwards, `model.layers.I.mlp`.
+
+    No dict, of which FSDP would give each layer a copy of its own, as of all that it finds tensors with gradients in.
+    """
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ def grouped_experts(
     if not row_block and (documents or _wants_gradients(x, gate_up, down, adapters)):
         projections = _projections(x, gate_up, down, adapters)
         if projections is not None:
+            if any(each.plain is None for each in projections) and has_adapter_kernel(x, *projections):
+                return adapted_experts(x, weights, experts, *projections)
             return experts_with_gradients(x, weights, experts, *projections)
     top_k = experts.shape[1]
     shape = gate_up.shape[0], max(len(documents), 1), len(adapters) + 1  # experts, documents, adapters with none first

@@ -24,7 +24,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, row_block: int
     if row_block:
         out = torch.cat([F.linear(rows, weight, bias) for rows in _row_blocks(x, row_block)])
         return out[: x.numel() // x.shape[-1]].view(*x.shape[:-1], len(weight))
-    if x.numel() == x.shape[-1] and x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float32):
+    is_row = x.numel() == x.shape[-1] and x.dtype == weight.dtype  # or autocast has to make them alike
+    if is_row and x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float32):
         if x.dtype == torch.bfloat16 and not _has_amx():
             return F.linear(x.reshape(1, -1).expand(2, -1), weight, bias)[0].view(*x.shape[:-1], -1)
         out = torch.mv(weight, x.reshape(-1))

@@ -6,7 +6,9 @@ Shapes: B batch, T new tokens, N of all rows, D model, H query heads, H_kv key/v
 from torch import Tensor, nn
 
 from codemill.config import ModelConfig
+from codemill.kernels import training_rows
 from codemill.kernels.attention import attend_document
+from codemill.kernels.attention_training import attend_documents, has_attention_kernel
 from codemill.kernels.kv_cache import KVCache
 from codemill.kernels.linear import Linear
 from codemill.models.context import ForwardContext
@@ -39,17 +41,30 @@ class Attention(nn.Module):
         if self.gated:
             query, gate = query.view(*shape[:3], 2 * self.head_dim).chunk(2, dim=-1)
         cos, sin = context.rotary
-        query = apply_rotary(self.q_norm(query.view(shape)), cos, sin)  # [B, T, H, K]
-        key = apply_rotary(self.k_norm(self.k_proj(x, adapters).view(shape)), cos, sin)  # [B, T, H_kv, K]
+        query = self._norm_and_rotate(self.q_norm, query.view(shape), cos, sin)  # [B, T, H, K]
+        key = self._norm_and_rotate(self.k_norm, self.k_proj(x, adapters).view(shape), cos, sin)  # [B, T, H_kv, K]
         value = self.v_proj(x, adapters).view(shape)
         if state is None:
-            out = context.for_each_document(attend_document, query, key, value)
+            out = self._attend(query, key, value, context)
         else:
             flat = (query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1))
             out = self._attend_cached(*flat, context, state).view(query.shape)
         if gate is not None:
             out = out * gate.sigmoid()
         return self.o_proj(out.reshape(*x.shape[:2], -1), adapters)
+
+    @staticmethod
+    def _norm_and_rotate(norm: RMSNorm, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        if training_rows.fused(x, norm.weight):
+            return training_rows.norm_and_rotate(x, norm.weight, cos, sin, norm.eps, float(norm.zero_centered))
+        return apply_rotary(norm(x), cos, sin)
+
+    @staticmethod
+    def _attend(query: Tensor, key: Tensor, value: Tensor, context: ForwardContext) -> Tensor:
+        if has_attention_kernel(query, key, value):
+            documents = context.documents or (query.shape[1],) * query.shape[0]
+            return attend_documents(query, key, value, documents)
+        return context.for_each_document(attend_document, query, key, value)
 
     def _attend_cached(
         self, query: Tensor, key: Tensor, value: Tensor, context: ForwardContext, state: KVCache

@@ -47,8 +47,8 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, context: ForwardContext, state: LayerState | None) -> Tensor:
         mixer = self.self_attn if self.layer_type == "full_attention" else self.linear_attn
-        x = x + mixer(self.input_layernorm(x), context, state)
-        normed = self.post_attention_layernorm(x)
+        x, normed = self.input_layernorm.after_adding(x)
+        x, normed = self.post_attention_layernorm.after_adding(x, mixer(normed, context, state))
         if isinstance(self.mlp, SparseMoe):
             return x + self.mlp(normed, context.adapters, context.documents, context.routing)
         return x + self.mlp(normed, context.adapters)

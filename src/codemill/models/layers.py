@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from codemill.kernels import training_rows
 from codemill.kernels.elementwise import in_whole_vectors
 from codemill.kernels.linear import Linear
 from codemill.kernels.low_rank import AdaptedRows
@@ -21,11 +22,20 @@ class RMSNorm(nn.Module):
         self.zero_centered = zero_centered
 
     def forward(self, x: Tensor) -> Tensor:
+        if training_rows.fused(x, self.weight):
+            return training_rows.norm(x, self.weight, self.eps, float(self.zero_centered))
         normed = normalise(x, self.eps)
         if self.zero_centered:
             # The reference rounds once, after the weight, for zero-centred weights, and before it for the others.
             return (normed * (1.0 + self.weight.float())).to(x.dtype)
         return self.weight * normed.to(x.dtype)
+
+    def after_adding(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """x + added, or x without it, and the norm of that; both [..., D]."""
+        if training_rows.fused(x, self.weight, *([] if added is None else [added])):
+            return training_rows.add_and_norm(x, added, self.weight, self.eps, float(self.zero_centered))
+        total = x if added is None else x + added
+        return total, self(total)
 
 
 def normalise(x: Tensor, eps: float) -> Tensor:
@@ -60,5 +70,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, adapters: Sequence[AdaptedRows] = ()) -> Tensor:
         """x [..., D] -> [..., D]."""
-        gate = in_whole_vectors(F.silu, self.gate_proj(x, adapters))
-        return self.down_proj(gate * self.up_proj(x, adapters), adapters)
+        gate, up = self.gate_proj(x, adapters), self.up_proj(x, adapters)
+        if training_rows.fused(gate, up) and gate.dtype == up.dtype:
+            return self.down_proj(training_rows.swiglu(gate, up), adapters)
+        return self.down_proj(in_whole_vectors(F.silu, gate) * up, adapters)

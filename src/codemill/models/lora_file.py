@@ -83,9 +83,14 @@ def _pairs(path: Path, config: ModelConfig) -> dict[tuple[str, bool], dict[str, 
             continue
         match = _TENSOR.fullmatch(name)
         if match is None:
-            raise CodemillError(f"{path}: tensor {name} is no part of a LoRA update, so it cannot be applied")
+            raise CodemillError(
+                f"{path}: tensor {name} is no part of a LoRA update, so it cannot be applied: train without it, or "
+                "merge the adapter into the model with PEFT"
+            )
         key = match["module"].removeprefix(PREFIX), match["embedding"] is not None
         pairs.setdefault(key, {})[match["side"]] = stored
+    for module in [module for module, is_embedding in pairs if is_embedding]:
+        pairs[module, True].update(pairs.pop((module, False), {}))  # a magnitude's name says not of what it is
     return pairs
 
 

@@ -1,5 +1,6 @@
 """Progress of work on weights that takes long enough to wonder about: on stderr, and only for a person."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ LARGE_BYTES = 2_000_000_000  # smaller models are there before a bar could be re
 @contextmanager
 def progress(description: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
     """Yields a function to call with each number of bytes done; it moves a bar where there is a terminal."""
-    if total_bytes < LARGE_BYTES or not sys.stderr.isatty():
+    is_main = os.environ.get("RANK", "0") == "0"  # of processes that torchrun started
+    if total_bytes < LARGE_BYTES or not (is_main and sys.stderr.isatty()):
         yield lambda _: None
         return
     from rich.console import Console

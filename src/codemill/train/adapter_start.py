@@ -13,7 +13,7 @@ from codemill.kernels.low_rank import LowRank
 from codemill.models.decoder import CausalLM
 from codemill.models.dora import weight_of
 from codemill.models.lora import LoraAdapter
-from codemill.models.lora_config import LoraConfig
+from codemill.models.lora_config import LoraConfig, fits
 from codemill.models.lora_file import stored_updates
 from codemill.train.adapter_targets import Target, all_targets, find_targets, needs_parameter
 from codemill.train.lora_config import LoraSection
@@ -25,6 +25,7 @@ def new_weights(model: CausalLM, section: LoraSection, config: LoraConfig, seed:
     targets = find_targets(model, section.targets)
     if section.dora:
         _check_dora(model, targets)
+    _check_patterns(section, targets)
     generator, made = torch.Generator().manual_seed(seed), []
     for target in targets:
         name = target.name
@@ -37,11 +38,21 @@ def new_weights(model: CausalLM, section: LoraSection, config: LoraConfig, seed:
     return made
 
 
+def _check_patterns(section: LoraSection, targets: Sequence[Target]) -> None:
+    """A pattern that fits nothing is a mistake in its spelling."""
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(section, key):
+            if not any(fits(pattern, target.name) for target in targets):
+                raise UsageError(
+                    f"lora.{key}: {pattern!r} fits the end of no name of what is adapted, such as {targets[0].name}"
+                )
+
+
 def _check_dora(model: CausalLM, targets: Sequence[Target]) -> None:
     without = dict.fromkeys(each.leaf for each in targets if each.is_embedding or needs_parameter(each, model))
     if without:
         raise UsageError(
-            f"lora.dora: PEFT has no DoRA of {', '.join(without)} in this model: set lora.targets to others"
+            f"lora.dora: there is no DoRA of {', '.join(without)} in this model: set lora.targets to others"
         )
 
 

@@ -17,14 +17,14 @@ Shapes: N tokens, E experts, k top-k, L layers with experts.
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from codemill.data.packing import PADDING_DOCUMENT
-from codemill.kernels.experts import Routing, RoutingLog
+from codemill.kernels.experts import Routing
 from codemill.train.balance_config import BalanceConfig
 from codemill.train.batch import Batch
 from codemill.train.objective import Loss, Objective
+from codemill.train.parallel import Parallel
 from codemill.train.policy import Policy
 
 TOKENS = "router_tokens"  # their count in a step's totals
@@ -50,14 +50,12 @@ def z_loss(routing: Routing, is_token: Tensor, num_tokens: float) -> Tensor:
 class RouterBalance:
     """The losses of all layers over the micro-batches of a step, and the load of their experts.
 
-    Which experts are dead is counted anew after a resume, unless `idle_steps` is set.
-
-    Between `begin_step` and `finish_step`, `loss` is called for each micro-batch. group: the processes that share a
-    step's tokens; None for all, where there are several.
+    Between `begin_step` and `finish_step`, `loss` is called for each micro-batch. parallel: the processes that share a
+    step's tokens; None for one alone.
     """
 
-    def __init__(self, config: BalanceConfig, group: dist.ProcessGroup | None = None) -> None:
-        self.config, self._group = config, group
+    def __init__(self, config: BalanceConfig, parallel: Parallel | None = None) -> None:
+        self.config, self._parallel = config, Parallel() if parallel is None else parallel
         self._counts: dict[str, Tensor] = {}  # of this step so far, in all processes
         self._tokens = 0.0
         self._idle: dict[str, Tensor] = {}  # steps since each expert had a token
@@ -66,7 +64,7 @@ class RouterBalance:
         """Forget the counts of the step before."""
         self._counts, self._tokens = {}, 0.0
 
-    def loss(self, routing: RoutingLog, is_token: Tensor, num_tokens: float) -> Tensor:
+    def loss(self, routing: Mapping[str, Routing], is_token: Tensor, num_tokens: float) -> Tensor:
         """This micro-batch's part of the step's loss, a scalar; is_token bool [N], `num_tokens` of the whole step."""
         self._count(routing, is_token)
         frequencies = {name: counts / max(self._tokens, 1.0) for name, counts in self._counts.items()}
@@ -85,22 +83,20 @@ class RouterBalance:
         dead = {name: int((idle >= self.config.dead_after).sum()) for name, idle in self._idle.items()}
         return load_metrics(self._counts, dead)
 
-    @property
-    def idle_steps(self) -> dict[str, list[int]]:
-        """For a checkpoint: how many steps each expert has had no token, by layer."""
-        return {name: idle.long().tolist() for name, idle in self._idle.items()}
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint: how many steps each expert has had no token, fp64 [E] by layer."""
+        return dict(self._idle)
 
-    @idle_steps.setter
-    def idle_steps(self, steps: Mapping[str, Sequence[int]]) -> None:
-        self._idle = {name: torch.tensor(each, dtype=torch.float64) for name, each in steps.items()}
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self._idle = dict(state)
 
     @torch.no_grad()
-    def _count(self, routing: RoutingLog, is_token: Tensor) -> None:
+    def _count(self, routing: Mapping[str, Routing], is_token: Tensor) -> None:
         counts = torch.stack([expert_counts(each, is_token) for each in routing.values()])  # [L, E]
         tokens = counts.new_tensor([float(is_token.sum())])
-        if dist.is_available() and dist.is_initialized():
-            for tensor in (counts, tokens):
-                dist.all_reduce(tensor, group=self._group)
+        for tensor in (counts, tokens):
+            self._parallel.add_up(tensor)
         self._tokens += float(tokens)
         for name, own in zip(routing, counts.cpu(), strict=True):
             self._counts[name] = self._counts.get(name, torch.zeros_like(own)) + own
@@ -152,3 +148,11 @@ class Balanced:
     def finish_step(self) -> dict[str, float]:
         """What to report of the step that ends here; not to be added over processes."""
         return self.balance.finish_step()
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint: that of the balance."""
+        return self.balance.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        self.balance.load_state(state)

@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 
 from codemill.errors import CodemillError
 from codemill.train.checkpoint_state import apply_state, state_to_fill, training_state
-from codemill.train.parallel import Parallel
+from codemill.train.objective import Objective
+from codemill.train.parallel import Parallel, is_lost_connection
 
 _PREFIX = "step-"
 _PARTIAL = ".partial"
@@ -37,11 +38,13 @@ class Checkpoints:
         """Oldest first."""
         return sorted(path for path in self.directory.glob(f"{_PREFIX}*") if not path.suffix)
 
-    def save(self, step: int, trained: nn.Module, optimizers: Sequence[Optimizer]) -> Path:
+    def save(
+        self, step: int, trained: nn.Module, optimizers: Sequence[Optimizer], objective: Objective | None = None
+    ) -> Path:
         """Write everything that the steps from `step` on depend on. Raises CodemillError if that fails."""
         path = self.directory / f"{_PREFIX}{step:08d}"
         temporary = path.with_suffix(_PARTIAL)
-        state = training_state(step, trained, optimizers, self.parallel.rank)
+        state = training_state(step, trained, optimizers, objective, self.parallel.rank)
         with one_line_errors(f"{path} cannot be written", "is the disk full?"):
             if self.parallel.is_main:
                 self._remove_partial()
@@ -49,7 +52,9 @@ class Checkpoints:
             self.parallel.wait()
             try:
                 dcp.save(state, storage_writer=dcp.FileSystemWriter(temporary), no_dist=self._is_alone)
-            except (Exception, CheckpointException):
+            except (Exception, CheckpointException) as error:
+                if is_lost_connection(error):
+                    raise
                 self.parallel.wait()
                 if self.parallel.is_main:
                     self._remove_partial()
@@ -59,7 +64,7 @@ class Checkpoints:
             self.parallel.wait()
         return path
 
-    def restore(self, trained: nn.Module, optimizers: Sequence[Optimizer]) -> int:
+    def restore(self, trained: nn.Module, optimizers: Sequence[Optimizer], objective: Objective | None = None) -> int:
         """Load the newest checkpoint and return its step; 0 if there is none."""
         paths = self.paths()
         if not paths:
@@ -70,7 +75,7 @@ class Checkpoints:
             reader = dcp.FileSystemReader(paths[-1])
             state = state_to_fill(reader.read_metadata(), trained, optimizers, self.parallel.rank)
             dcp.load(state, storage_reader=reader, no_dist=self._is_alone)
-            return apply_state(state, trained, optimizers, self.parallel.rank)
+            return apply_state(state, trained, optimizers, objective, self.parallel.rank)
 
     def remove(self, path: Path) -> None:
         """Remove one of them. A kill in the middle of it leaves nothing that looks whole."""
@@ -102,15 +107,22 @@ class Checkpoints:
 
 @contextmanager
 def one_line_errors(problem: str, advice: str) -> Iterator[None]:
-    """What goes wrong in a block, as one line. Damaged files raise whatever their bytes happen to mean."""
+    """What goes wrong in a block, as one line. Damaged files raise whatever their bytes happen to mean.
+
+    That another process is gone is left as it is: no file is wrong.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of one process without a process group, which is no mistake here
         try:
             yield
         except CheckpointException as error:
             cause = next((each for each, _ in error.failures.values()), error)
+            if is_lost_connection(cause):
+                raise cause from None
             raise CodemillError(f"{problem} ({_first_line(cause)}): {advice}") from None
-        except Exception as error:  # noqa: BLE001 - see above
+        except Exception as error:
+            if is_lost_connection(error):
+                raise
             raise CodemillError(f"{problem} ({_first_line(error)}): {advice}") from None
 
 

@@ -1,6 +1,7 @@
-"""What a run's next steps depend on, as tensors by name: `weights.*`, `optimizer.NAME.*`, `rng.*` and `step`.
+"""What a run's next steps depend on, as tensors by name.
 
-Names are those of the parameters, so that it does not matter how many processes hold them, or in which order.
+They are `weights.*`, `optimizer.NAME.*`, `objective.*`, `rng.RANK.*` and `step`. Names are those of the parameters, so
+that it does not matter how many processes hold them, or in which order.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,19 +12,25 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.optim import AdamW, Optimizer
 
 from codemill.train.muon import Muon
+from codemill.train.objective import HasState, Objective
 
 WEIGHTS = "weights."
 _OPTIMIZER = "optimizer."
+_OBJECTIVE = "objective."
 _OPTIMIZER_KEYS = {AdamW: ("step", "exp_avg", "exp_avg_sq"), Muon: ("momentum_buffer",)}
 
 
-def training_state(step: int, trained: nn.Module, optimizers: Iterable[Optimizer], rank: int) -> dict[str, Tensor]:
+def training_state(
+    step: int, trained: nn.Module, optimizers: Iterable[Optimizer], objective: Objective | None, rank: int
+) -> dict[str, Tensor]:
     """The state after so many steps, as the process of this rank has it. Tensors share memory with what they are of."""
     state = {"step": torch.tensor(step), **_weights(trained), **_random_state(rank)}
     for optimizer in optimizers:
         for name, parameter in _named(trained, optimizer):
             for key, value in optimizer.state.get(parameter, {}).items():
                 state[f"{_OPTIMIZER}{name}.{key}"] = value
+    if isinstance(objective, HasState):
+        state |= {_OBJECTIVE + name: tensor for name, tensor in objective.state().items()}
     return state
 
 
@@ -38,6 +45,9 @@ def state_to_fill(
         name: each for name, each in metadata.state_dict_metadata.items() if isinstance(each, TensorStorageMetadata)
     }
     known = {name: tensor for name, tensor in _random_state(rank).items() if name in saved}
+    for name, each in saved.items():
+        if name.startswith(_OBJECTIVE):
+            known[name] = torch.zeros(each.size, dtype=each.properties.dtype)
     for optimizer in optimizers:
         known |= _empty_state(saved, trained, optimizer)
     unknown = [name for name in saved if name.startswith(_OPTIMIZER) and name not in known]
@@ -46,7 +56,13 @@ def state_to_fill(
     return {"step": torch.tensor(0), **_weights(trained), **known}
 
 
-def apply_state(state: Mapping[str, Tensor], trained: nn.Module, optimizers: Iterable[Optimizer], rank: int) -> int:
+def apply_state(
+    state: Mapping[str, Tensor],
+    trained: nn.Module,
+    optimizers: Iterable[Optimizer],
+    objective: Objective | None,
+    rank: int,
+) -> int:
     """Put what was read into place, and return the step. The weights are there already."""
     for optimizer in optimizers:
         for name, parameter in _named(trained, optimizer):
@@ -54,6 +70,9 @@ def apply_state(state: Mapping[str, Tensor], trained: nn.Module, optimizers: Ite
             found = {key: state[full] for key, full in keys.items() if full in state}
             if found:
                 optimizer.state[parameter] = found
+    remembered = {name.removeprefix(_OBJECTIVE): each for name, each in state.items() if name.startswith(_OBJECTIVE)}
+    if remembered and isinstance(objective, HasState):
+        objective.load_state(remembered)
     # Of more processes than the run had before, the later ones go on with the random numbers that they have.
     if (cpu := state.get(f"rng.{rank}.cpu")) is not None:
         torch.set_rng_state(cpu)

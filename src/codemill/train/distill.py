@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from codemill.chat.tokenizer import Tokenizer
-from codemill.data.conversations import Prompt, load_documents, load_prompts
+from codemill.data.conversations import Prompts, load_documents, load_prompts
+from codemill.data.overlong import FittedDocuments
+from codemill.data.packed_documents import num_learned
 from codemill.errors import UsageError
 from codemill.footprint import count_parameters, quantized_bytes
 from codemill.models import CausalLM
@@ -43,20 +45,19 @@ class Distill(FineTuning):
             self._check_vocabulary(spec)
 
     @cached_property
-    def prompts(self) -> list[Prompt]:
-        """What the student is to answer. Raises UsageError for a prompt without room for an answer or a teacher."""
+    def prompts(self) -> Prompts:
+        """What the student is to answer. Raises UsageError for a prompt without a teacher."""
         settings = self.config.data
-        prompts = load_prompts(settings.train, self.tokenizer, settings)
-        for prompt in prompts:
-            self.config.distill.index(prompt.domain)
-            if len(prompt.document) >= settings.context:
-                raise UsageError(f"a prompt fills data.context = {settings.context}: raise it, or shorten the prompt")
+        with self.reading(settings.train) as progress:
+            prompts = load_prompts(settings.train, self.tokenizer, settings, progress)
+        self.note("train", prompts.documents.counts)
+        self._teachers_of(prompts.documents)
         return prompts
 
     @cached_property
     def rows(self) -> TaughtDocuments:
         """The answers of the data."""
-        return self._pack(self.config.data.train)
+        return self._pack("train", self.config.data.train)
 
     @property
     def loop(self) -> LoopConfig:
@@ -67,8 +68,7 @@ class Distill(FineTuning):
         if self.config.distill.on_policy:  # nobody knows how long the answers will be
             return self.plan_of(None, self.loop)
         documents, rows = self.rows.documents, self.rows
-        learned = sum(int((document.weights[1:] != 0).sum()) for document in documents)
-        return self.plan_of(DataPlan(len(documents), len(rows), rows.num_tokens, learned), self.loop)
+        return self.plan_of(DataPlan(len(documents), len(rows), rows.num_tokens, num_learned(documents)), self.loop)
 
     def start(self) -> Trainer:
         self.check()
@@ -77,7 +77,7 @@ class Distill(FineTuning):
             self.claim()
             loop = self.loop
             if self.config.data.validation:
-                rows = self._pack(self.config.data.validation)
+                rows = self._pack("validation", self.config.data.validation)
                 validation["validation"] = rows.batches(range(len(rows)), loop.rows_per_micro_batch)
         policy = self.load_policy()
         objective = Distillation(self._load_teachers(), self.config.distill)
@@ -100,12 +100,24 @@ class Distill(FineTuning):
         packed = distill.teacher_quantization or None
         return [load_model(spec, device="auto", quantization=packed) for spec in distill.specs]
 
-    def _pack(self, paths: Sequence[str]) -> TaughtDocuments:
+    def _pack(self, name: str, paths: Sequence[str]) -> TaughtDocuments:
         settings = self.config.data
-        documents = load_documents(paths, self.tokenizer, settings)
-        teachers = [self.config.distill.index(documents.domain(i)) for i in range(len(documents))]
+        with self.reading(paths) as progress:
+            documents = load_documents(paths, self.tokenizer, settings, progress)
+        self.note(name, documents.counts)
+        teachers = self._teachers_of(documents)
         pad_id = self.tokenizer.pad_token_id or 0
         return TaughtDocuments(documents, teachers, settings.context, pad_id, settings.packing)
+
+    def _teachers_of(self, documents: FittedDocuments) -> list[int]:
+        """Which teacher each document has. Raises UsageError naming the first that has none."""
+        teachers = []
+        for number in range(len(documents)):
+            try:
+                teachers.append(self.config.distill.index(documents.domain(number)))
+            except UsageError as error:
+                raise UsageError(f"{documents.where(number)}: {error}") from None
+        return teachers
 
     def _memory(self, tokens: int) -> dict[str, int]:
         return {**super()._memory(tokens), "teachers": sum(map(self._teacher_bytes, self.config.distill.specs))}

@@ -42,6 +42,10 @@ class DistillSection:
             raise UsageError(f"distill.loss = {self.loss!r} must be one of {', '.join(LOSSES)}")
         if self.loss == "sampled_reverse_kl" and not self.on_policy:
             raise UsageError('distill.loss = "sampled_reverse_kl" needs on_policy: others\' tokens say nothing of it')
+        if self.loss == "sampled_reverse_kl" and self.temperature != 1:
+            raise UsageError(
+                'distill.loss = "sampled_reverse_kl" needs temperature = 1: it counts on the student\'s own odds'
+            )
         if self.on_policy and self.cross_entropy_weight:
             raise UsageError(
                 "distill.cross_entropy_weight needs on_policy = false: the student's own answers are no aim"

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from codemill.data.conversations import PreferencePair, load_pairs
+from codemill.data.conversations import PreferencePair, PreferencePairs, load_pairs
 from codemill.data.packed_pairs import PackedPairs, split_pairs
 from codemill.errors import UsageError
 from codemill.train.batch import Batch
@@ -97,9 +97,9 @@ class Dpo(FineTuning):
     def pairs(self) -> tuple[Sequence[PreferencePair], Sequence[PreferencePair]]:
         """To train on, and to validate with. Raises UsageError and CodemillError naming the record that is wrong."""
         settings = self.config.data
-        pairs = load_pairs(settings.train, self.tokenizer, settings)
+        pairs = self._load("train", settings.train)
         if settings.validation:
-            return pairs, load_pairs(settings.validation, self.tokenizer, settings)
+            return pairs, self._load("validation", settings.validation)
         if not settings.validation_fraction:
             return pairs, ()
         train, held_out = split_pairs(pairs, settings.validation_fraction, self.config.loop.seed)
@@ -109,6 +109,12 @@ class Dpo(FineTuning):
                 "one side: give more data, or data.validation"
             )
         return train, held_out
+
+    def _load(self, name: str, paths: Sequence[str]) -> PreferencePairs:
+        with self.reading(paths) as progress:
+            pairs = load_pairs(paths, self.tokenizer, self.config.data, progress)
+        self.note(name, pairs.documents.counts)
+        return pairs
 
     @cached_property
     def rows(self) -> PackedPairs:
@@ -121,8 +127,8 @@ class Dpo(FineTuning):
     def plan(self) -> RunPlan:
         self.check()
         pairs, loop = self.pairs[0], self.loop
-        learned = sum(int((x.weights[1:] != 0).sum()) for pair in pairs for x in (pair.chosen, pair.rejected))
-        plan = self.plan_of(DataPlan(2 * len(pairs), len(self.rows), self.rows.num_tokens, learned), loop)
+        data = DataPlan(2 * len(pairs), len(self.rows), self.rows.num_tokens, self.rows.num_learned)
+        plan = self.plan_of(data, loop)
         memory = self._memory(loop.rows_per_micro_batch * self.rows.capacity)
         return replace(plan, context=self.rows.capacity, memory=memory)
 
@@ -132,6 +138,7 @@ class Dpo(FineTuning):
             self.claim()
             loop, held_out = self.loop, self.pairs[1]
         policy = self.load_policy()
+        self.parallel.wrap(policy, loop.precision)  # the reference is computed on the devices of all processes
         source = PairSource(self.rows, self._reference(policy, self.rows), loop, *self.parallel.share_of_rows)
         validation: dict[str, Sequence[Batch]] = {}
         if held_out:
@@ -148,8 +155,7 @@ class Dpo(FineTuning):
     def _reference(self, policy: Policy, rows: PackedPairs) -> Float32 | None:
         if not self.config.dpo.has_reference:
             return None
-        with self.parallel.main_first():
-            return reference_log_probs(policy, rows, self.directory, self.loop)
+        return reference_log_probs(policy, rows, self.directory, self.loop, self.parallel)
 
     def _pack(self, pairs: Sequence[PreferencePair]) -> PackedPairs:
         settings = self.config.data

@@ -1,16 +1,20 @@
 """What fine-tuning of every kind shares: the model it starts from, what is trained of it, and what it leaves."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from codemill.chat.tokenizer import Tokenizer
-from codemill.config import ModelConfig
+from codemill.config import ModelConfig, QuantizationConfig
+from codemill.data.overlong import OverlongCounts
+from codemill.data.progress import bytes_progress
+from codemill.data.segments import find_inputs
 from codemill.errors import UsageError
-from codemill.footprint import available_memory, count_parameters, quantized_bytes
+from codemill.footprint import count_parameters, quantized_bytes
 from codemill.models.loader import load_model
 from codemill.models.placement import resolve_dtype, resolve_quantization
 from codemill.spec import ModelSource, resolve
@@ -19,9 +23,9 @@ from codemill.train.config import LoopConfig
 from codemill.train.export import save_whole
 from codemill.train.loop import Evaluate
 from codemill.train.lora_policy import load_lora_policy, planned_policy
-from codemill.train.memory import StepShape, step_memory
 from codemill.train.objective import Objective
 from codemill.train.parallel_config import ParallelConfig
+from codemill.train.parallel_memory import free_memory
 from codemill.train.policy import Policy
 from codemill.train.run import DataPlan, RunPlan, TrainingRun
 from codemill.train.settings_file import claim
@@ -42,6 +46,7 @@ class FineTuning(TrainingRun):
     def __init__(self, config: FineTuneConfig, benchmark: Benchmark | None = None) -> None:
         """benchmark: what measures the policy where the configuration asks for it."""
         self.config, self._benchmark = config, benchmark
+        self._left_out: dict[str, OverlongCounts] = {}
         self.directory = Path(config.output)
 
     @property
@@ -51,6 +56,21 @@ class FineTuning(TrainingRun):
     @property
     def result(self) -> Path:
         return self.directory / ("model" if self.config.lora is None else "adapter")
+
+    @property
+    def left_out(self) -> Mapping[str, OverlongCounts]:
+        return {name: counts for name, counts in self._left_out.items() if counts.lines()}
+
+    def note(self, name: str, counts: OverlongCounts) -> None:
+        """Remember what was left out of data that was read."""
+        self._left_out[name] = counts
+
+    @contextmanager
+    def reading(self, paths: Sequence[str]) -> Iterator[Callable[[int], None]]:
+        """Within this, a bar on a terminal of how much of these files was tokenised."""
+        size = sum(file.path.stat().st_size for file in find_inputs(paths))
+        with bytes_progress(size, "tokenising") as advance:
+            yield advance
 
     @cached_property
     def source(self) -> ModelSource:
@@ -71,16 +91,16 @@ class FineTuning(TrainingRun):
             raise UsageError(f"data.context = {context:,}, but {self.source.name} has {longest:,} positions: lower it")
         if self.config.balance is not None and self.model_config.moe is None:
             raise UsageError(f"[balance] is for models with experts, which {self.source.name} is not: leave it out")
+        lora = self.config.lora
+        self.check_parallel(self.model_config, self.config.loop, lora is not None, self._quantization is not None)
         parallel = self.config.parallel
-        if self.config.evaluation is not None and (parallel.shard or parallel.tensor * parallel.expert > 1):
+        if self.config.evaluation is not None and not parallel.leaves_whole:
             raise UsageError("[evaluation] needs a model that is whole on each process: leave it out, or [parallel]")
-        if parallel.shard:
-            return  # every process takes a part of it
         # Without activations: what no smaller batch makes smaller.
-        needed, available = sum(self._memory(0).values()), available_memory()
+        needed, (available, where) = sum(self._memory(0).values()), free_memory()
         if needed > available:
             raise UsageError(
-                f"{self.source.name}: training takes at least {needed / 1e9:.1f} GB, this machine has "
+                f"{self.source.name}: training takes at least {needed / 1e9:.1f} GB, {where} has "
                 f"{available / 1e9:.1f} GB free: train an adapter ([lora]) or a smaller model"
             )
 
@@ -101,14 +121,19 @@ class FineTuning(TrainingRun):
 
     def balanced(self, objective: Objective) -> Objective:
         """The objective, with `[balance]` beside the balance of the experts."""
-        return objective if self.config.balance is None else Balanced(objective, RouterBalance(self.config.balance))
+        balance = self.config.balance
+        return objective if balance is None else Balanced(objective, RouterBalance(balance, self.parallel))
 
     def plan_of(self, data: DataPlan | None, loop: LoopConfig) -> RunPlan:
         """The plan of a run that reads this in each epoch; None where that is not known."""
         context, parameters = self.config.data.context, count_parameters(self.model_config)
         memory = self._memory(loop.rows_per_micro_batch * context)
         share = () if self._planned is None else trainable_share(self._planned)
-        return RunPlan(loop.steps, loop.rows_per_step, context, parameters, self._trainable, memory, data, share)
+        return RunPlan(
+            *(loop.steps, loop.rows_per_step, context, parameters, self._trainable, memory, data, share),
+            processes=self.config.parallel.num_processes,
+            left_out=self.left_out,
+        )
 
     @cached_property
     def _trainable(self) -> int:
@@ -123,17 +148,20 @@ class FineTuning(TrainingRun):
         return None if self.config.lora is None else planned_policy(self.model_config, self.config.lora)
 
     def _memory(self, tokens: int) -> dict[str, int]:
-        loop, config = self.config.loop, self.model_config
-        step = StepShape(tokens, loop.precision == "bfloat16", loop.recompute)
-        return step_memory(config, self._weight_bytes(), self._trainable, 8.0, step)
+        return self.memory_of(self.model_config, self._weight_bytes(), self._trainable, tokens, self.config.loop)
+
+    @property
+    def _quantization(self) -> QuantizationConfig | None:
+        """Of a frozen model."""
+        lora = self.config.lora
+        return None if lora is None else resolve_quantization(lora.quantization or None, self.model_config.quantization)
 
     def _weight_bytes(self) -> int:
-        config, lora = self.model_config, self.config.lora
-        if lora is None:
+        config = self.model_config
+        if self.config.lora is None:
             return 4 * count_parameters(config)
-        packed = resolve_quantization(lora.quantization or None, config.quantization)
-        if packed is not None:
-            return quantized_bytes(config, packed)
+        if self._quantization is not None:
+            return quantized_bytes(config, self._quantization)
         return (2 if self.config.loop.precision == "bfloat16" else 4) * count_parameters(config)
 
     def load_policy(self) -> Policy:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from codemill.errors import CodemillError
-from codemill.kernels.heap import keep_freed_memory
+from codemill.kernels.heap import keep_all_freed_memory
 from codemill.train.batch import Batch
 from codemill.train.checkpoint import Checkpoints
 from codemill.train.config import LoopConfig, OptimizerConfig
@@ -49,12 +50,12 @@ class Trainer:
         evaluate: Evaluate | None = None,
         parallel: Parallel | None = None,
     ) -> None:
-        keep_freed_memory()
+        keep_all_freed_memory()
         if loop.tensorboard:
             check_tensorboard()
         self.parallel = Parallel() if parallel is None else parallel
         self.parallel.check_rows(loop)
-        self.parallel.wrap(policy)
+        self.parallel.wrap(policy, loop.precision)
         policy.model.recompute = loop.recompute
         self.policy, self.objective, self.source, self.validation = policy, objective, source, validation
         self.loop, self.optimizer_config, self.directory, self.evaluate = loop, optimizer, directory, evaluate
@@ -67,10 +68,13 @@ class Trainer:
     def run(self) -> Iterator[StepReport]:
         """Train from the newest checkpoint to the last step, one report a step.
 
-        Ctrl-C ends the run after the step in progress, with a checkpoint and KeyboardInterrupt. Raises CodemillError
-        where the loss or its gradient is no longer a number; the checkpoint before stays.
+        Ctrl-C or SIGTERM, to any of the processes, ends the run after the step in progress, with a checkpoint and
+        KeyboardInterrupt, which has the signal's number. Raises CodemillError where the loss or its gradient is no
+        longer a number; the checkpoint before stays.
         """
-        start = self.checkpoints.restore(self.policy.trained, self.optimizers)
+        seeds = np.random.SeedSequence((self.loop.seed, self.parallel.data_rank))
+        torch.manual_seed(int(seeds.generate_state(1)[0]))  # of dropout, until a checkpoint knows better
+        start = self.checkpoints.restore(self.policy.trained, self.optimizers, self.objective)
         log = TrainingLog(self.directory / "log.jsonl")
         before = [report for report in log.read() if report.step <= start]
         guard = SpikeGuard(self.loop.skip_spikes_over, before)
@@ -83,12 +87,12 @@ class Trainer:
                 for each in logs:
                     each.append(report)
                 done = step + 1
-                stops = self.parallel.any(interruption.requested)
-                if done % self.loop.checkpoint_every == 0 or done == self.loop.steps or stops:
-                    self.checkpoints.save(done, self.policy.trained, self.optimizers)
-                if stops:
-                    raise KeyboardInterrupt
+                interruption.signal = self.parallel.largest(interruption.signal)
+                if done % self.loop.checkpoint_every == 0 or done == self.loop.steps or interruption.signal:
+                    self.checkpoints.save(done, self.policy.trained, self.optimizers, self.objective)
+                interruption.check()
                 yield report
+            interruption.signal = self.parallel.largest(interruption.signal)
             interruption.check()
 
     def _logs(self, log: TrainingLog, stack: ExitStack, start: int) -> list[TrainingLog | TensorBoardLog]:

@@ -1,5 +1,6 @@
 """The section `[lora]` of a training configuration."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -37,6 +38,14 @@ class LoraSection:
         for key, rank in {"rank": self.rank, **self.rank_pattern}.items():
             if rank < 1:
                 raise UsageError(f"lora: {key} = {rank}: a rank must be at least 1")
+        if not self.alpha > 0:
+            raise UsageError(f"lora.alpha = {self.alpha} must be above 0: the adapter would change nothing")
+        for key in ("rank_pattern", "alpha_pattern"):
+            for pattern in getattr(self, key):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise UsageError(f"lora.{key}: {pattern!r} is no regular expression ({error})") from None
         if not self.dropout < 1:
             raise UsageError(f"lora.dropout = {self.dropout} must be below 1")
         if not self.targets:

@@ -47,6 +47,19 @@ class ReportsSteps(Protocol):
         ...
 
 
+@runtime_checkable
+class HasState(Protocol):
+    """An objective that remembers something from step to step: a part of checkpoints, the same on all processes."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What it remembers, by names of its own."""
+        ...
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+        ...
+
+
 class CrossEntropy:
     """Pre-training and supervised fine-tuning: the weighted mean of -log p(token), in nats."""
 

@@ -8,7 +8,7 @@ from codemill.data.packing import Document
 from codemill.train.config import LoopConfig
 from codemill.train.distill_config import DistillSection
 from codemill.train.policy import Policy
-from codemill.train.sampling import answer_seeds, sample_answers
+from codemill.train.sampling import AnswerSampler, answer_seeds
 from codemill.train.source import row_order
 from codemill.train.taught_batches import TaughtBatch, TaughtDocuments
 
@@ -31,7 +31,8 @@ class SampledSource:
         rank: int = 0,
         num_processes: int = 1,
     ) -> None:
-        self.policy, self.tokenizer, self.prompts, self.context = policy, tokenizer, prompts, context
+        self.tokenizer, self.prompts, self.context = tokenizer, prompts, context
+        self._sampler = AnswerSampler(policy, tokenizer, context)
         self.distill, self.loop = distill, loop
         self._share, self._packing = slice(rank, None, num_processes), num_processes == 1
 
@@ -50,9 +51,7 @@ class SampledSource:
         """Prompt and answer, of which the answer counts."""
         ids = [prompt.document.ids.tolist() for prompt in prompts]
         distill = self.distill
-        answers = sample_answers(
-            *(self.policy, self.tokenizer, ids, seeds, distill.max_new_tokens, distill.temperature, self.context)
-        )
+        answers = self._sampler.answers(ids, seeds, distill.max_new_tokens, distill.temperature)
         return [
             Document.of(prompt + answer, [0.0] * len(prompt) + [1.0] * len(answer))
             for prompt, answer in zip(ids, answers, strict=True)

@@ -2,9 +2,12 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -20,6 +23,7 @@ from codemill.train.policy import Policy
 DATA, TENSOR, EXPERT = "data", "tensor", "expert"  # the mesh's dimensions; the last two are never both above 1
 ROWS = "rows"  # DATA and EXPERT as one: the processes that read rows of their own
 Value = TypeVar("Value")
+_LOST_CONNECTION = re.compile(r"gloo|NCCL|Connection (closed|reset|refused)|Broken pipe", re.IGNORECASE)
 
 
 class Parallel:
@@ -28,6 +32,7 @@ class Parallel:
     `rank` of `num_processes`. It reads share `data_rank` of `num_shares` of each step's rows.
     """
 
+    config = ParallelConfig()
     rank, num_processes = 0, 1
     data_rank, num_shares = 0, 1
 
@@ -41,16 +46,33 @@ class Parallel:
         """Whether this process writes the logs and the model."""
         return self.rank == 0
 
-    def wrap(self, policy: Policy) -> None:
-        """Leave of the policy, in place, what this process has to keep."""
+    def wrap(self, policy: Policy, precision: str) -> None:
+        """Leave of the policy, in place, what this process has to keep. A second call for the same one does nothing.
+
+        precision: of matrix products, "float32" or "bfloat16".
+        """
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """Sums over all shares of the data; every process gets them."""
         return dict(values)
 
-    def any(self, flag: bool) -> bool:
-        """Whether it is set on any process."""
-        return flag
+    def reshard(self, policy: Policy) -> None:
+        """Give up what a pass without gradients has put together of a policy that is to be trained."""
+
+    def gather(self, value: Value) -> list[Value]:
+        """Those of all shares of the data but None, in their order."""
+        return [value]
+
+    def of_main(self, value: Value) -> Value:
+        """The main process's."""
+        return value
+
+    def add_up(self, x: Tensor) -> None:
+        """Leave in x its sum over all shares of the data."""
+
+    def largest(self, value: int) -> int:
+        """Of the values of all processes."""
+        return value
 
     def check_equal(self, name: str, value: int) -> None:
         """Raises CodemillError on every process if `value` differs among them: they would wait for each other."""
@@ -65,6 +87,9 @@ class Parallel:
     def wait(self) -> None:
         """Until all processes are here."""
 
+    def leave(self) -> None:
+        """End this process's part, when all is done."""
+
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """The main process goes through the block before the others: it makes files that they find."""
@@ -76,19 +101,15 @@ class Parallel:
 
     def check_rows(self, loop: LoopConfig) -> None:
         """Raises UsageError if not all processes get equally many micro-batches of a step."""
-        if loop.rows_per_step % (loop.rows_per_micro_batch * self.num_shares):
-            raise UsageError(
-                f"loop.rows_per_step = {loop.rows_per_step} must be a multiple of loop.rows_per_micro_batch = "
-                f"{loop.rows_per_micro_batch} times the {self.num_shares} processes that read rows of their own"
-            )
+        self.config.check_rows(loop.rows_per_step, loop.rows_per_micro_batch, self.num_processes)
 
 
 class Processes(Parallel):
     """The processes of a process group. They have the same policy before `wrap`, and the same seed."""
 
-    def __init__(self, config: ParallelConfig, device_type: str = "cpu") -> None:
-        """Raises UsageError if the group has another size than `config` says."""
-        self.config = config
+    def __init__(self, config: ParallelConfig, device_type: str = "cpu", owns_group: bool = False) -> None:
+        """owns_group: `leave` ends it. Raises UsageError if the group has another size than `config` says."""
+        self.config, self._owns_group = config, owns_group
         self.rank, self.num_processes = dist.get_rank(), dist.get_world_size()
         groups = config.groups(self.num_processes)
         if config.expert > 1:
@@ -98,26 +119,47 @@ class Processes(Parallel):
             self.mesh = init_device_mesh(device_type, (groups, config.tensor), mesh_dim_names=(DATA, TENSOR))
             self.rows = self.mesh[DATA]
         self.data_rank, self.num_shares = self.rows.get_local_rank(), self.rows.size()
+        self._wrapped = WeakSet[Policy]()
+        self._patient = dist.new_group(backend="gloo", timeout=timedelta(days=30))
         # It warns on every process that putting together what two dimensions cut takes two steps.
         logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
-    def wrap(self, policy: Policy) -> None:
+    def wrap(self, policy: Policy, precision: str) -> None:
         """Raises UsageError for a policy that cannot be cut as the configuration says."""
         from codemill.train.parallel_model import split_policy
 
-        split_policy(policy, self.config, self.mesh, self.rows)
+        if policy not in self._wrapped:
+            split_policy(policy, self.config, self.mesh, self.rows, precision)
+            self._wrapped.add(policy)
+
+    def reshard(self, policy: Policy) -> None:
+        from codemill.train.parallel_model import reshard
+
+        reshard(policy)
+
+    def gather(self, value: Value) -> list[Value]:
+        gathered: list[Value] = [value] * self.num_shares
+        dist.all_gather_object(gathered, value, group=self.rows.get_group())
+        return [each for each in gathered if each is not None]
+
+    def of_main(self, value: Value) -> Value:
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """In the order of the shares, so that all have the same bits."""
-        gathered: list[Mapping[str, float]] = [{}] * self.num_shares
-        dist.all_gather_object(gathered, dict(values), group=self.rows.get_group())
+        gathered = self.gather(dict(values))
         names = dict.fromkeys(name for each in gathered for name in each)
         return {name: sum(each.get(name, 0.0) for each in gathered) for name in names}
 
-    def any(self, flag: bool) -> bool:
-        flags = [False] * self.num_processes
-        dist.all_gather_object(flags, flag)
-        return True in flags
+    def add_up(self, x: Tensor) -> None:
+        dist.all_reduce(x, group=self.rows.get_group())
+
+    def largest(self, value: int) -> int:
+        found = torch.tensor(value)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
 
     def check_equal(self, name: str, value: int) -> None:
         values = [0] * self.num_processes
@@ -163,7 +205,12 @@ class Processes(Parallel):
         return [(items[min(place, len(items) - 1)], place < len(items)) for place in places]
 
     def wait(self) -> None:
-        dist.barrier()
+        """For as long as it takes: the main process may be making data. One that ends is noticed at once."""
+        dist.all_reduce(torch.zeros(1), group=self._patient)
+
+    def leave(self) -> None:
+        if self._owns_group:
+            dist.destroy_process_group()
 
 
 def join(config: ParallelConfig) -> Parallel:
@@ -175,17 +222,34 @@ def join(config: ParallelConfig) -> Parallel:
     config.groups(num_processes)
     if num_processes == 1:
         return Parallel()
-    if not dist.is_initialized():
+    is_new = not dist.is_initialized()
+    if is_new:
         _init_process_group()
-    return Processes(config, "cuda" if torch.cuda.is_available() else "cpu")
+    return Processes(config, "cuda" if torch.cuda.is_available() else "cpu", owns_group=is_new)
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether it says that another process is gone, or does not answer."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and _LOST_CONNECTION.search(str(error)) is not None
+    )
 
 
 def _init_process_group() -> None:
     try:
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            _choose_gpu(int(os.environ["LOCAL_RANK"]))
             dist.init_process_group("cpu:gloo,cuda:nccl")
         else:
             dist.init_process_group("gloo")
     except (ValueError, LookupError, RuntimeError) as error:
         raise UsageError(f"the processes do not find each other ({error}): start them with torchrun") from None
+
+
+def _choose_gpu(local_rank: int) -> None:
+    """Each process has one of its own."""
+    if local_rank >= torch.cuda.device_count():
+        raise UsageError(
+            f"this machine has {torch.cuda.device_count()} GPUs, and more processes: lower torchrun --nproc-per-node"
+        )
+    torch.cuda.set_device(local_rank)

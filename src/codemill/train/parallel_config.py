@@ -1,5 +1,6 @@
 """The section `[parallel]` of training configurations."""
 
+import os
 from dataclasses import dataclass
 
 from codemill.config import ModelConfig
@@ -28,6 +29,26 @@ class ParallelConfig:
         if self.tensor > 1 and self.expert > 1:
             raise UsageError("parallel.tensor and parallel.expert cannot both be above 1")
 
+    @property
+    def num_processes(self) -> int:
+        """As many as torchrun has started; without it, as many as are asked for, one group where `data` is 0."""
+        started = os.environ.get("WORLD_SIZE")
+        return (self.data or 1) * self.tensor * self.expert if started is None else int(started)
+
+    def check_rows(self, rows_per_step: int, rows_per_micro_batch: int, num_processes: int) -> None:
+        """Raises UsageError if not all processes get equally many micro-batches of a step."""
+        readers = self.groups(num_processes) * self.expert
+        if rows_per_step % (rows_per_micro_batch * readers):
+            raise UsageError(
+                f"loop.rows_per_step = {rows_per_step} must be a multiple of loop.rows_per_micro_batch = "
+                f"{rows_per_micro_batch} times the {readers} processes that read rows of their own"
+            )
+
+    @property
+    def leaves_whole(self) -> bool:
+        """Whether each process has all of the model."""
+        return not self.shard and self.tensor * self.expert == 1
+
     def groups(self, num_processes: int) -> int:
         """`data` for so many processes. Raises UsageError where they do not fit."""
         size = self.tensor * self.expert
@@ -40,8 +61,12 @@ class ParallelConfig:
             )
         return data
 
-    def check(self, config: ModelConfig) -> None:
+    def check(self, config: ModelConfig, has_adapter: bool = False, is_quantized: bool = False) -> None:
         """Raises UsageError for a model that cannot be cut in so many parts."""
+        if has_adapter and self.tensor * self.expert > 1:
+            raise UsageError("adapters are trained with parallel.data and shard; set parallel.tensor and expert to 1")
+        if is_quantized and self.shard:
+            raise UsageError("a quantised model cannot be in shards: set parallel.shard = false")
         if self.expert > 1:
             if config.moe is None:
                 raise UsageError("parallel.expert is for models with experts: this one has none")
@@ -55,6 +80,8 @@ class ParallelConfig:
                 sizes["intermediate_size"] = config.intermediate_size
             if config.moe is not None and config.moe.shared_expert_intermediate_size:
                 sizes["shared_expert_intermediate_size"] = config.moe.shared_expert_intermediate_size
+            if config.moe is not None:
+                sizes["num_experts"] = config.moe.num_experts
             _check_divides("parallel.tensor", self.tensor, sizes)
 
 

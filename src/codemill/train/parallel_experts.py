@@ -3,6 +3,7 @@
 Shapes: N tokens of this process, M those that its experts get, k top-k, E experts, P processes, D model, F ffn.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from codemill.kernels.low_rank import AdaptedRows
 from codemill.models.moe import Experts, SparseMoe
 
 
-class ParallelExperts(Experts):
+class ParallelExperts(Experts, ABC):
     """A layer's experts over the processes of `mesh`, in order. Parameters are named and shaped as in `Experts`."""
 
     def __init__(self, experts: Experts, mesh: DeviceMesh) -> None:
@@ -28,10 +29,17 @@ class ParallelExperts(Experts):
             local = parameter.detach().chunk(mesh.size())[mesh.get_local_rank()].to(mesh.device_type, copy=True)
             whole = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
             self.register_parameter(name, nn.Parameter(whole, requires_grad=parameter.requires_grad))
-        self._group, self._num_processes = mesh.get_group(), mesh.size()
+        self._group, self._num_processes, self._rank = mesh.get_group(), mesh.size(), mesh.get_local_rank()
 
+    @abstractmethod
     def forward(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """Sum of each token's experts, wherever they are: x [N, D], weights and experts [N, k] -> [N, D]."""
+
+
+class ExchangingExperts(ParallelExperts):
+    """Experts of processes with tokens of their own, which go to the experts' processes and back."""
+
+    def forward(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         gate_up, down = (_local(each) for each in (self.gate_up_proj, self.down_proj))
         counts = experts.flatten().bincount(minlength=len(gate_up) * self._num_processes)
         counts = counts.view(self._num_processes, len(gate_up))  # [P, E / P], of the tokens to send
@@ -50,13 +58,34 @@ class ParallelExperts(Experts):
         return torch.zeros_like(x).index_add(0, tokens, out * scales[:, None])
 
 
+class AddingExperts(ParallelExperts):
+    """Experts of processes with the same tokens, N on each: it computes its own experts, and all of them are added up.
+
+    One sum of [N, D] a pass, as for a matrix in parts (Shoeybi et al. 2019, arXiv:1909.08053).
+    """
+
+    def forward(self, x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        gate_up, down = (_local(each) for each in (self.gate_up_proj, self.down_proj))
+        x, weights = _Same.apply(x, weights, self._group)
+        own = experts - self._rank * len(gate_up)
+        tokens, places = ((own >= 0) & (own < len(gate_up))).nonzero(as_tuple=True)
+        rows = x[tokens]
+        if len(rows):  # else the rows themselves, so that the backward pass comes by here on every process
+            rows = grouped_experts(rows, rows.new_ones(len(rows), 1), own[tokens, places][:, None], gate_up, down)
+        scales = weights[tokens, places].to(x.dtype)
+        out: Tensor = _Added.apply(torch.zeros_like(x).index_add(0, tokens, rows * scales[:, None]), self._group)
+        return out
+
+
 class ParallelMoe(SparseMoe):
     """A `SparseMoe` whose experts are on several processes; router and shared expert are whole on each."""
 
-    def __init__(self, moe: SparseMoe, mesh: DeviceMesh) -> None:
+    experts: ParallelExperts
+
+    def __init__(self, moe: SparseMoe, experts: ParallelExperts) -> None:
         nn.Module.__init__(self)
         self.moe, self.gate = moe.moe, moe.gate
-        self.experts = ParallelExperts(moe.experts, mesh)
+        self.experts = experts
         if moe.moe.shared_expert_intermediate_size:
             self.shared_expert, self.shared_expert_gate = moe.shared_expert, moe.shared_expert_gate
 
@@ -66,6 +95,39 @@ class ParallelMoe(SparseMoe):
         """As `SparseMoe`; documents are together in an expert's product, so they see each other's rounding."""
         out: Tensor = self.experts(x, weights, experts)
         return out
+
+
+class _Same(torch.autograd.Function):
+    """x and weights that all processes of a group have; of their gradients each has a part."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weights: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
+        ctx.group = group
+        return x.view_as(x), weights.view_as(weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return (*(_sum(gradient, ctx.group) for gradient in gradients), None)
+
+
+class _Added(torch.autograd.Function):
+    """The sum over the processes of a group, which then do the same with it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        return _sum(x, group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient, None
+
+
+def _sum(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(x, group=group)
+    return x
 
 
 class _Exchange(torch.autograd.Function):

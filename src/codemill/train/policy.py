@@ -84,7 +84,7 @@ class Policy(nn.Module):
     @contextmanager
     def routing(self) -> Iterator[RoutingLog]:
         """Within this, `hidden_states` notes what the routers of its first pass say, by layer."""
-        self._routing = {}
+        self._routing = RoutingLog()
         try:
             yield self._routing
         finally:

@@ -26,7 +26,6 @@ from codemill.models.loader import load_model
 from codemill.train.config import DataSection, PretrainConfig
 from codemill.train.export import save_whole
 from codemill.train.loop import Trainer
-from codemill.train.memory import StepShape, step_memory
 from codemill.train.objective import CrossEntropy
 from codemill.train.parallel_config import ParallelConfig
 from codemill.train.policy import Policy
@@ -66,11 +65,17 @@ class Pretraining(TrainingRun):
         config, loop = self.config, self.config.loop
         shape = config.model.build(config.data.vocab_size)
         parameters = count_parameters(shape)
-        step = StepShape(loop.rows_per_micro_batch * config.data.context, loop.precision == "bfloat16", loop.recompute)
-        memory = step_memory(shape, 4 * parameters, parameters, 8.0, step)
-        return RunPlan(loop.steps, loop.rows_per_step, config.data.context, parameters, parameters, memory)
+        self.check_parallel(shape, loop)
+        memory = self.memory_of(
+            shape, 4 * parameters, parameters, loop.rows_per_micro_batch * config.data.context, loop
+        )
+        return RunPlan(
+            *(loop.steps, loop.rows_per_step, config.data.context, parameters, parameters, memory),
+            processes=self.parallel_config.num_processes,
+        )
 
     def start(self) -> Trainer:
+        self.check_parallel(self.config.model.build(self.config.data.vocab_size), self.config.loop)
         with self.parallel.main_first():
             data = self.prepare()
         model = self.build_model(data.tokenizer)

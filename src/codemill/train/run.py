@@ -2,15 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from codemill.config import ModelConfig
+from codemill.data.overlong import OverlongCounts
+from codemill.footprint import count_parameters
 from codemill.models.placement import resolve_device
+from codemill.train.config import LoopConfig
 from codemill.train.log import StepReport, TrainingLog
 from codemill.train.loop import Trainer
+from codemill.train.memory import StepShape, step_memory
 from codemill.train.parallel import Parallel, join
 from codemill.train.parallel_config import ParallelConfig
+from codemill.train.parallel_memory import process_memory, split_of
 from codemill.train.policy import Policy
 from codemill.train.trainable_share import ClassShare
 
@@ -27,9 +33,11 @@ class DataPlan:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run would do. data: None where it is not made yet. memory: bytes by purpose at the peak of a step.
+    """What a run would do. data: None where it is not made yet.
 
+    memory: bytes by purpose at the peak of a step, on each of so many `processes`.
     share: what is trained, by kinds of modules, where that is an adapter.
+    left_out: of which data not all is read, and what is not.
     """
 
     steps: int
@@ -40,6 +48,8 @@ class RunPlan:
     memory: Mapping[str, int]
     data: DataPlan | None = None
     share: Sequence[ClassShare] = ()
+    processes: int = 1
+    left_out: Mapping[str, OverlongCounts] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -68,6 +78,26 @@ class TrainingRun(ABC):
     def result(self) -> Path:
         """Where the trained model lies at the end."""
 
+    def check_parallel(
+        self, model: ModelConfig, loop: LoopConfig, has_adapter: bool = False, is_quantized: bool = False
+    ) -> None:
+        """Raises UsageError for a model or batches that cannot be cut for the processes."""
+        config = self.parallel_config
+        config.check(model, has_adapter, is_quantized)
+        config.check_rows(loop.rows_per_step, loop.rows_per_micro_batch, config.num_processes)
+
+    def memory_of(
+        self, model: ModelConfig, weight_bytes: int, trainable: int, tokens: int, loop: LoopConfig
+    ) -> dict[str, int]:
+        """Bytes on each process at the peak of a step with AdamW; tokens: of a micro-batch."""
+        shape, parallel = StepShape(tokens, loop.precision == "bfloat16", loop.recompute), self.parallel_config
+        whole = step_memory(model, weight_bytes, trainable, 8.0, shape)
+        if parallel.num_processes == 1:
+            return whole
+        has_adapter = trainable < count_parameters(model)
+        split = split_of(model, parallel, parallel.num_processes)
+        return process_memory(whole, weight_bytes, split, has_adapter, shape.is_bf16)
+
     @abstractmethod
     def plan(self) -> RunPlan:
         """What would be done, as far as that can be said without loading weights."""
@@ -75,6 +105,11 @@ class TrainingRun(ABC):
     @abstractmethod
     def start(self) -> Trainer:
         """Load or make everything. Raises UsageError and CodemillError before anything is trained."""
+
+    @property
+    def left_out(self) -> Mapping[str, OverlongCounts]:
+        """By the names of data that was read: what of it is not trained on."""
+        return {}
 
     def placed(self, policy: Policy) -> Policy:
         """On a GPU, if there is one and this process is alone: `Parallel.wrap` moves what several processes train."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from codemill.data.conversations import load_documents
 from codemill.data.held_out import split_held_out
-from codemill.data.packed_directory import PackedDirectory
-from codemill.data.packed_documents import PackedDocuments, document_lengths
+from codemill.data.overlong import FittedDocuments
+from codemill.data.packed_directory import PackedDirectory, counts_of
+from codemill.data.packed_documents import PackedDocuments, document_lengths, num_learned
 from codemill.data.packing import Document
 from codemill.errors import UsageError
 from codemill.train.config import LoopConfig
@@ -34,10 +35,10 @@ class Sft(FineTuning):
         settings = self.config.data
         held_out: Sequence[Document] = ()
         if settings.validation:
-            held_out = load_documents(settings.validation, self.tokenizer, settings)
+            held_out = self._load("validation", settings.validation)
         if self.packed is not None:
             return (), held_out
-        documents = load_documents(settings.train, self.tokenizer, settings)
+        documents = self._load("train", settings.train)
         if held_out:
             return documents, held_out
         if not settings.validation_fraction:
@@ -50,12 +51,19 @@ class Sft(FineTuning):
             )
         return train, held_out
 
+    def _load(self, name: str, paths: Sequence[str]) -> FittedDocuments:
+        with self.reading(paths) as progress:
+            documents = load_documents(paths, self.tokenizer, self.config.data, progress)
+        self.note(name, documents.counts)
+        return documents
+
     @cached_property
     def rows(self) -> Rows:
         """To train on. Raises UsageError for packed data that does not go with the model or the settings."""
         if self.packed is None:
             return self._pack(self.documents[0])
         rows, settings = self.packed.rows(self.tokenizer), self.config.data
+        self.note("train", counts_of(self.packed.info))
         if rows.input_ids.shape[1] != settings.context or settings.validation_fraction:
             raise UsageError(
                 f"{self.packed.path} was packed in rows of {rows.input_ids.shape[1]}: set data.context to that, and "
@@ -76,8 +84,8 @@ class Sft(FineTuning):
             info = self.packed.info
             return DataPlan(info["documents"], len(self.rows), info["tokens"], info["learned_tokens"])
         documents = self.documents[0]
-        learned = sum(int((document.weights[1:] != 0).sum()) for document in documents)
-        return DataPlan(len(documents), len(self.rows), int(document_lengths(documents).sum()), learned)
+        tokens = int(document_lengths(documents).sum())
+        return DataPlan(len(documents), len(self.rows), tokens, num_learned(documents))
 
     def start(self) -> Trainer:
         self.check()

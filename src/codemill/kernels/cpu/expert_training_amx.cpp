@@ -18,77 +18,11 @@
 #include "targets.h"
 
 BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16")
-#include "attention_tiles.h"
+#include "training_tiles.h"
 
 namespace {
 
 using codemill::ExpertPass;
-
-constexpr int kRowStep = 2 * kSide;  // rows and columns of a 2 x 2 product
-
-inline size_t round_up(size_t count) { return (count + kRowStep - 1) / kRowStep * kRowStep; }
-
-// 32 numbers as bf16.
-inline __m512i load_numbers(const uint16_t* from) { return _mm512_loadu_si512(from); }
-inline __m512i load_numbers(const float* from) {
-    return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + kSide), _mm512_loadu_ps(from));
-}
-
-inline __m512 to_floats(__m256i x) { return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16); }
-inline __m256i to_bfloat16(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
-inline __m512 load_bfloat16(const uint16_t* from) { return to_floats(_mm256_loadu_si256((const __m256i*)from)); }
-
-// load(row) has 32 numbers of a row -> words of rows 2i and 2i + 1, two tiles of 16 columns.
-template <class Load>
-inline void pair_rows(const Load& load, __m512i* left, __m512i* right) {
-    alignas(64) static constexpr uint16_t kLeft[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                                       8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
-    const __m512i first = _mm512_load_si512(kLeft), second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
-    for (int i = 0; i < kSide; ++i) {
-        const __m512i even = load(2 * i), odd = load(2 * i + 1);
-        left[i] = _mm512_permutex2var_epi16(even, first, odd);
-        right[i] = _mm512_permutex2var_epi16(even, second, odd);
-    }
-}
-
-inline void store_tile(Word* to, const __m512i* tile) {
-    for (int i = 0; i < kSide; ++i) _mm512_store_si512(to + i * kSide, tile[i]);
-}
-
-// The left side of a product: rows by columns, in tiles.
-struct Left {
-    Word* tiles;
-    int steps;
-
-    Word* tile(size_t block, int step) const { return tiles + (block * steps + step) * kTile; }
-    uint16_t* numbers(size_t row, int step) const {
-        return reinterpret_cast<uint16_t*>(tile(row / kSide, step) + row % kSide * kSide);
-    }
-    static size_t words(size_t rows, size_t columns) { return rows * columns / 2; }
-};
-
-// Two blocks of 16 columns of the right side.
-struct Panel {
-    Word* tiles;
-    int steps;
-
-    Word* tile(int side, int step) const { return tiles + (side * steps + step) * kTile; }
-};
-
-// use(row, sums): the 32 sums of each row, the last of which may be of filled-up rows.
-template <class Use>
-inline void multiply(const Left& left, size_t num_rows, const Panel& panel, const Use& use) {
-    alignas(64) float sums[4 * kTile];
-    for (size_t row = 0; row < num_rows; row += kRowStep) {
-        const size_t block = row / kSide;
-        multiply_tiles(left.tile(block, 0), left.tile(block + 1, 0), kTile, panel.tile(0, 0), panel.tile(1, 0), kTile,
-                       left.steps, sums);
-        for (int i = 0; i < kRowStep; ++i) {
-            const float* from = sums + i / kSide * 2 * kTile + i % kSide * kSide;
-            use(row + i, _mm512_load_ps(from), _mm512_load_ps(from + kTile));
-        }
-    }
-}
 
 // The panel of weight^T: outputs `first` and `second` on, 16 each, of a weight [outputs, columns].
 template <class Element>
@@ -101,30 +35,6 @@ void load_outputs(const Element* weight, size_t columns, size_t first, size_t se
             transpose(tile);
             store_tile(panel.tile(side, step), tile);
         }
-    }
-}
-
-// The panel of 32 columns of a matrix; load(row) has those of a row.
-template <class Load>
-void load_columns(const Load& load, const Panel& panel) {
-    for (int step = 0; step < panel.steps; ++step) {
-        __m512i left[kSide], right[kSide];
-        pair_rows([&](int i) { return load(size_t(step) * kStep + i); }, left, right);
-        store_tile(panel.tile(0, step), left);
-        store_tile(panel.tile(1, step), right);
-    }
-}
-
-// 32 rows of a left side, at `first`, from 32 columns of a matrix; load(row) has those of a row.
-template <class Load>
-void load_transposed(const Load& load, size_t first, const Left& left) {
-    for (int step = 0; step < left.steps; ++step) {
-        __m512i upper[kSide], lower[kSide];
-        pair_rows([&](int i) { return load(size_t(step) * kStep + i); }, upper, lower);
-        transpose(upper);
-        transpose(lower);
-        store_tile(left.tile(first / kSide, step), upper);
-        store_tile(left.tile(first / kSide + 1, step), lower);
     }
 }
 
@@ -147,12 +57,12 @@ public:
     }
 
     void forward() {
-        const Left x = gather(pass_.x), act = left(padded_, ffn_);
+        const Left inputs = gather(x()), act = left(padded_, ffn_);
         Word* const panel_words = free_;
-        const Panel wide = {panel_words, x.steps};
+        const Panel wide = {panel_words, inputs.steps};
         for (size_t column = 0; column < ffn_; column += kSide) {
             load_outputs(gate_up_, model_, column, ffn_ + column, wide);
-            multiply(x, count_, wide, [&](size_t row, __m512 gate, __m512 up) { activate(row, column, gate, up, act); });
+            multiply(inputs, count_, wide, [&](size_t row, __m512 gate, __m512 up) { activate(row, column, gate, up, act); });
         }
         const Panel narrow = {panel_words, act.steps};
         for (size_t column = 0; column < model_; column += kRowStep) {
@@ -162,7 +72,7 @@ public:
     }
 
     void backward() {
-        const Left outer = gather(pass_.gradient), back = left(padded_, 2 * ffn_);
+        const Left outer = gather(gradient()), back = left(padded_, 2 * ffn_);
         // The scaled activations as right side, [32 columns of F][side][step of rows].
         Word* const act = take(Left::words(padded_, ffn_));
         float* const of_scales = reinterpret_cast<float*>(take(padded_));
@@ -174,7 +84,7 @@ public:
                 __m512i rows[kRowStep];
                 multiply(outer, count_, panel, [&](size_t row, __m512 low, __m512 high) {
                     rows[row % kRowStep] = pull_back(row, column, low, high, back, of_scales);
-                    if (row % kRowStep == kRowStep - 1) put_pairs(rows, act_panel(act, column), row / kRowStep);
+                    if (row % kRowStep == kRowStep - 1) put_pairs(rows, act_panel(act, column), int(row / kRowStep));
                 });
             }
         }
@@ -185,6 +95,9 @@ public:
     }
 
 private:
+    const uint16_t* x() const { return static_cast<const uint16_t*>(pass_.x); }
+    const uint16_t* gradient() const { return static_cast<const uint16_t*>(pass_.gradient); }
+
     Word* take(size_t words) {
         Word* const taken = free_;
         free_ += (words + kSide - 1) / kSide * kSide;
@@ -212,7 +125,7 @@ private:
     void activate(size_t row, size_t column, __m512 gate, __m512 up, const Left& act) {
         const __m256i gates = to_bfloat16(gate), ups = to_bfloat16(up);
         if (row < count_) {
-            uint16_t* const kept = pass_.hidden + (start_ + row) * 2 * ffn_ + column;
+            uint16_t* const kept = static_cast<uint16_t*>(pass_.hidden) + (start_ + row) * 2 * ffn_ + column;
             _mm256_storeu_si256((__m256i*)kept, gates);
             _mm256_storeu_si256((__m256i*)(kept + ffn_), ups);
         }
@@ -224,7 +137,7 @@ private:
 
     void put_row(size_t row, size_t column, __m512 low, __m512 high) {
         if (row >= count_) return;
-        uint16_t* const to = pass_.rows + (start_ + row) * model_ + column;
+        uint16_t* const to = static_cast<uint16_t*>(pass_.rows) + (start_ + row) * model_ + column;
         _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
     }
 
@@ -234,7 +147,7 @@ private:
         __m512 of_gate[2] = {}, of_up[2] = {}, scaled[2] = {};
         if (row < count_) {
             const float scale = pass_.scales[start_ + row];
-            const uint16_t* const kept = pass_.hidden + (start_ + row) * 2 * ffn_ + column;
+            const uint16_t* const kept = static_cast<uint16_t*>(pass_.hidden) + (start_ + row) * 2 * ffn_ + column;
             __m512 sum = _mm512_setzero_ps();
             for (int half = 0; half < 2; ++half) {
                 const __m512 gate = load_bfloat16(kept + half * kSide), up = load_bfloat16(kept + ffn_ + half * kSide);
@@ -255,19 +168,12 @@ private:
 
     Panel act_panel(Word* act, size_t column) const { return {act + padded_ * column / 2, int(padded_ / kStep)}; }
 
-    void put_pairs(const __m512i* rows, const Panel& panel, size_t step) {
-        __m512i first[kSide], second[kSide];
-        pair_rows([&](int i) { return rows[i]; }, first, second);
-        store_tile(panel.tile(0, int(step)), first);
-        store_tile(panel.tile(1, int(step)), second);
-    }
-
     // [D, F] = gradient^T [D, n] @ act [n, F].
     void down_gradient(Word* act) {
         Word* const kept = free_;
         const Left outer = left(model_, padded_);
         for (size_t column = 0; column < model_; column += kRowStep) {
-            load_transposed([&](size_t row) { return token_numbers(pass_.gradient, row, column); }, column, outer);
+            load_transposed([&](size_t row) { return token_numbers(gradient(), row, column); }, column, outer);
         }
         Element* const to = static_cast<Element*>(pass_.down_gradient) + expert_ * ffn_ * model_;
         for (size_t column = 0; column < ffn_; column += kRowStep) {
@@ -289,7 +195,7 @@ private:
         const Panel panel = {free_, turned.steps};
         Element* const to = static_cast<Element*>(pass_.gate_up_gradient) + 2 * expert_ * ffn_ * model_;
         for (size_t column = 0; column < model_; column += kRowStep) {
-            load_columns([&](size_t row) { return token_numbers(pass_.x, row, column); }, panel);
+            load_columns([&](size_t row) { return token_numbers(x(), row, column); }, panel);
             multiply(turned, 2 * ffn_, panel, [&](size_t row, __m512 low, __m512 high) {
                 put_gradient(to + row * model_ + column, low, high);
             });
@@ -348,11 +254,11 @@ void backward(const ExpertPass& pass, int expert, float* scratch) {
     _mm_sfence();
 }
 
-void combine(const uint16_t* rows, const int64_t* places, const float* scales, int count, int size, float* out) {
+void combine(const void* rows, const int64_t* places, const float* scales, int count, int size, float* out) {
     for (int column = 0; column < size; column += kSide) {
         __m512 sum = _mm512_setzero_ps();
         for (int i = 0; i < count; ++i) {
-            const __m512 row = load_bfloat16(rows + places[i] * size + column);
+            const __m512 row = load_bfloat16(static_cast<const uint16_t*>(rows) + places[i] * size + column);
             sum = _mm512_fmadd_ps(_mm512_set1_ps(scales ? scales[i] : 1.0f), row, sum);
         }
         _mm512_storeu_ps(out + column, sum);
