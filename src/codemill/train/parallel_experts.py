@@ -151,7 +151,7 @@ def _exchange(rows: Tensor, there: list[int], here: list[int], group: dist.Proce
 
 
 def _compute(rows: Tensor, ids: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """Each row's expert: rows [M, D], ids [M] -> [M, D]; as one document, which trains and validates in the same way."""
+    """Each row's expert: rows [M, D], ids [M] -> [M, D]. As one document, so that validation computes as training."""
     return grouped_experts(rows, rows.new_ones(len(rows), 1), ids[:, None], gate_up, down, documents=(len(rows),))
 
 
