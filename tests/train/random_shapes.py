@@ -132,7 +132,7 @@ class Case:
             if len(ids) > 1:
                 log_probs = reference(ids[None]).logits[0, :-1].log_softmax(-1)
                 total = total - (log_probs.gather(1, ids[1:, None])[:, 0] * weights[1:]).sum()
-        loss = total / self.batch.weights[:, 1:].sum()
+        loss = total / self.batch.weights[:, 1:].double().sum()
         loss.backward()
         return loss.item()
 

@@ -2,6 +2,8 @@
 
 import ctypes
 import platform
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from codemill.train.batch import Batch
 from codemill.train.lora_config import LoraSection
 from codemill.train.objective import CrossEntropy
 from codemill.train.policy import Policy
-from train.test_memory import HYBRID, MOE, SHAPE
+from train.test_memory import MOE, SHAPE
 
 FIELDS = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
 STEPS, CONTEXT = 30, 512
@@ -29,9 +31,9 @@ class _Heap(ctypes.Structure):
 
 
 def heap_in_use() -> float:
-    """MB that are allocated and not freed."""
+    """MB that are allocated and not freed; 0 where only glibc would know."""
     if platform.libc_ver()[0] != "glibc" or not hasattr(ctypes.CDLL(None), "mallinfo2"):
-        pytest.skip("only glibc says what is allocated")
+        return 0.0
     mallinfo = ctypes.CDLL(None).mallinfo2
     mallinfo.restype = _Heap
     heap = mallinfo()
@@ -47,15 +49,24 @@ def make_policy(family: dict[str, object], lora: bool) -> Policy:
     return Policy(model.to(torch.bfloat16).requires_grad_(False), TrainableLora(model, LoraSection(rank=8)))
 
 
-@pytest.mark.parametrize(
-    ("family", "lora"),
-    [({}, False), (MOE, False), (MOE, True), (HYBRID, False)],
-    ids=["dense", "moe", "moe-lora", "hybrid"],
-)
-def test_new_lengths_leave_nothing_behind(family: dict[str, object], lora: bool) -> None:
-    """oneDNN compiles a product in bf16 for every shape, half a megabyte each: 100 to 300 MB in these few steps."""
-    policy, rng = make_policy(family, lora), np.random.default_rng(0)
-    objective, in_use = CrossEntropy(), list[float]()
+@pytest.mark.parametrize("case", ["dense", "experts"])
+def test_new_lengths_leave_nothing_behind(case: str) -> None:
+    """oneDNN compiles a product in bf16 for every shape, half a megabyte each: 400 MB in these few steps.
+
+    In a process of its own: what others have compiled would be there already.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        first, last = processes.submit(heap_after_steps, case).result()
+    if not last:
+        pytest.skip("only glibc says what is allocated")
+    assert last - first < 60
+
+
+def heap_after_steps(case: str) -> tuple[float, float]:
+    """MB in use after a few steps, and after many; in the case "experts" an adapter of a mixture learns."""
+    torch.set_num_threads(1)
+    policy = make_policy({}, lora=False) if case == "dense" else make_policy(MOE, lora=True)
+    rng, objective, in_use = np.random.default_rng(0), CrossEntropy(), list[float]()
     for _ in range(STEPS):
         lengths = rng.integers(1, CONTEXT // 3, 3)
         rows = pack([Document.of(rng.integers(0, 64, length)) for length in lengths], CONTEXT, 0)
@@ -65,4 +76,4 @@ def test_new_lengths_leave_nothing_behind(family: dict[str, object], lora: bool)
         loss.value.backward()
         policy.zero_grad()
         in_use.append(heap_in_use())
-    assert in_use[-1] - in_use[4] < 50
+    return in_use[4], in_use[-1]

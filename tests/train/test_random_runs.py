@@ -41,7 +41,7 @@ HYBRID = {
     "layer_types": ["linear_attention", "full_attention"],
 }
 MODELS: dict[str, Mapping[str, Any]] = {"dense": {}, "experts": EXPERTS, "hybrid": HYBRID}
-FEW, MANY = range(6), range(6, 120)
+FEW, MANY = range(3), range(3, 120)
 
 
 @pytest.fixture(scope="module")

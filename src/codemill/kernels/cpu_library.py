@@ -29,6 +29,9 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "codemill_expert_activation": [_POINTER, _INT],
     "codemill_experts_backward": [_POINTER, _INT, _INT],
     "codemill_experts_forward": [_POINTER, _INT, _INT],
+    "codemill_expert_combination": [_POINTER, _INT],
+    "codemill_experts_backward": [_POINTER, _INT],
+    "codemill_experts_forward": [_POINTER, _INT],
     "codemill_gated_delta": [*[_POINTER] * 11, *[_INT] * 8, _FLOAT, *[_INT] * 2],
     "codemill_linear": [*[_POINTER] * 3, *[_INT] * 3],
     "codemill_norm_backward": [_POINTER, _INT, _INT],
@@ -56,6 +59,8 @@ class CpuLibrary:
         self.compute = _declare(library, "codemill_compute")
         self.decoder_step = _declare(library, "codemill_decoder_step")
         self.expert_activation = _declare(library, "codemill_expert_activation")
+        self.expert_combination = _declare(library, "codemill_expert_combination")
+        self.has_expert_adapter = library["codemill_has_expert_adapter"]
         self.experts_backward = _declare(library, "codemill_experts_backward")
         self.experts_forward = _declare(library, "codemill_experts_forward")
         self.gated_delta = _declare(library, "codemill_gated_delta")

@@ -267,7 +267,7 @@ class _Experts(torch.autograd.Function):
         for expert, pairs, padded in routes.each():
             tokens, second = routes.tokens[pairs], down.expert(expert, plan.dtype)
             # oneDNN compiles a product in bf16 for each number of rows: there are few of whole tiles.
-            num_rows = len(tokens) if plan.dtype == torch.float32 else padded.stop - padded.start
+            num_rows = padded.stop - padded.start if plan.dtype.itemsize == 2 else len(tokens)
             outer, inputs = (_gather(x, tokens, num_rows) for x in (gradient, rounded))
             own, factors = hidden[padded][:num_rows], F.pad(scales[pairs], (0, num_rows - len(tokens)))
             back = swiglu_backward(own, second.input_gradient(outer), factors)

@@ -107,7 +107,7 @@ class _Head:
 
     def __init__(self, hidden: Tensor, weight: Tensor, dtype: torch.dtype, needs_grad: tuple[bool, bool]) -> None:
         self.weight = weight.to(dtype)
-        self._step = 1 if dtype == torch.float32 else _ROW_STEP
+        self._step = _ROW_STEP if dtype.itemsize == 2 else 1
         self.hidden = F.pad(hidden.to(dtype), (0, 0, 0, -len(hidden) % self._step))
         self._buffers: dict[torch.dtype, Tensor] = {}
         self._num_tokens = len(hidden)
