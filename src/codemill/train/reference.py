@@ -129,7 +129,7 @@ def _digest(policy: Policy, pairs: PackedPairs, loop: LoopConfig) -> str:
     for name, tensor in policy.model.state_dict().items():
         whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         digest.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
-        digest.update(memoryview(whole.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+        digest.update(whole.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     for pair in pairs.pairs:
         for document in (pair.chosen, pair.rejected):
             digest.update(np.int64(len(document)).tobytes())
