@@ -136,6 +136,8 @@ class _AdaptedExperts(torch.autograd.Function):
         outer, sorted_scales = gradient.to(torch.bfloat16).contiguous(), scales.flatten()[pairs]
         outer_low, back = _product(outer, tokens, starts, plan.down, _turned(down), transposed=True)
         act, hidden_gradient, of_scales = _activate(hidden, back, sorted_scales)
+        assert hidden_gradient is not None
+        assert of_scales is not None
         second = _gradients(
             down,
             (_times(outer_low, sorted_scales), act, None),
@@ -144,7 +146,7 @@ class _AdaptedExperts(torch.autograd.Function):
         )
         hidden_low, rows = _product(hidden_gradient, None, starts, plan.gate_up, _turned(gate_up), transposed=True)
         first = _gradients(gate_up, (hidden_low, rounded, tokens), (low, hidden_gradient, None), starts)
-        of_x = combine_experts(rows, pairs, None, AMX, scales.shape[1]).to(ctx.dtypes[0])
+        of_x = _combine(rows, pairs, None, scales.shape[1]).to(ctx.dtypes[0])
         by_token = torch.empty_like(of_scales).index_copy_(0, pairs, of_scales)
         return of_x, by_token.view(scales.shape).to(ctx.dtypes[1]), *first, *second, None
 
