@@ -102,16 +102,18 @@ def measure(name: str, folder: Path, threads: int, repeats: int) -> dict[str, An
     load = load_codemill if name == OURS else load_peft
     before = status("VmRSS")
     logits, trained = load(folder, name, input_ids)
-    times = []
+    times, cpu_times = [], []
     for _ in range(repeats + 1):
         trained.zero_grad()
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         loss = nn.functional.cross_entropy(logits()[:-1].float(), input_ids[0, 1:])
         loss.backward()
         times.append(time.perf_counter() - began)
+        cpu_times.append(time.process_time() - cpu_began)
     return {
         "tokens/s": TOKENS / min(times[1:]),
         "seconds": times,
+        "CPU seconds": cpu_times,
         "peak memory": status("VmHWM") - before,
         "loss": loss.item(),
         "trainable": sum(each.numel() for each in trained.parameters() if each.requires_grad),

@@ -95,3 +95,5 @@ def test_weights_gradients_and_optimiser_are_counted_apart() -> None:
     memory = step_memory(config, weight_bytes=4000, trainable=1000, optimizer_bytes=8.0, shape=shape)
     assert memory["weights"] == 6000  # with the copies that autocast makes
     assert (memory["gradients"], memory["optimizer"]) == (4000, 8000)
+    frozen = step_memory(config, weight_bytes=60_000, trainable=1000, optimizer_bytes=8.0, shape=shape)
+    assert frozen["weights"] == 60_000  # in bf16, or packed: autocast copies nothing

@@ -27,7 +27,8 @@ def step_memory(
 
     Activations are counted from what autograd keeps of each module, in fp32, or about so under autocast.
     """
-    casts = weight_bytes // 2 if shape.is_bf16 and weight_bytes > 2 * trainable else 0
+    is_frozen = weight_bytes > _FP32 * trainable  # then weights are in the precision of the products, or packed
+    casts = weight_bytes // 2 if shape.is_bf16 and not is_frozen else 0
     activations, loss = _activations(config, shape), min(LOGITS, shape.tokens * config.vocab_size * 6)
     fragments = int(_FRAGMENTS * (activations + loss)) if shape.is_bf16 else 0
     return {

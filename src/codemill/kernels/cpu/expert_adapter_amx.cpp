@@ -12,7 +12,7 @@
 #include "targets.h"
 
 BEGIN_TARGET("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16")
-#include "tile_product.h"
+#include "training_tiles.h"
 
 namespace {
 
@@ -164,11 +164,12 @@ void product(const AdaptedProduct& pass, int expert, float* scratch) {
         }
     }
     if (rank) {
-        const uint16_t* const first = pass.first + size_t(expert) * rank * inputs;
+        const uint16_t* const numbers = pass.first + size_t(expert) * rank * inputs;
+        const Matrix first = {numbers, nullptr, nullptr, int32_t(rank), int32_t(inputs), codemill::kBf16, 0};
         const __m512 scale = _mm512_set1_ps(pass.scale);
         for (size_t column = 0; column < rank; column += kRowStep) {
             const Panel narrow = {panel.tiles, steps};
-            load_outputs(first, inputs, column, column + kSide, narrow);
+            load_plain<uint16_t>(first, false, column, narrow, steps);
             multiply(left, pairs.padded, narrow, steps, [&](size_t row, __m512 low, __m512 high) {
                 const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(high * scale, low * scale);
                 _mm512_store_si512(left.numbers(row, steps + int(column / kStep)), rounded);

@@ -67,19 +67,25 @@ inline void put_pairs(const __m512i* rows, const Panel& panel, int step) {
     store_tile(panel.tile(1, step), second);
 }
 
-// use(row, sums): the 32 sums of each row, the last of which may be of filled-up rows.
+// use(row, sums): the 32 sums of each row, the last of which may be of filled-up rows. The first `steps` of
+// both sides count.
 template <class Use>
-inline void multiply(const Left& left, size_t num_rows, const Panel& panel, const Use& use) {
+inline void multiply(const Left& left, size_t num_rows, const Panel& panel, int steps, const Use& use) {
     alignas(64) float sums[4 * kTile];
     for (size_t row = 0; row < num_rows; row += kRowStep) {
         const size_t block = row / kSide;
         multiply_tiles(left.tile(block, 0), left.tile(block + 1, 0), kTile, panel.tile(0, 0), panel.tile(1, 0), kTile,
-                       left.steps, sums);
+                       steps, sums);
         for (int i = 0; i < kRowStep; ++i) {
             const float* from = sums + i / kSide * 2 * kTile + i % kSide * kSide;
             use(row + i, _mm512_load_ps(from), _mm512_load_ps(from + kTile));
         }
     }
+}
+
+template <class Use>
+inline void multiply(const Left& left, size_t num_rows, const Panel& panel, const Use& use) {
+    multiply(left, num_rows, panel, left.steps, use);
 }
 
 // The panel of 32 columns of a matrix; load(row) has those of a row.
