@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from codemill.config import ModelConfig
 
 LOGITS = 192_000_000  # at most, of a piece of the loss: in fp32, and once more in bf16
-RUNTIME = 500_000_000  # Python, PyTorch, and the products that oneDNN compiled
+RUNTIME = 450_000_000  # Python, PyTorch, and the products that oneDNN compiled
 _FRAGMENTS = 0.25  # of what a step allocates, in bf16: documents of many lengths leave holes in the heap
 _FP32 = 4
 
@@ -48,14 +48,15 @@ def _activations(config: ModelConfig, shape: StepShape) -> int:
 
 def _layer(config: ModelConfig, index: int, is_bf16: bool) -> float:
     """Numbers, in fp32, that a layer keeps for a token."""
-    return _mixer(config, index, is_bf16) + _feed_forward(config, index, is_bf16) + 6 * config.hidden_size
+    rows = (3 if is_bf16 else 4) * config.hidden_size
+    return _mixer(config, index, is_bf16) + _feed_forward(config, index, is_bf16) + rows
 
 
 def _mixer(config: ModelConfig, index: int, is_bf16: bool) -> float:
     if config.layer_types[index] == "full_attention":
         query = config.num_attention_heads * config.head_dim * (1.4 if config.is_hybrid else 1.0)
         keys = config.num_key_value_heads * config.head_dim
-        return 3.2 * query + 2.7 * keys if is_bf16 else 5 * query + 4 * keys
+        return 2 * query + 1.4 * keys if is_bf16 else 4 * query + 3 * keys
     linear = config.linear_attention
     assert linear is not None
     # The convolution's inputs, taps and outputs, the heads in fp32, and the chunks' systems.
@@ -63,9 +64,9 @@ def _mixer(config: ModelConfig, index: int, is_bf16: bool) -> float:
 
 
 def _feed_forward(config: ModelConfig, index: int, is_bf16: bool) -> float:
-    share = 2.2 if is_bf16 else 4.0
+    share = 1.5 if is_bf16 else 3.0  # gate, up and their product; of experts gate and up
     moe = config.moe
     if moe is None or not config.is_moe_layer(index):
         return share * config.intermediate_size
-    chosen = moe.num_experts_per_tok * (share * moe.moe_intermediate_size + 2 * config.hidden_size)
+    chosen = moe.num_experts_per_tok * share * moe.moe_intermediate_size * 2 / 3
     return chosen + share * (moe.shared_expert_intermediate_size or 0) + 2 * moe.num_experts
