@@ -23,7 +23,7 @@ from models.reference import make_ours
 from train.random_shapes import Case, gradients, micro_batches, recomputing, worst_difference
 from train.test_adapter import gradients as saved_gradients
 
-FEW, MANY = range(10), range(10, 400)
+FEW, MANY = range(5), range(5, 400)
 IN_FP64 = (
     1e-6  # of the largest number in a gradient: but for one rounding of what flows to a router, they agree to 1e-12
 )
