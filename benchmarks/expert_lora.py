@@ -1,83 +1,143 @@
-"""Training steps with LoRA on all experts: Codemill against `peft` with `transformers`, on the same weights.
+"""Training steps with LoRA on all experts: Codemill against `peft` with `transformers`, on the same weights, in bf16.
 
-python benchmarks/expert_lora.py [threads] prints seconds a step (forward and backward), the better of two, the
-adapters' trainable parameters, and how far the losses are apart.
+    python benchmarks/expert_lora.py [--threads 2] [--repeats 3] --output results/expert_lora.json
+
+Each is a process of its own. A step is forward and backward of one row of random tokens; the fastest counts, after one
+that does not. PEFT adapts experts by `target_parameters`, which adds B A to all of a layer's experts in every pass; it
+runs with each form of the experts that `transformers` has for training. The peak is that of the process's resident
+size, beyond what it was before the model was loaded.
 """
 
+import argparse
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-import peft
 import torch
-import transformers
 from torch import Tensor, nn
+from training_workers import status
+from transformers_speed import processor
 
-from codemill.config import ModelConfig
-from codemill.models import CausalLM
-from codemill.train.adapter import TrainableLora
-from codemill.train.lora_config import LoraSection
-
-CONFIG = transformers.Qwen3MoeConfig(
-    vocab_size=4096,
-    hidden_size=512,
-    num_hidden_layers=2,
-    num_attention_heads=8,
-    num_key_value_heads=2,
-    head_dim=64,
-    intermediate_size=1024,
-    num_experts=64,
-    num_experts_per_tok=8,
-    moe_intermediate_size=256,
-    norm_topk_prob=True,
-    tie_word_embeddings=False,
-)
-SECTION = LoraSection(rank=16, alpha=32)
-ROWS, TOKENS, REPEATS = 1, 512, 2
+SHAPE = {
+    "vocab_size": 4096,
+    "hidden_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "intermediate_size": 1024,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "moe_intermediate_size": 256,
+    "norm_topk_prob": True,
+    "tie_word_embeddings": False,
+}
+RANK, TOKENS = 16, 1024
+OURS, THEIRS = "codemill", {"peft, eager": "eager", "peft, grouped_mm": "grouped_mm"}
+Step = tuple[Callable[[], Tensor], nn.Module]
+"""What gives the logits [T, vocab], and what is trained."""
 
 
 def main() -> None:
-    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
-    torch.manual_seed(0)
-    theirs = transformers.Qwen3MoeForCausalLM(CONFIG).eval()
-    ours = CausalLM(ModelConfig.from_dict(CONFIG.to_dict())).eval()
-    ours.load_state_dict(theirs.state_dict())
-    adapter = TrainableLora(ours.requires_grad_(False), SECTION)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--take", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.take:
+        name, folder = arguments.take
+        print("answer " + json.dumps(measure(name, Path(folder), arguments.threads, arguments.repeats)))
+        return
     with TemporaryDirectory() as directory:
-        adapter.save(Path(directory), "")
-        adapted = peft.PeftModel.from_pretrained(theirs, directory, is_trainable=True).eval()
-    input_ids = torch.randint(CONFIG.vocab_size, (ROWS, TOKENS))
-    losses, seconds = {}, {}
-    for name, logits, module in (
-        ("codemill", lambda: ours(input_ids, adapters=[adapter.lora] * ROWS), adapter),
-        ("peft", lambda: adapted(input_ids).logits, adapted),
-    ):
-        losses[name], seconds[name] = measure(logits, module, input_ids)
-    found = {
-        "seconds": seconds,
-        "ratio": seconds["peft"] / seconds["codemill"],
-        "loss_difference": abs(losses["peft"] - losses["codemill"]),
-        "trainable": sum(each.numel() for each in adapter.parameters()),
-        "tokens": ROWS * TOKENS,
-        "threads": torch.get_num_threads(),
-        "versions": {"torch": torch.__version__, "peft": peft.__version__, "transformers": transformers.__version__},
+        prepare(Path(directory))
+        found = {name: start(name, directory, arguments) for name in (OURS, *THEIRS)}
+    report = {
+        "machine": {"processor": processor(), "threads": arguments.threads},
+        "versions": {name: version(name) for name in ("codemill", "torch", "peft", "transformers")},
+        "command": " ".join(["python", "benchmarks/expert_lora.py", *sys.argv[1:]]),
+        "shape": {**SHAPE, "rank": RANK, "tokens": TOKENS},
+        "figures": found,
+        "speed over the fastest of peft": found[OURS]["tokens/s"] / max(found[name]["tokens/s"] for name in THEIRS),
     }
-    print(json.dumps(found, indent=2))
+    arguments.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def measure(logits: Callable[[], Tensor], module: nn.Module, input_ids: Tensor) -> tuple[float, float]:
-    """The loss, and the seconds of the fastest step after one that is not counted."""
+def prepare(folder: Path) -> None:
+    """The model as `transformers` saves it, and an adapter."""
+    import transformers
+
+    from codemill.models import load_model
+    from codemill.train.adapter import TrainableLora
+    from codemill.train.lora_config import LoraSection
+
+    torch.manual_seed(0)
+    transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(**SHAPE)).bfloat16().save_pretrained(folder / "model")
+    adapter = TrainableLora(load_model(folder / "model"), LoraSection(rank=RANK, alpha=2 * RANK))
+    with torch.no_grad():
+        for each in adapter.each:
+            each.b.normal_(std=0.01)
+    adapter.save(folder / "adapter", "")
+
+
+def start(name: str, directory: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    settings = ["--threads", str(arguments.threads), "--repeats", str(arguments.repeats)]
+    command = [sys.executable, __file__, "--take", name, directory, *settings]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    (line,) = (line for line in output.splitlines() if line.startswith("answer "))
+    print(name, line, file=sys.stderr, flush=True)
+    return json.loads(line.removeprefix("answer "))
+
+
+def measure(name: str, folder: Path, threads: int, repeats: int) -> dict[str, Any]:
+    """In a process of its own."""
+    torch.set_num_threads(threads)
+    input_ids = torch.randint(SHAPE["vocab_size"], (1, TOKENS), generator=torch.Generator().manual_seed(1))
+    load = load_codemill if name == OURS else load_peft
+    before = status("VmRSS")
+    logits, trained = load(folder, name, input_ids)
     times = []
-    for _ in range(REPEATS + 1):
-        module.zero_grad()
+    for _ in range(repeats + 1):
+        trained.zero_grad()
         began = time.perf_counter()
-        loss = nn.functional.cross_entropy(logits()[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten())
+        loss = nn.functional.cross_entropy(logits()[:-1].float(), input_ids[0, 1:])
         loss.backward()
         times.append(time.perf_counter() - began)
-    return loss.item(), min(times[1:])
+    return {
+        "tokens/s": TOKENS / min(times[1:]),
+        "seconds": times,
+        "peak memory": status("VmHWM") - before,
+        "loss": loss.item(),
+        "trainable": sum(each.numel() for each in trained.parameters() if each.requires_grad),
+    }
+
+
+def load_codemill(folder: Path, name: str, input_ids: Tensor) -> Step:
+    from codemill.train.batch import Batch
+    from codemill.train.lora_config import LoraSection
+    from codemill.train.lora_policy import load_lora_policy
+
+    policy = load_lora_policy(folder / "model", LoraSection(init_from=str(folder / "adapter")), "bfloat16")
+    zeros = torch.zeros_like(input_ids)
+    batch = Batch(input_ids, torch.arange(TOKENS)[None], zeros, torch.ones(1, TOKENS))
+    return lambda: policy.logits(policy.hidden_states(batch)[0]), policy.trained
+
+
+def load_peft(folder: Path, name: str, input_ids: Tensor) -> Step:
+    import peft
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder / "model", dtype=torch.bfloat16, experts_implementation=THEIRS[name]
+    )
+    adapted = peft.PeftModel.from_pretrained(model, folder / "adapter", is_trainable=True).train()
+    return lambda: adapted(input_ids).logits[0], adapted
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Peak memory and speed of training an adapter on a frozen model in bf16, in 8 bits and in 4 (QLoRA).
 
-    python benchmarks/qlora_memory.py [--threads 2] [--steps 3] [--only 0,1] --output results/qlora_memory.json
+    python benchmarks/qlora_memory.py [--threads 2] [--steps 2] [--only 0,1] --output results/qlora_memory.json
 
 Each is a process of its own, which runs what `codemill train sft` does, on random weights and conversations of random
-words: rows of 1,024 tokens, two at a time, LoRA of rank 16 on all linear layers and experts. The peak is the largest
-resident size of the process (VmHWM), pages of the checkpoint included; beside it is what `--dry-run` says beforehand.
+words: rows of 1,024 tokens, one at a time and layers recomputed, LoRA of rank 16 on all linear layers and experts. The
+peak is the largest resident size of the process (VmHWM), with pages of the checkpoint; beside it is what `--dry-run`
+says beforehand.
 """
 
 import argparse
@@ -54,7 +55,7 @@ output = "{folder}/run{base}"
 model = "{folder}/model"
 data = {{ train = "{folder}/train.jsonl", context = 1024 }}
 lora = {{ rank = 16, alpha = 32, quantization = "{base}" }}
-loop = {{ steps = {steps}, rows_per_step = 2, rows_per_micro_batch = 2, precision = "bfloat16", log_every = 1 }}
+loop = {{ steps = {steps}, rows_per_step = 1, rows_per_micro_batch = 1, precision = "bfloat16", recompute = true }}
 optimizer = {{ name = "adamw", lr = 1e-4 }}
 """
 
@@ -108,7 +109,7 @@ def train(path: Path, threads: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--only", help="the shapes whose number, from 0, is in this list, as 0,1")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)

@@ -298,6 +298,27 @@ def test_experts_of_packed_documents_have_dropout() -> None:
     assert (policy.hidden_states(batch) - expected).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("family", ["qwen3_moe", "qwen3_next"])
+def test_experts_are_saved_one_by_one_where_asked(family: str, tmp_path: Path) -> None:
+    """In the names that vLLM's Qwen3-MoE expects; what they add is the same, here and in PEFT."""
+    patterns = {"down_proj": 5, "experts.gate_up_proj": 2} if family == "qwen3_next" else {}
+    model, adapter = make(family, LoraSection(rank=3, alpha=7, per_expert=True, rank_pattern=patterns))
+    adapter.save(tmp_path, "")
+    names = set(load_file(tmp_path / "adapter_model.safetensors"))
+    for name in ("gate_proj", "up_proj", "down_proj"):
+        assert f"base_model.model.model.layers.1.mlp.experts.7.{name}.lora_B.weight" in names
+    assert not any("experts.lora" in name or "base_layer" in name for name in names)
+    input_ids = random_ids(model, 1, 20)
+    stored = LoraAdapter.load(tmp_path, model.config, torch.float32)
+    with torch.no_grad():
+        expected = model(input_ids, adapters=[adapter.lora])
+        assert (expected - model(input_ids)).abs().max() > 0.1
+        torch.testing.assert_close(model(input_ids, adapters=[stored]), expected, atol=1e-4, rtol=1e-4)
+        if family == "qwen3_moe":
+            reference = peft.PeftModel.from_pretrained(make_reference(family), tmp_path).eval()
+            torch.testing.assert_close(reference(input_ids).logits, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_run_with_dropout_is_the_same_run_again_stopped_or_not(tmp_path: Path) -> None:
     def trainer(name: str) -> Trainer:
         model = make_model().requires_grad_(False)

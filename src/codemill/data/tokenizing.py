@@ -125,7 +125,7 @@ def encode_record(record: Record, encoder: ExampleEncoder, recipe: Recipe) -> En
         raise CodemillError(f"{record.where}: {error}") from None
     if recipe.kind != "prompts" and not all(map(learned_tokens, encoded.documents)):
         raise NothingToLearn("nothing to learn from: no token of it has a loss weight")
-    if recipe.kind == "pairs" and np.array_equal(*(document.ids for document in encoded.documents)):
+    if recipe.kind == "pairs" and np.array_equal(encoded.documents[0].ids, encoded.documents[1].ids):
         raise NothingToLearn("chosen and rejected are the same as the chat template writes them: nothing to prefer")
     return encoded
 

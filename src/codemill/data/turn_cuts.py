@@ -38,10 +38,11 @@ class Turns:
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Turns":
         control = tokenizer.control_tokens
-        roles = map(tokenizer.encode, ("system", "assistant", "user"))  # their newline may be a token with more of them
+        # Roles without their newline, which may be one token with more of them.
+        system, assistant, user = (tokenizer.encode(role) for role in ("system", "assistant", "user"))
         results = [tokenizer.encode(f"user\n{_RESULT}")]
         results += [[*tokenizer.encode("user\n"), control[_RESULT]]] if _RESULT in control else []
-        return cls(control.get(TURN_START), *roles, results)
+        return cls(control.get(TURN_START), system, assistant, user, results)
 
     def cuts(self, document: Document, context: int) -> Iterator[Cut]:
         """Pieces of at most `context` tokens, which together hold each token once.

@@ -27,6 +27,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "codemill_compute": [_INT, ctypes.c_size_t, _POINTER, _INT],
     "codemill_decoder_step": [_POINTER, _POINTER, _INT, _INT],
     "codemill_expert_activation": [_POINTER, _INT],
+    "codemill_expert_combination": [_POINTER, _INT],
     "codemill_experts_backward": [_POINTER, _INT, _INT],
     "codemill_experts_forward": [_POINTER, _INT, _INT],
     "codemill_gated_delta": [*[_POINTER] * 11, *[_INT] * 8, _FLOAT, *[_INT] * 2],
@@ -56,11 +57,12 @@ class CpuLibrary:
         self.compute = _declare(library, "codemill_compute")
         self.decoder_step = _declare(library, "codemill_decoder_step")
         self.expert_activation = _declare(library, "codemill_expert_activation")
+        self.expert_combination = _declare(library, "codemill_expert_combination")
+        self.has_expert_adapter = library["codemill_has_expert_adapter"]
         self.experts_backward = _declare(library, "codemill_experts_backward")
         self.experts_forward = _declare(library, "codemill_experts_forward")
         self.gated_delta = _declare(library, "codemill_gated_delta")
         self.has_attention_training = library["codemill_has_attention_training"]
-        self.has_expert_adapter = library["codemill_has_expert_adapter"]
         self.has_expert_training = library["codemill_has_expert_training"]
         self.linear = _declare(library, "codemill_linear")
         self.norm_backward = _declare(library, "codemill_norm_backward")

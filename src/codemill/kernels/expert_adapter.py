@@ -21,7 +21,6 @@ from torch.autograd.function import once_differentiable
 
 from codemill.kernels.cpu_library import load_cpu_library
 from codemill.kernels.cpu_structs import MatrixStruct, address
-from codemill.kernels.expert_kernel import AMX, combine_experts
 from codemill.kernels.expert_training import Projection, Routes
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int32
@@ -55,6 +54,16 @@ class ActivationStruct(ctypes.Structure):
         *((name, _POINTER) for name in ("hidden", "act", "gradient", "scales", "hidden_gradient", "scale_gradient")),
         ("num_pairs", ctypes.c_int64),
         ("ffn", _INT),
+    )
+
+
+class CombinationStruct(ctypes.Structure):
+    """`Combination` of `cpu/expert_adapter.h`."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("rows", "places", "scales", "out")),
+        ("num_tokens", ctypes.c_int64),
+        *((name, _INT) for name in ("top_k", "hidden_size")),
     )
 
 
@@ -112,7 +121,7 @@ class _AdaptedExperts(torch.autograd.Function):
         act, *_ = _activate(hidden)
         second_low, rows = _product(act, None, starts, plan.down, down)
         scales = weights.float().contiguous()
-        out = combine_experts(rows, pairs, scales, AMX)
+        out = _combine(rows, pairs, scales, scales.shape[1])
         ctx.save_for_backward(rounded, scales, starts, hidden, low, second_low, *rest[:-1])
         ctx.plan, ctx.dtypes = plan, (x.dtype, weights.dtype)
         return out.to(x.dtype)
@@ -127,6 +136,8 @@ class _AdaptedExperts(torch.autograd.Function):
         outer, sorted_scales = gradient.to(torch.bfloat16).contiguous(), scales.flatten()[pairs]
         outer_low, back = _product(outer, tokens, starts, plan.down, _turned(down), transposed=True)
         act, hidden_gradient, of_scales = _activate(hidden, back, sorted_scales)
+        assert hidden_gradient is not None
+        assert of_scales is not None
         second = _gradients(
             down,
             (_times(outer_low, sorted_scales), act, None),
@@ -135,7 +146,7 @@ class _AdaptedExperts(torch.autograd.Function):
         )
         hidden_low, rows = _product(hidden_gradient, None, starts, plan.gate_up, _turned(gate_up), transposed=True)
         first = _gradients(gate_up, (hidden_low, rounded, tokens), (low, hidden_gradient, None), starts)
-        of_x = combine_experts(rows, pairs, None, AMX, scales.shape[1]).to(ctx.dtypes[0])
+        of_x = _combine(rows, pairs, None, scales.shape[1]).to(ctx.dtypes[0])
         by_token = torch.empty_like(of_scales).index_copy_(0, pairs, of_scales)
         return of_x, by_token.view(scales.shape).to(ctx.dtypes[1]), *first, *second, None
 
@@ -237,6 +248,15 @@ def _activate(
     struct = ActivationStruct(*pointers, len(hidden), act.shape[1])
     _library().expert_activation(ctypes.byref(struct), torch.get_num_threads())
     return act, of_hidden, of_scales
+
+
+def _combine(rows: Tensor, pairs: Tensor, scales: Tensor | None, top_k: int) -> Tensor:
+    """fp32 [N, D]: each token's sum of its rows of [P, D], by `scales` [N, k]."""
+    places = torch.empty_like(pairs).index_copy_(0, pairs, torch.arange(len(pairs)))
+    out = torch.empty(len(pairs) // top_k, rows.shape[1])
+    struct = CombinationStruct(*map(address, (rows, places, scales, out)), len(out), top_k, rows.shape[1])
+    _library().expert_combination(ctypes.byref(struct), torch.get_num_threads())
+    return out
 
 
 def _library() -> Any:

@@ -113,8 +113,8 @@ class _Experts(torch.autograd.Function):
         of_down = _empty_gradient(down, starts) if wants_down else None
         _call(
             "backward", ctx.lanes, x=rounded, gate_up=gate_up, down=down, tokens=tokens, starts=starts, hidden=hidden,
-            rows=rows, gradient=_product_input(gradient, ctx.lanes), scales=sorted_scales, scale_gradient=scale_gradient,
-            gate_up_gradient=of_gate_up, down_gradient=of_down,
+            rows=rows, gradient=_product_input(gradient, ctx.lanes), scales=sorted_scales,
+            scale_gradient=scale_gradient, gate_up_gradient=of_gate_up, down_gradient=of_down,
         )  # fmt: skip
         of_x = (
             None if rows is None else combine_experts(rows, pairs, None, ctx.lanes, scales.shape[1]).to(ctx.dtypes[0])

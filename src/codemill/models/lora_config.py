@@ -140,10 +140,11 @@ def _hint(directory: Path) -> str:
     return f"did you mean {names}?" if below else "is this a directory that PEFT saved an adapter in?"
 
 
-def _texts(path: Path, key: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value or [], list) or not all(isinstance(each, str) for each in value or []):
+def _texts(path: Path, key: str, value: Any) -> tuple[str, ...]:
+    texts = value or []
+    if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
         raise CodemillError(f"{path}: {key} is {value!r}: it has to be a list of names")
-    return tuple(value or ())
+    return tuple(texts)
 
 
 def _patterns(path: Path, raw: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:

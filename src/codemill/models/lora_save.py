@@ -49,6 +49,7 @@ class SavedSettings:
     alpha: float
     rslora: bool
     dropout: float
+    per_expert: bool = False  # a name for each expert, as vLLM reads it, and not PEFT's for all of a layer
 
 
 def save_adapter(directory: Path, updates: Sequence[SavedUpdate], settings: SavedSettings) -> None:
@@ -61,7 +62,7 @@ def save_adapter(directory: Path, updates: Sequence[SavedUpdate], settings: Save
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as name:
             staging = Path(name)
-            write_file(staging / WEIGHT_FILE, dict(_tensors(updates)))
+            write_file(staging / WEIGHT_FILE, dict(_tensors(updates, settings.per_expert)))
             text = json.dumps(_config(updates, settings), indent=2) + "\n"
             (staging / CONFIG_FILE).write_text(text, encoding="utf-8")
             (directory / CONFIG_FILE).unlink(missing_ok=True)
@@ -73,11 +74,13 @@ def save_adapter(directory: Path, updates: Sequence[SavedUpdate], settings: Save
         ) from error
 
 
-def _tensors(updates: Sequence[SavedUpdate]) -> Iterator[tuple[str, Tensor]]:
+def _tensors(updates: Sequence[SavedUpdate], per_expert: bool) -> Iterator[tuple[str, Tensor]]:
     stacked = [update.module for update in updates if update.parameter]
     for update in updates:
         name = f"{PREFIX}{update.module}"
-        if update.parameter:
+        if update.parameter and per_expert:
+            yield from _expert_tensors(name, update)
+        elif update.parameter:
             # PEFT wraps a module once for each of its parameters, in their order; the last is outermost.
             is_inner = update.parameter == "gate_up_proj" and stacked.count(update.module) == 2
             yield from _stacked_tensors(f"{name}.base_layer" if is_inner else name, update)
@@ -95,7 +98,22 @@ def _stacked_tensors(name: str, update: SavedUpdate) -> Iterator[tuple[str, Tens
     yield f"{name}.lora_B.weight", update.b.permute(1, 2, 0).flatten(1)
 
 
+def _expert_tensors(name: str, update: SavedUpdate) -> Iterator[tuple[str, Tensor]]:
+    """Gate and up each have the A of both, and their half of B."""
+    projections = ("gate_proj", "up_proj") if update.parameter == "gate_up_proj" else ("down_proj",)
+    for index, (a, b) in enumerate(zip(update.a, update.b, strict=True)):
+        for projection, own in zip(projections, b.chunk(len(projections)), strict=True):
+            expert = f"{name}.{index}.{projection}"
+            yield from ((f"{expert}.lora_A.weight", a.clone()), (f"{expert}.lora_B.weight", own.contiguous()))
+
+
 def _config(updates: Sequence[SavedUpdate], settings: SavedSettings) -> Mapping[str, Any]:
+    modules, parameters = list(settings.target_modules), list(settings.target_parameters)
+    if settings.per_expert:
+        # Adapted weights that PEFT knows as parameters are modules elsewhere.
+        experts = {"mlp.experts.gate_up_proj": ["gate_proj", "up_proj"], "mlp.experts.down_proj": ["down_proj"]}
+        own = [experts.get(name) or [name.removesuffix(".weight").rpartition(".")[2]] for name in parameters]
+        modules, parameters = list(dict.fromkeys([*modules, *(name for names in own for name in names)])), []
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -104,18 +122,21 @@ def _config(updates: Sequence[SavedUpdate], settings: SavedSettings) -> Mapping[
         "r": settings.rank,
         "lora_alpha": settings.alpha,
         # PEFT refuses to load parameters with dropout, which only training has.
-        "lora_dropout": 0.0 if settings.target_parameters else settings.dropout,
+        "lora_dropout": 0.0 if parameters else settings.dropout,
         "use_rslora": settings.rslora,
         "use_dora": any(update.magnitude is not None for update in updates),
         "bias": "none",
         "fan_in_fan_out": False,
-        "target_modules": list(settings.target_modules),
-        "target_parameters": list(settings.target_parameters) or None,
-        "rank_pattern": {_pattern(each): each.rank for each in updates if each.rank != settings.rank},
-        "alpha_pattern": {_pattern(each): each.alpha for each in updates if each.alpha != settings.alpha},
+        "target_modules": modules,
+        "target_parameters": parameters or None,
+        "rank_pattern": {_pattern(each, settings): each.rank for each in updates if each.rank != settings.rank},
+        "alpha_pattern": {_pattern(each, settings): each.alpha for each in updates if each.alpha != settings.alpha},
     }
 
 
-def _pattern(update: SavedUpdate) -> str:
+def _pattern(update: SavedUpdate, settings: SavedSettings) -> str:
     """For PEFT, the name of a weight that is adapted as a parameter ends in .weight."""
+    if update.parameter and settings.per_expert:
+        projections = "(gate_proj|up_proj)" if update.parameter == "gate_up_proj" else "down_proj"
+        return rf"{re.escape(update.module)}\.\d+\.{projections}"
     return re.escape(update.name) + ("" if update.parameter else r"(\.weight)?")

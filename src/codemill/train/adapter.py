@@ -27,7 +27,7 @@ class TrainableLora(TrainableAdapter):
 
     def __init__(self, model: CausalLM, section: LoraSection, seed: int = 0) -> None:
         super().__init__()
-        self._dtype, self._dropout = model.dtype, section.dropout
+        self._dtype, self._dropout, self._per_expert = model.dtype, section.dropout, section.per_expert
         if section.init_from:
             self._config = LoraConfig.load(Path(section.init_from))
             weights = stored_weights(model, Path(section.init_from), self._config)
@@ -62,7 +62,11 @@ class TrainableLora(TrainableAdapter):
 
     def save(self, directory: Path, base: str) -> None:
         config = self._config
-        settings = SavedSettings(base, *self._peft_names, config.r, config.lora_alpha, config.use_rslora, self._dropout)
+        settings = SavedSettings(
+            *(base, *self._peft_names, config.r, config.lora_alpha, config.use_rslora),
+            dropout=self._dropout,
+            per_expert=self._per_expert,
+        )
         save_adapter(directory, [each.saved() for each in self.each], settings)
 
 

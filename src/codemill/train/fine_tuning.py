@@ -99,9 +99,10 @@ class FineTuning(TrainingRun):
         # Without activations: what no smaller batch makes smaller.
         needed, (available, where) = sum(self._memory(0).values()), free_memory()
         if needed > available:
+            advice = "train an adapter ([lora])" if self.config.lora is None else "give lora.quantization"
             raise UsageError(
                 f"{self.source.name}: training takes at least {needed / 1e9:.1f} GB, {where} has "
-                f"{available / 1e9:.1f} GB free: train an adapter ([lora]) or a smaller model"
+                f"{available / 1e9:.1f} GB free: {advice} or a smaller model"
             )
 
     def claim(self) -> None:

@@ -20,7 +20,8 @@ class LoraSection:
     targets: "all-linear", or the last parts of modules' names; "experts" and "router" are those of
     mixture-of-experts layers. rank_pattern and alpha_pattern: another rank or alpha for names that end in a pattern, as
     in PEFT. quantization: of the frozen model, as `codemill quantize` takes it ("int4", "int8"); empty for none.
-    init_from: a directory with an adapter to continue; it then says ranks, scales and targets.
+    init_from: a directory with an adapter to continue; it then says ranks, scales and targets. per_expert: save the
+    updates of experts one by one, as vLLM reads them, and not stacked as PEFT has them.
     """
 
     rank: int = 16
@@ -33,6 +34,7 @@ class LoraSection:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     quantization: str = ""
     init_from: str = ""
+    per_expert: bool = False
 
     def __post_init__(self) -> None:
         for key, rank in {"rank": self.rank, **self.rank_pattern}.items():

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from codemill.config import ModelConfig
+from codemill.kernels.cpu_library import load_cpu_library
 
 LOGITS = 192_000_000  # at most, of a piece of the loss: in fp32, and once more in bf16
 RUNTIME = 450_000_000  # Python, PyTorch, and the products that oneDNN compiled
@@ -48,15 +49,21 @@ def _activations(config: ModelConfig, shape: StepShape) -> int:
 
 def _layer(config: ModelConfig, index: int, is_bf16: bool) -> float:
     """Numbers, in fp32, that a layer keeps for a token."""
+    # The inputs of both norms, in fp32 either way, and their outputs.
     rows = (3 if is_bf16 else 4) * config.hidden_size
-    return _mixer(config, index, is_bf16) + _feed_forward(config, index, is_bf16) + rows
+    numbers = _feed_forward(config, index, is_bf16) + rows
+    # Without the library's kernels autograd keeps what lies between the operations of norms, rotations and SwiGLU too.
+    share = 1.5 if load_cpu_library() is None else 1.0
+    if config.layer_types[index] == "full_attention":
+        return share * (numbers + _mixer(config, index, is_bf16))
+    return share * numbers + _mixer(config, index, is_bf16)
 
 
 def _mixer(config: ModelConfig, index: int, is_bf16: bool) -> float:
     if config.layer_types[index] == "full_attention":
         query = config.num_attention_heads * config.head_dim * (1.4 if config.is_hybrid else 1.0)
         keys = config.num_key_value_heads * config.head_dim
-        return 2 * query + 1.4 * keys if is_bf16 else 4 * query + 3 * keys
+        return (1.5 if is_bf16 else 3.0) * (query + keys)  # before and after the norm; outputs, and values
     linear = config.linear_attention
     assert linear is not None
     # The convolution's inputs, taps and outputs, the heads in fp32, and the chunks' systems.
@@ -64,9 +71,9 @@ def _mixer(config: ModelConfig, index: int, is_bf16: bool) -> float:
 
 
 def _feed_forward(config: ModelConfig, index: int, is_bf16: bool) -> float:
-    share = 1.5 if is_bf16 else 3.0  # gate, up and their product; of experts gate and up
+    share = 1.5 if is_bf16 else 3.0  # gate, up, and their product
     moe = config.moe
     if moe is None or not config.is_moe_layer(index):
         return share * config.intermediate_size
-    chosen = moe.num_experts_per_tok * share * moe.moe_intermediate_size * 2 / 3
+    chosen = moe.num_experts_per_tok * (share * moe.moe_intermediate_size + 4)  # and where each pair comes from
     return chosen + share * (moe.shared_expert_intermediate_size or 0) + 2 * moe.num_experts

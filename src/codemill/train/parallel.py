@@ -59,9 +59,9 @@ class Parallel:
     def reshard(self, policy: Policy) -> None:
         """Give up what a pass without gradients has put together of a policy that is to be trained."""
 
-    def gather(self, value: Value) -> list[Value]:
+    def gather(self, value: Value | None) -> list[Value]:
         """Those of all shares of the data but None, in their order."""
-        return [value]
+        return [] if value is None else [value]
 
     def of_main(self, value: Value) -> Value:
         """The main process's."""
@@ -137,8 +137,8 @@ class Processes(Parallel):
 
         reshard(policy)
 
-    def gather(self, value: Value) -> list[Value]:
-        gathered: list[Value] = [value] * self.num_shares
+    def gather(self, value: Value | None) -> list[Value]:
+        gathered: list[Value | None] = [value] * self.num_shares
         dist.all_gather_object(gathered, value, group=self.rows.get_group())
         return [each for each in gathered if each is not None]
 

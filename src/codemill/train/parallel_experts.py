@@ -52,7 +52,7 @@ class ExchangingExperts(ParallelExperts):
         ids = torch.arange(len(gate_up), device=x.device).repeat(self._num_processes)
         ids = ids.repeat_interleave(received.flatten())
         if len(rows):  # else the rows themselves: what goes back must depend on them, or the others wait for gradients
-            rows = grouped_experts(rows, rows.new_ones(len(rows), 1), ids[:, None], gate_up, down)
+            rows = _compute(rows, ids, gate_up, down)
         out: Tensor = _Exchange.apply(rows, here, there, self._group)  # [N * k, D]
         scales = weights.flatten()[order].to(x.dtype)
         return torch.zeros_like(x).index_add(0, tokens, out * scales[:, None])
@@ -71,7 +71,7 @@ class AddingExperts(ParallelExperts):
         tokens, places = ((own >= 0) & (own < len(gate_up))).nonzero(as_tuple=True)
         rows = x[tokens]
         if len(rows):  # else the rows themselves, so that the backward pass comes by here on every process
-            rows = grouped_experts(rows, rows.new_ones(len(rows), 1), own[tokens, places][:, None], gate_up, down)
+            rows = _compute(rows, own[tokens, places], gate_up, down)
         scales = weights[tokens, places].to(x.dtype)
         out: Tensor = _Added.apply(torch.zeros_like(x).index_add(0, tokens, rows * scales[:, None]), self._group)
         return out
@@ -148,6 +148,11 @@ def _exchange(rows: Tensor, there: list[int], here: list[int], group: dist.Proce
     out = rows.new_empty(sum(here), rows.shape[1])
     dist.all_to_all_single(out, rows.contiguous(), here, there, group=group)
     return out
+
+
+def _compute(rows: Tensor, ids: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """Each row's expert: rows [M, D], ids [M] -> [M, D]. As one document, so that validation computes as training."""
+    return grouped_experts(rows, rows.new_ones(len(rows), 1), ids[:, None], gate_up, down, documents=(len(rows),))
 
 
 def _local(parameter: Tensor) -> Tensor:

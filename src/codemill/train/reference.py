@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from codemill.data.packed_pairs import PackedPairs
@@ -126,9 +127,9 @@ def _digest(policy: Policy, pairs: PackedPairs, loop: LoopConfig) -> str:
     """Of everything that the log-probabilities depend on."""
     digest = hashlib.sha256(f"{loop.precision} {loop.rows_per_micro_batch} {pairs.capacity}".encode())
     for name, tensor in policy.model.state_dict().items():
-        tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        digest.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
+        digest.update(whole.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     for pair in pairs.pairs:
         for document in (pair.chosen, pair.rejected):
             digest.update(np.int64(len(document)).tobytes())

@@ -12,6 +12,7 @@ namespace {
 using codemill::Activation;
 using codemill::AdaptedProduct;
 using codemill::AdapterGradient;
+using codemill::Combination;
 
 template <class Pass>
 int for_each_expert(const Pass& pass, int num_threads, size_t (*size)(const Pass& pass, int expert),
@@ -27,6 +28,19 @@ int for_each_expert(const Pass& pass, int num_threads, size_t (*size)(const Pass
     };
     codemill::parallel_for(num_threads, pass.num_experts, item);
     return failed ? 1 : 0;
+}
+
+// Pieces of so many, whatever they are.
+template <class Pass>
+int for_each_piece(const Pass& pass, size_t count, int num_threads,
+                   void (*work)(const Pass& pass, size_t first, size_t last)) {
+    constexpr size_t kPiece = 64;
+    auto item = [&](size_t index) {
+        const size_t last = (index + 1) * kPiece;
+        work(pass, index * kPiece, last < count ? last : count);
+    };
+    codemill::parallel_for(num_threads, (count + kPiece - 1) / kPiece, item);
+    return 0;
 }
 
 }  // namespace
@@ -50,15 +64,11 @@ __attribute__((visibility("default"))) int codemill_adapter_gradient(const Adapt
 }
 
 __attribute__((visibility("default"))) int codemill_expert_activation(const Activation* pass, int num_threads) {
-    constexpr size_t kPairs = 64;  // of an item
-    const size_t count = pass->num_pairs;
-    const auto activate = codemill::expert_adapter_kernels_amx()->activate;
-    auto item = [&](size_t index) {
-        const size_t last = (index + 1) * kPairs;
-        activate(*pass, index * kPairs, last < count ? last : count);
-    };
-    codemill::parallel_for(num_threads, (count + kPairs - 1) / kPairs, item);
-    return 0;
+    return for_each_piece(*pass, pass->num_pairs, num_threads, codemill::expert_adapter_kernels_amx()->activate);
+}
+
+__attribute__((visibility("default"))) int codemill_expert_combination(const Combination* pass, int num_threads) {
+    return for_each_piece(*pass, pass->num_tokens, num_threads, codemill::expert_adapter_kernels_amx()->combine);
 }
 
 }  // extern "C"

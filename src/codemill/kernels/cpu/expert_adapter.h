@@ -1,7 +1,8 @@
 // Products with the experts of a mixture whose weights are frozen, plain or packed, with low-rank updates beside them.
 // See kernels/expert_adapter.py.
 //
-// Letters: N rows, P pairs of a token and an expert, E experts, K inputs, M outputs, r rank, F ffn.
+// Letters: N rows, P pairs of a token and an expert, E experts, K inputs, M outputs, r rank, D model, F ffn,
+// k experts of a token.
 #pragma once
 
 #include <cstddef>
@@ -50,12 +51,23 @@ struct Activation {
     int32_t ffn;
 };
 
+// out fp32 [N, D]: of each token the sum of its rows, by `scales` where they are not null.
+struct Combination {
+    const uint16_t* rows;   // [P, D]
+    const int64_t* places;  // [N, k]: where they are
+    const float* scales;    // fp32 [N, k], or null
+    float* out;
+    int64_t num_tokens;
+    int32_t top_k, hidden_size;
+};
+
 struct ExpertAdapterKernels {
     size_t (*product_scratch)(const AdaptedProduct& product, int expert);  // floats
     void (*product)(const AdaptedProduct& product, int expert, float* scratch);
     size_t (*gradient_scratch)(const AdapterGradient& gradient, int expert);
     void (*gradient)(const AdapterGradient& gradient, int expert, float* scratch);
     void (*activate)(const Activation& activation, size_t first, size_t last);
+    void (*combine)(const Combination& combination, size_t first, size_t last);
 };
 
 // Null where the processor has no AMX.

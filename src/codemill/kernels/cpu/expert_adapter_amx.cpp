@@ -19,6 +19,7 @@ namespace {
 using codemill::Activation;
 using codemill::AdaptedProduct;
 using codemill::AdapterGradient;
+using codemill::Combination;
 using codemill::Matrix;
 
 constexpr size_t kSpare = 1024;  // words of scratch for what is rounded up to cache lines
@@ -260,11 +261,27 @@ void activate(const Activation& pass, size_t first, size_t last) {
     }
 }
 
+void combine(const Combination& pass, size_t first, size_t last) {
+    for (size_t token = first; token < last; ++token) {
+        const int64_t* const places = pass.places + token * pass.top_k;
+        for (int column = 0; column < pass.hidden_size; column += kSide) {
+            __m512 sum = _mm512_setzero_ps();
+            for (int i = 0; i < pass.top_k; ++i) {
+                const __m512 row = load_bfloat16(pass.rows + size_t(places[i]) * pass.hidden_size + column);
+                const float scale = pass.scales ? pass.scales[token * pass.top_k + i] : 1.0f;
+                sum = _mm512_fmadd_ps(_mm512_set1_ps(scale), row, sum);
+            }
+            _mm512_storeu_ps(pass.out + token * pass.hidden_size + column, sum);
+        }
+    }
+}
+
 }  // namespace
 END_TARGET
 
 const codemill::ExpertAdapterKernels* codemill::expert_adapter_kernels_amx() {
-    static const ExpertAdapterKernels kernels = {product_scratch, product, gradient_scratch, gradient, activate};
+    static const ExpertAdapterKernels kernels = {product_scratch,  product,  gradient_scratch,
+                                                gradient, activate, combine};
     return expert_kernels_amx() ? &kernels : nullptr;  // which also asks Linux for the tiles
 }
 
