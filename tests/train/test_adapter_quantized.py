@@ -75,7 +75,8 @@ def test_gradients_are_those_of_the_dequantised_model(
 
 @pytest.mark.skipif(load_cpu_library() is None, reason="the C++ library was not built")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])  # those of a tiny hybrid turn on the last bits of its weights
+# Those of a tiny hybrid turn on the last bits of its weights.
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
 @pytest.mark.parametrize("bits", ["int8", "int4"])
 def test_gradients_of_the_library_are_near(family: str, bits: str, dtype: torch.dtype, tmp_path: Path) -> None:
     """Which rounds activations to 8 bits in linear layers, and to bf16 in experts; by how much shows here."""
