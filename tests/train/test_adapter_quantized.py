@@ -23,6 +23,8 @@ from models.adapters import random_ids
 from models.reference import make_ours, make_reference
 
 FAMILIES = ["qwen3", "qwen3_moe", "qwen3_next"]
+# Of every token, so that rounding moves none to another.
+_ALL_EXPERTS = {"moe_intermediate_size": 32, "num_experts_per_tok": 8}
 SECTION = LoraSection(rank=3, alpha=7)
 
 
@@ -107,6 +109,27 @@ def rounding_forward(
     for each in adapters:
         each.add_linear(layer.name, x, out, layer.bias)
     return out
+
+
+@pytest.mark.skipif(load_cpu_library() is None, reason="the C++ library was not built")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+# Those of a tiny hybrid turn on the last bits of its weights.
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_moe"])
+@pytest.mark.parametrize("bits", ["int8", "int4"])
+def test_gradients_of_the_library_are_near(family: str, bits: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Which rounds activations to 8 bits in linear layers, and to bf16 in experts; by how much shows here."""
+    reference = make_reference(family, **({} if family == "qwen3" else _ALL_EXPERTS))
+    save_pretrained(make_ours(reference), tmp_path)
+    model = load_model(tmp_path, quantization=bits)
+    adapter = random_adapter(model)
+    expected_loss, expected = gradients(dequantized(model), adapter)
+    served = load_model(tmp_path, dtype, quantization=bits)
+    trained = TrainableLora(served, SECTION)
+    trained.load_state_dict(adapter.state_dict())
+    loss, found = gradients(served, trained)
+    assert (loss - expected_loss).abs() < 0.02 * expected_loss.abs()
+    assert 1e-4 * expected.norm() < (found - expected).norm() < 0.1 * expected.norm()
+    assert torch.cosine_similarity(found, expected, dim=0) > 0.995
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

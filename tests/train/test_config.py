@@ -136,7 +136,7 @@ def test_a_dry_run_says_what_would_be_done(path: Path, capsys: pytest.CaptureFix
     first, second, third = capsys.readouterr().out.splitlines()
     assert first == "10 steps of 8 x 64 tokens, 5,120 tokens in all"
     assert second == "67,520 of 67,520 parameters are trained (100 %)"
-    assert third.startswith("about 0.5")
+    assert third.startswith("about 0.4")
     assert cli.main(["train", "pretrain", str(path), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"] > 0
     assert cli.main(["train", "pretrain", str(path), "--dry-run", "--set", "loop.steps=-1"]) == 2

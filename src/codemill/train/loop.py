@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from codemill.errors import CodemillError
-from codemill.kernels.heap import keep_all_freed_memory
+from codemill.kernels.heap import give_back_memory, keep_all_freed_memory
 from codemill.train.batch import Batch
 from codemill.train.checkpoint import Checkpoints
 from codemill.train.config import LoopConfig, OptimizerConfig
@@ -25,6 +25,8 @@ from codemill.train.schedule import learning_rate_scale
 from codemill.train.source import BatchSource
 from codemill.train.speed import StepCost
 from codemill.train.tensorboard import TensorBoardLog, check_tensorboard
+
+_TRIM_EVERY = 25  # steps: what is kept for the next ones falls to pieces bit by bit, as their shapes differ
 
 Evaluate = Callable[[], Mapping[str, float]]
 """Scores of the policy as it stands."""
@@ -87,6 +89,8 @@ class Trainer:
                 for each in logs:
                     each.append(report)
                 done = step + 1
+                if done % _TRIM_EVERY == 0:
+                    give_back_memory()
                 interruption.signal = self.parallel.largest(interruption.signal)
                 if done % self.loop.checkpoint_every == 0 or done == self.loop.steps or interruption.signal:
                     self.checkpoints.save(done, self.policy.trained, self.optimizers, self.objective)

@@ -6,7 +6,7 @@ from codemill.config import ModelConfig
 from codemill.kernels.cpu_library import load_cpu_library
 
 LOGITS = 192_000_000  # at most, of a piece of the loss: in fp32, and once more in bf16
-RUNTIME = 500_000_000  # Python, PyTorch, and the products that oneDNN compiled
+RUNTIME = 450_000_000  # Python, PyTorch, and the products that oneDNN compiled
 _FRAGMENTS = 0.25  # of what a step allocates, in bf16: documents of many lengths leave holes in the heap
 _FP32 = 4
 
