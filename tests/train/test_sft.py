@@ -184,6 +184,11 @@ def test_benchmarks_during_training(train: Train, folder: Path, capsys: pytest.C
     assert "tasks pass@1 0.000" in capsys.readouterr().err
 
 
+def test_a_benchmark_that_is_not_there_is_named_at_once(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--dry-run", "--set", "evaluation.suites=taskz") == 2
+    assert "there is no suite 'taskz'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

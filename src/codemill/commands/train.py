@@ -94,10 +94,10 @@ def sft(config: Path, overrides: Sequence[str]) -> MakeRun:
     settings = load_config(SftConfig, config, overrides)
 
     def make() -> "TrainingRun":
-        from codemill.commands.train_evaluation import benchmark
+        from codemill.commands.train_evaluation import checked_benchmark
         from codemill.train.sft import Sft
 
-        return Sft(settings, benchmark)
+        return Sft(settings, checked_benchmark(settings.evaluation))
 
     return make
 
@@ -110,10 +110,10 @@ def dpo(config: Path, overrides: Sequence[str]) -> MakeRun:
     settings = load_config(DpoConfig, config, overrides)
 
     def make() -> "TrainingRun":
-        from codemill.commands.train_evaluation import benchmark
+        from codemill.commands.train_evaluation import checked_benchmark
         from codemill.train.dpo import Dpo
 
-        return Dpo(settings, benchmark)
+        return Dpo(settings, checked_benchmark(settings.evaluation))
 
     return make
 
@@ -126,10 +126,10 @@ def distill(config: Path, overrides: Sequence[str]) -> MakeRun:
     settings = load_config(DistillConfig, config, overrides)
 
     def make() -> "TrainingRun":
-        from codemill.commands.train_evaluation import benchmark
+        from codemill.commands.train_evaluation import checked_benchmark
         from codemill.train.distill import Distill
 
-        return Distill(settings, benchmark)
+        return Distill(settings, checked_benchmark(settings.evaluation))
 
     return make
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from codemill.engine.llm import LLM
     from codemill.eval.evaluation import Tally
     from codemill.eval.suite import Style
+    from codemill.train.fine_tuning import Benchmark
     from codemill.train.policy import Policy
     from codemill.train.sft_config import EvaluationSection
 
@@ -27,6 +28,17 @@ class Silent:
 
     def note(self, text: str) -> None:
         pass
+
+
+def checked_benchmark(section: "EvaluationSection | None") -> "Benchmark":
+    """`benchmark`, once the suites of the configuration and their data are known to be there. Raises UsageError."""
+    if section is not None:
+        from codemill.eval.dataset import load_dataset
+        from codemill.eval.registry import get_suite
+
+        for suite in section.suites:
+            load_dataset(get_suite(suite), Path(section.data) if section.data else None)
+    return benchmark
 
 
 def benchmark(section: "EvaluationSection", policy: "Policy", tokenizer: "Tokenizer") -> Mapping[str, float]:
