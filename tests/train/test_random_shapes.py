@@ -171,7 +171,7 @@ def of_adapters(case: Case, directory: Path) -> None:
     }
     found = saved_gradients(adapter, directory / "gradients")
     assert expected.keys() == found.keys()
-    assert_near(found, expected, 10 * IN_FP32)
+    assert_near(found, expected, 20 * IN_FP32)  # PEFT's own are as much as 1.2e-3 from those that it has in fp64
     merged = make_ours(reference.merge_and_unload())
     torch.testing.assert_close(merged(ids), logits.detach(), atol=1e-4 * scale, rtol=1e-4)
 
