@@ -1,5 +1,6 @@
 """A tiny model and packed rows of random tokens."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,15 @@ SHAPE = ModelSection(
 )
 LOOP = LoopConfig(steps=6, rows_per_step=4, rows_per_micro_batch=2, evaluate_every=3, checkpoint_every=2)
 OPTIMIZER = OptimizerConfig(lr=1e-2, matrix_lr=1e-2, warmup_steps=2)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As torchrun gives each of its processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def make_model(seed: int = 0) -> CausalLM:

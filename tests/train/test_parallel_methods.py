@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from codemill.train.log import StepReport, TrainingLog
 from train.conftest import save_model
 from train.processes import run_processes
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 CONFIG = """
 output = "{folder}/{output}"
 model = "{folder}/base"
@@ -98,14 +99,6 @@ def statuses(folder: Path) -> list[dict[str, int]]:
         for name, (_, settings, parallel) in METHODS.items()
     }
     return run_processes(train_together, folder, commands)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,7 @@ from codemill.train.log import TrainingLog
 from train.test_sft import CONFIG, folder, tokenizer
 
 __all__ = ["folder", "tokenizer"]  # fixtures
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As torchrun gives each of its processes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # `codemill`, but that the second process fails in its third step.
